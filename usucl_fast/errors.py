@@ -1,0 +1,27 @@
+"""Every error the package raises on purpose.
+
+UsuclError            one line: what is wrong with which file, video or option, and the way out
+├── UsageError        the request cannot be carried out; nothing was written       (exit 2)
+└── DataError         a file that should be readable is not                        (exit 1)
+    └── DecodeError   a video or a frame that does not decode
+"""
+
+
+class UsuclError(Exception):
+    """Base of all errors of this package; `str(error)` is one line fit for a terminal."""
+
+    exit_code = 1
+
+
+class UsageError(UsuclError):
+    """Wrong option, missing input, or an output that would be overwritten."""
+
+    exit_code = 2
+
+
+class DataError(UsuclError):
+    """A shard, manifest or checkpoint is damaged or missing."""
+
+
+class DecodeError(DataError):
+    """A video or a frame cannot be decoded."""

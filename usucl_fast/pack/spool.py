@@ -1,0 +1,148 @@
+"""One video -> its encoded frames, as tar members in a spool file. Runs in a worker process."""
+
+import hashlib
+import tarfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import simplejpeg
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from usucl_fast.errors import DecodeError
+from usucl_fast.frames import ROW, VideoRecord
+from usucl_fast.pack.decode import decode, frame_rate
+from usucl_fast.pack.sources import Source
+
+BLOCK = tarfile.BLOCKSIZE
+
+# A video is stored in colour when, in any frame, more than this share of the picture is visibly coloured:
+# chroma farther than COLOR_DISTANCE from neutral. Compression noise and a small coloured mark stay below
+# (real grey videos: at most 0.0014 of the picture), a Doppler window or a tinted picture is far above.
+COLOR_DISTANCE = 16
+COLOR_SHARE = 0.005
+
+
+class _ColorFound(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A video packed into a spool file.
+
+    rows: `[frames]` of `ROW`, offsets from the start of the spool file; shard and video are left at 0.
+    stages: seconds spent by stage.
+    """
+
+    record: VideoRecord
+    path: Path
+    rows: NDArray[np.void]
+    stages: dict[str, float]
+
+
+def spool(source: Source, id: str, path: Path, size: int, quality: int) -> Spooled:
+    """Packs one video.
+
+    The short side of its frames becomes `size` pixels where it is longer, and stays as it is where it is not.
+    A grey video is stored as one-channel JPEG; one with colour in any frame as RGB throughout.
+
+    Raises:
+        DecodeError: the video does not decode to its end.
+    """
+    try:
+        return _spool(source, id, path, size, quality, grey=True)
+    except _ColorFound:
+        return _spool(source, id, path, size, quality, grey=False)
+
+
+def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: bool) -> Spooled:
+    shrink, probe = VideoReformatter(), VideoReformatter()
+    height = width = 0
+    rows: list[tuple[int, float, int, int, int, int]] = []
+    checksum = hashlib.sha256()
+    stages: Counter[str] = Counter()
+    clock = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        stages[stage] += now - clock
+        clock = now
+
+    with path.open("wb") as file:
+        for number, (picture, at) in enumerate(decode(source.files)):
+            lap("decode")
+            if grey and _has_color(picture, probe):
+                raise _ColorFound
+            if number == 0:
+                height, width = fit((picture.height, picture.width), size)
+            # Bilinear is swscale's area-weighted triangle filter when it shrinks: no aliasing.
+            pixels = shrink.reformat(
+                picture,
+                width,
+                height,
+                "gray" if grey else "rgb24",
+                interpolation=Interpolation.BILINEAR,
+                threads=1,
+            ).to_ndarray()
+            lap("resize")
+            data = simplejpeg.encode_jpeg(
+                np.ascontiguousarray(pixels[:, :, None] if grey else pixels),
+                quality=quality,
+                colorspace="GRAY" if grey else "RGB",
+                fastdct=False,
+            )
+            lap("encode")
+            rows.append((file.tell() + BLOCK, at, len(data), 0, 0, number))
+            file.write(member_header(f"{id}/{number:06d}.jpg", len(data)))
+            file.write(data)
+            file.write(bytes(-len(data) % BLOCK))
+            checksum.update(data)
+            lap("write")
+    record = VideoRecord(
+        id=id,
+        name=source.name,
+        group=source.group,
+        label=source.label,
+        split=source.split,
+        frames=len(rows),
+        height=height,
+        width=width,
+        color="grey" if grey else "rgb",
+        frame_rate=frame_rate(source.files),
+        checksum=checksum.hexdigest(),
+    )
+    return Spooled(record, path, np.array(rows, ROW), dict(stages))
+
+
+def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Height and width in pixels once the short side is at most `size`; never enlarged."""
+    scale = min(1.0, size / min(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def member_header(name: str, length: int) -> bytes:
+    """The 512-byte ustar header of a member, without owner or time: equal input, equal bytes.
+
+    Raises:
+        DecodeError: the name or the length do not fit the format.
+    """
+    info = tarfile.TarInfo(name)
+    info.size = length
+    try:
+        return info.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError as error:
+        raise DecodeError(f"{name}: {error}") from error
+
+
+def _has_color(picture: av.VideoFrame, probe: VideoReformatter) -> bool:
+    # A sparse sample of the picture's own pixels, so that the check costs a fraction of the resize.
+    width, height = min(picture.width, 96), min(picture.height, 96)
+    chroma = probe.reformat(picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1)
+    distance = np.abs(chroma.to_ndarray()[1:].astype(np.int16) - 128).max(axis=0)
+    return bool((distance > COLOR_DISTANCE).mean() > COLOR_SHARE)
