@@ -1,6 +1,7 @@
 """One video -> its encoded frames, as tar members in a spool file. Runs in a worker process."""
 
 import hashlib
+import re
 import tarfile
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ BLOCK = tarfile.BLOCKSIZE
 # (real grey videos: at most 0.0014 of the picture), a Doppler window or a tinted picture is far above.
 COLOR_DISTANCE = 16
 COLOR_SHARE = 0.005
+PLANAR_YUV = re.compile(r"yuvj?4\d\dp")  # three planes of 8 bits
 
 
 class _ColorFound(Exception):
@@ -141,8 +143,19 @@ def member_header(name: str, length: int) -> bytes:
 
 
 def _has_color(picture: av.VideoFrame, probe: VideoReformatter) -> bool:
-    # A sparse sample of the picture's own pixels, so that the check costs a fraction of the resize.
-    width, height = min(picture.width, 96), min(picture.height, 96)
-    chroma = probe.reformat(picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1)
-    distance = np.abs(chroma.to_ndarray()[1:].astype(np.int16) - 128).max(axis=0)
+    if PLANAR_YUV.fullmatch(picture.format.name):
+        chroma = [
+            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            for plane in picture.planes[1:3]
+        ]  # type: ignore[call-overload]
+        # A sparse sample: the check must cost a fraction of the resize.
+        step = max(1, min(picture.planes[1].height, picture.planes[1].width) // 96)
+        chroma = [plane[::step, : picture.planes[1].width : step] for plane in chroma]
+    else:
+        width, height = min(picture.width, 96), min(picture.height, 96)
+        point = probe.reformat(
+            picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1
+        )
+        chroma = list(point.to_ndarray()[1:])
+    distance = np.maximum(*(np.abs(plane.astype(np.int16) - 128) for plane in chroma))
     return bool((distance > COLOR_DISTANCE).mean() > COLOR_SHARE)

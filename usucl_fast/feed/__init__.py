@@ -1,0 +1,28 @@
+"""Frame ids in, device tensors out.
+
+store.py         shard folders, memory-mapped: `open_shards`
+plan.py          which frames and crops a step uses: `Planner`, `BatchPlan`
+loader.py        what a loader is, and choosing one: `make_loader`
+torch_loader.py  libjpeg-turbo in threads
+dali_loader.py   NVIDIA DALI
+normalise.py     uint8 pictures -> what a network takes
+"""
+
+from usucl_fast.feed.loader import LOADERS, Batch, Delivery, Loader, make_loader
+from usucl_fast.feed.normalise import normalise
+from usucl_fast.feed.plan import BatchPlan, Crop, Planner
+from usucl_fast.feed.store import ShardStore, open_shards
+
+__all__ = [
+    "LOADERS",
+    "Batch",
+    "BatchPlan",
+    "Crop",
+    "Delivery",
+    "Loader",
+    "Planner",
+    "ShardStore",
+    "make_loader",
+    "normalise",
+    "open_shards",
+]

@@ -1,0 +1,117 @@
+"""What a loader is, and choosing one."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import simplejpeg
+import torch
+
+from usucl_fast.errors import DecodeError, UsageError
+from usucl_fast.feed.plan import BatchPlan
+from usucl_fast.feed.store import ShardStore
+
+PREFETCH = 2
+"""Batches a loader prepares ahead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A plan and the pictures it asked for.
+
+    frames: uint8 `[B, V, C, H, W]` on the loader's device; C is 1 (luma) or 3 (RGB).
+    """
+
+    plan: BatchPlan
+    frames: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What every loader is told to deliver.
+
+    size: height and width of the pictures in pixels.
+    channels: 1 or 3.
+    device: where they are delivered.
+    threads: CPU threads that decode.
+    most_frames: no batch has more pictures than this.
+    """
+
+    size: int
+    channels: int
+    device: torch.device
+    threads: int
+    most_frames: int
+
+
+class Loader(Protocol):
+    """Executes plans, in order, preparing `PREFETCH` batches ahead; holds no random state."""
+
+    def run(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+        """Yields one batch a plan.
+
+        Raises:
+            DecodeError: a frame does not decode; the message names it.
+        """
+        ...
+
+
+def make_loader(name: str, store: ShardStore, delivery: Delivery) -> Loader:
+    """Makes the loader of that name, importing only what it needs.
+
+    Raises:
+        UsageError: there is no such loader, or what it needs is not installed.
+    """
+    try:
+        make = _LOADERS[name]
+    except KeyError:
+        raise UsageError(f"there is no loader {name!r}; choose from {', '.join(_LOADERS)}") from None
+    return make(store, delivery)
+
+
+def _torch(store: ShardStore, delivery: Delivery) -> Loader:
+    from usucl_fast.feed.torch_loader import TorchLoader
+
+    return TorchLoader(store, delivery)
+
+
+def _dali(store: ShardStore, delivery: Delivery) -> Loader:
+    try:
+        from usucl_fast.feed.dali_loader import DaliLoader
+    except ImportError as error:
+        raise UsageError(
+            f"--loader dali needs NVIDIA DALI ({error}); install it with pip install 'usucl-fast[dali]', or use --loader torch"
+        ) from error
+    return DaliLoader(store, delivery)
+
+
+_LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {"dali": _dali, "torch": _torch}
+LOADERS = tuple(_LOADERS)
+
+
+def decode_frame(store: ShardStore, frame_id: int, data: np.ndarray, channels: int) -> np.ndarray:
+    """Decodes one encoded frame to uint8 `[H, W, C]`.
+
+    Raises:
+        DecodeError: it does not decode, or has another size than its video.
+    """
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
+    except ValueError as error:
+        raise DecodeError(
+            f"{frame_place(store, frame_id)} does not decode ({error}); pack the videos again"
+        ) from error
+    expected = store.table.size[store.table.rows[frame_id]["video"]]
+    if pixels.shape[:2] != tuple(expected):
+        raise DecodeError(
+            f"{frame_place(store, frame_id)} is {pixels.shape[0]} x {pixels.shape[1]} pixels where the manifest says"
+            f" {expected[0]} x {expected[1]}; pack the videos again"
+        )
+    return pixels
+
+
+def frame_place(store: ShardStore, frame_id: int) -> str:
+    """Where a frame lies, for messages: shard file, member, frame id."""
+    shard = store.shard_path(int(store.table.rows[frame_id]["shard"]))
+    return f"frame {store.table.name_of(frame_id)} (id {frame_id}) in {shard}"

@@ -1,0 +1,186 @@
+"""The batch plan: which frames, which crops. All chance is drawn here, and nowhere else.
+
+A plan is a pure function of (seed, epoch, step): the draws of tuple i of an epoch are read at position i of
+a Philox stream keyed by (seed, epoch), so any tuple can be planned alone, in any process.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usucl_fast.frames import FrameTable
+from usucl_fast.mining.curriculum import CURRICULA, Stage, window_bounds
+
+ORDER_STREAM, TUPLE_STREAM = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """What a loader has to deliver for one step; loaders choose nothing themselves.
+
+    View 0 is the anchor, view 1 the positive, the others are intra-video negatives.
+
+    frame_ids: int64 `[B, V]`.
+    valid: bool `[B, V]`; False where a video is too short for such a view. The frame id is then the
+        anchor's, so that there is always something to load.
+    boxes: int64 `[B, V, 4]`, the crop's top, left, height, width in pixels of the stored frame.
+    flips: bool `[B, V]`, mirrored left to right after cropping.
+    """
+
+    epoch: int
+    step: int
+    stage: Stage
+    frame_ids: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+    boxes: NDArray[np.int64]
+    flips: NDArray[np.bool_]
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that differ when anything a loader sees differs."""
+        parts = (self.frame_ids, self.valid, self.boxes, self.flips)
+        return hashlib.sha256(b"".join(part.astype("<i8").tobytes() for part in parts)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How crops are drawn.
+
+    min_area: smallest share of the largest centred square that a crop may cover; 1 keeps the whole short
+        side and moves only along the long one (the published augmentation).
+    flip: chance of a mirrored crop.
+    """
+
+    min_area: float = 1.0
+    flip: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """Plans the batches of a run over `table`: one tuple a video an epoch, in shuffled order.
+
+    negatives: intra-video negatives a tuple.
+    curriculum: name in `CURRICULA`.
+    encode_unused: plan the negatives also while the curriculum does not count them in the loss.
+    """
+
+    table: FrameTable
+    seed: int
+    epochs: int
+    batch_size: int
+    negatives: int
+    curriculum: str
+    crop: Crop
+    encode_unused: bool
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch; the last one may be smaller, and none is empty."""
+        return -(-len(self.table.videos) // self.batch_size)
+
+    @property
+    def most_frames(self) -> int:
+        """Frames of the largest batch."""
+        return min(self.batch_size, len(self.table.videos)) * (2 + self.negatives)
+
+    def plans(self, start: int = 0) -> Iterator[BatchPlan]:
+        """All plans of the run from step `start` on, counted over the whole run."""
+        for step in range(start, self.epochs * self.steps_per_epoch):
+            yield self.plan(*divmod(step, self.steps_per_epoch))
+
+    def plan(self, epoch: int, step: int) -> BatchPlan:
+        """The plan of one step of one epoch, counted from 0."""
+        stage = CURRICULA[self.curriculum](epoch / self.epochs)
+        first = step * self.batch_size
+        video = _order(self.seed, epoch, len(self.table.videos))[first : first + self.batch_size]
+        negatives = self.negatives if stage.intra or self.encode_unused else 0
+        length = np.diff(self.table.first_row)[video]
+        # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
+        draws = _uniform(self.seed, epoch, first, len(video), 2 + self.negatives + 4 * (2 + self.negatives))
+        choice, crops = draws[:, : 2 + self.negatives], draws[:, 2 + self.negatives :]
+        frames, valid = draw_tuple(length, stage.window, choice[:, : 2 + negatives])
+        views = 2 + negatives
+        boxes, flips = draw_crops(
+            self.table.size[video][:, None], self.crop, crops.reshape(len(video), -1, 4)[:, :views]
+        )
+        return BatchPlan(
+            epoch, step, stage, frames + self.table.first_row[video][:, None], valid, boxes, flips
+        )
+
+
+def draw_tuple(
+    length: NDArray[np.int64], window: tuple[float, float], draws: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Draws anchor, positive and intra-video negatives, by the published rules.
+
+    anchor a ~ U{ceil(.2 n) .. ceil(.5 n) - 1}; positive ~ U([a - 3, a + 3] within [0, n), without a);
+    negatives ~ U(`window_bounds`), with replacement. Videos too short for that: the anchor is the last frame
+    that exists, the positive the anchor itself, and the negatives are not valid.
+
+    Args:
+        length: `[B]`, frames of each video.
+        window: (d0, d1).
+        draws: `[B, V]`, uniform in [0, 1).
+
+    Returns:
+        frames `[B, V]`, numbers in their videos, and valid `[B, V]`.
+    """
+    low = np.minimum(np.ceil(0.2 * length).astype(np.int64), length - 1)
+    high = np.maximum(np.ceil(0.5 * length).astype(np.int64), low + 1)
+    anchor = low + _scale(draws[:, 0], high - low)
+    start = np.maximum(anchor - 3, 0)
+    count = np.minimum(anchor + 3, length - 1) - start
+    positive = start + _scale(draws[:, 1], count)
+    positive += (positive >= anchor) & (count > 0)
+    left, left_end, right, right_end = window_bounds(anchor, length, window).T[..., None]
+    n_left, n_right = np.maximum(left_end - left, 0), np.maximum(right_end - right, 0)
+    pick = _scale(draws[:, 2:], n_left + n_right)
+    negatives = np.where(pick < n_left, left + pick, right + pick - n_left)
+    found = np.broadcast_to(n_left + n_right > 0, negatives.shape)
+    frames = np.concatenate(
+        [anchor[:, None], positive[:, None], np.where(found, negatives, anchor[:, None])], axis=1
+    )
+    valid = np.concatenate([np.ones((len(length), 2), np.bool_), found], axis=1)
+    return frames, valid
+
+
+def draw_crops(
+    size: NDArray[np.int64], crop: Crop, draws: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Draws square crops.
+
+    Args:
+        size: `[B, 1, 2]`, height and width of the frames in pixels.
+        crop: how.
+        draws: `[B, V, 4]`, uniform in [0, 1).
+
+    Returns:
+        boxes `[B, V, 4]` (top, left, height, width in pixels) and flips `[B, V]`.
+    """
+    short = size.min(axis=-1)
+    area = crop.min_area + (1 - crop.min_area) * draws[..., 0]
+    side = np.maximum(1, np.rint(short * np.sqrt(area)).astype(np.int64))
+    top = _scale(draws[..., 1], size[..., 0] - side + 1)
+    left = _scale(draws[..., 2], size[..., 1] - side + 1)
+    return np.stack([top, left, side, side], axis=-1), draws[..., 3] < crop.flip
+
+
+def _scale(draws: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Uniform draws -> uniform integers in [0, count); 0 where count is 0."""
+    return np.floor(draws * count).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, videos: int) -> NDArray[np.int64]:
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, ORDER_STREAM, 0, 0]))
+    return generator.permutation(videos)
+
+
+def _uniform(seed: int, epoch: int, first: int, tuples: int, count: int) -> NDArray[np.float64]:
+    """`[tuples, count]` uniform draws of the tuples `first`, `first + 1`, … of an epoch."""
+    blocks = -(-count // 4)  # Philox yields four numbers a counter value
+    philox = np.random.Philox(key=[seed, epoch], counter=[first * blocks, TUPLE_STREAM, 0, 0])
+    return np.random.Generator(philox).random((tuples, blocks * 4))[:, :count]
