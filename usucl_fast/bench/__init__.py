@@ -1,0 +1,6 @@
+"""All of it beside its peers.
+
+harness.py    alternating runs of named arms; table, JSON, plot
+feed.py       frames/s of the loaders and of the published way of loading
+published.py  that way: original-size JPEG files, PIL, torchvision, worker processes
+"""

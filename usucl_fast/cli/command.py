@@ -15,9 +15,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
-            click.Option(
-                ["--debug"], is_flag=True, expose_value=False, help="Show the whole traceback of an error."
-            ),
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the whole traceback of an error."),
             click.version_option(__version__, package_name="usucl-fast")(lambda: None).__click_params__[0],  # type: ignore[attr-defined]
         ]
 

@@ -14,7 +14,7 @@ from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path),
     help="CSV with the columns video (path relative to SOURCE) and any of label, group, split.",
 )
 @click.option(
@@ -73,9 +73,7 @@ def main(
     if labels:
         sources = read_labels(labels, sources)
     if others:
-        kinds = ", ".join(
-            f"{count} {suffix or 'without extension'}" for suffix, count in sorted(others.items())
-        )
+        kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(others.items()))
         click.echo(f"passed over files that are not videos: {kinds}", err=True)
     summary = pack(sources, out, PackSettings(size, quality, shard_mb), workers=workers, overwrite=overwrite)
     click.echo(

@@ -1,7 +1,7 @@
 """The `dali` loader: NVIDIA DALI, on a GPU or, by the same code, on CPU cores."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class DaliLoader:
         self._store = store
         self._delivery = delivery
 
-    def run(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+    def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
         remaining = iter(plans)
         ahead: deque[BatchPlan] = deque()
@@ -95,6 +95,4 @@ class DaliLoader:
                 except DataError as fault:
                     return fault
         reason = str(error).strip().splitlines()
-        return DataError(
-            f"DALI cannot load frames of {self._store.folder}: {reason[0] if reason else error!r}"
-        )
+        return DataError(f"DALI cannot load frames of {self._store.folder}: {reason[0] if reason else error!r}")

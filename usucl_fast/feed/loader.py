@@ -1,6 +1,6 @@
 """What a loader is, and choosing one."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Delivery:
 class Loader(Protocol):
     """Executes plans, in order, preparing `PREFETCH` batches ahead; holds no random state."""
 
-    def run(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+    def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """Yields one batch a plan.
 
         Raises:
@@ -81,7 +81,7 @@ def _dali(store: ShardStore, delivery: Delivery) -> Loader:
         from usucl_fast.feed.dali_loader import DaliLoader
     except ImportError as error:
         raise UsageError(
-            f"--loader dali needs NVIDIA DALI ({error}); install it with pip install 'usucl-fast[dali]', or use --loader torch"
+            f"--loader dali needs NVIDIA DALI ({error}): pip install 'usucl-fast[dali]', or use --loader torch"
         ) from error
     return DaliLoader(store, delivery)
 
@@ -99,9 +99,7 @@ def decode_frame(store: ShardStore, frame_id: int, data: np.ndarray, channels: i
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
     except ValueError as error:
-        raise DecodeError(
-            f"{frame_place(store, frame_id)} does not decode ({error}); pack the videos again"
-        ) from error
+        raise DecodeError(f"{frame_place(store, frame_id)} does not decode ({error}); pack the videos again") from error
     expected = store.table.size[store.table.rows[frame_id]["video"]]
     if pixels.shape[:2] != tuple(expected):
         raise DecodeError(

@@ -106,9 +106,7 @@ class Planner:
         boxes, flips = draw_crops(
             self.table.size[video][:, None], self.crop, crops.reshape(len(video), -1, 4)[:, :views]
         )
-        return BatchPlan(
-            epoch, step, stage, frames + self.table.first_row[video][:, None], valid, boxes, flips
-        )
+        return BatchPlan(epoch, step, stage, frames + self.table.first_row[video][:, None], valid, boxes, flips)
 
 
 def draw_tuple(
@@ -140,9 +138,7 @@ def draw_tuple(
     pick = _scale(draws[:, 2:], n_left + n_right)
     negatives = np.where(pick < n_left, left + pick, right + pick - n_left)
     found = np.broadcast_to(n_left + n_right > 0, negatives.shape)
-    frames = np.concatenate(
-        [anchor[:, None], positive[:, None], np.where(found, negatives, anchor[:, None])], axis=1
-    )
+    frames = np.concatenate([anchor[:, None], positive[:, None], np.where(found, negatives, anchor[:, None])], axis=1)
     valid = np.concatenate([np.ones((len(length), 2), np.bool_), found], axis=1)
     return frames, valid
 

@@ -76,9 +76,7 @@ def open_shards(folder: Path) -> ShardStore:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise UsageError(
-            f"SHARDS {folder} is not a shard folder (it has no {MANIFEST}); make one with usucl-shard"
-        )
+        raise UsageError(f"SHARDS {folder} is not a shard folder (it has no {MANIFEST}); make one with usucl-shard")
     try:
         manifest = json.loads(path.read_bytes())
         format, version = manifest["format"], manifest["version"]
@@ -97,9 +95,7 @@ def open_shards(folder: Path) -> ShardStore:
         rows = np.load(folder / FRAMES, mmap_mode="r")
         shards = manifest["shards"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(
-            f"SHARDS {folder}: manifest or {FRAMES} is damaged ({error}); pack the videos again"
-        ) from error
+        raise DataError(f"SHARDS {folder}: manifest or {FRAMES} is damaged ({error}); pack the videos again") from error
     if rows.dtype != ROW or len(rows) != sum(video.frames for video in videos):
         raise DataError(f"SHARDS {folder}: {FRAMES} does not match the manifest; pack the videos again")
     return ShardStore(folder, FrameTable(rows, videos), shards)

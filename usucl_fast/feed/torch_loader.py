@@ -1,7 +1,7 @@
 """The `torch` loader: libjpeg-turbo in threads. Needs nothing but CPU cores."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -20,7 +20,7 @@ class TorchLoader:
         self._store = store
         self._delivery = delivery
 
-    def run(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+    def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
         remaining = iter(plans)
         ahead: deque[tuple[BatchPlan, torch.Tensor, list[Future[None]]]] = deque()
@@ -50,9 +50,7 @@ class TorchLoader:
         chunks = np.array_split(np.arange(count), max(1, min(count, 4 * self._delivery.threads)))
         return frames_NHWC, [pool.submit(self._fill, frames_NHWC, plan, data, chunk) for chunk in chunks]
 
-    def _fill(
-        self, out_NHWC: torch.Tensor, plan: BatchPlan, data: list[np.ndarray], chunk: np.ndarray
-    ) -> None:
+    def _fill(self, out_NHWC: torch.Tensor, plan: BatchPlan, data: list[np.ndarray], chunk: np.ndarray) -> None:
         size = self._delivery.size
         frame_ids, flips, boxes = plan.frame_ids.ravel(), plan.flips.ravel(), plan.boxes.reshape(-1, 4)
         for index in chunk.tolist():

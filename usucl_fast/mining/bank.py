@@ -106,9 +106,7 @@ class MemoryBank:
         return best
 
     @torch.no_grad()
-    def intra(
-        self, frame_ids: torch.Tensor, query: torch.Tensor, window: tuple[float, float], k: int
-    ) -> Nearest:
+    def intra(self, frame_ids: torch.Tensor, query: torch.Tensor, window: tuple[float, float], k: int) -> Nearest:
         """The k written rows most similar to each query within a window around a frame of its own video.
 
         Args:
@@ -122,9 +120,7 @@ class MemoryBank:
         video = np.searchsorted(self.first_row, anchor, side="right") - 1
         first = self.first_row[video]
         bounds = window_bounds(anchor - first, self.first_row[video + 1] - first, window) + first[:, None]
-        answers = [
-            self._nearest_of(rows, one[None, :], k) for rows, one in zip(bounds.tolist(), query, strict=True)
-        ]
+        answers = [self._nearest_of(rows, one[None, :], k) for rows, one in zip(bounds.tolist(), query, strict=True)]
         best = _nothing(0, k, query.device)
         return Nearest(*(torch.cat(parts) for parts in zip(best, *answers, strict=True)))
 
@@ -149,9 +145,7 @@ class MemoryBank:
         """
         for name, tensor in self.state_dict().items():
             if state[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{name} is {tuple(state[name].shape)}, the bank needs {tuple(tensor.shape)}"
-                )
+                raise ValueError(f"{name} is {tuple(state[name].shape)}, the bank needs {tuple(tensor.shape)}")
             tensor.copy_(state[name])
 
 

@@ -3,9 +3,7 @@
 import torch
 
 
-def soft_negative(
-    query: torch.Tensor, candidates: torch.Tensor, valid: torch.Tensor, tau: float
-) -> torch.Tensor:
+def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Tensor, tau: float) -> torch.Tensor:
     """The synthesised hard negative n̂ = sum over S of softmax(q . Q_S / tau) Q_S, not renormalised.
 
     The gradient reaches the query through the weights; the candidates carry none.

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 
 from usucl_fast.errors import DecodeError
+from usucl_fast.pack.sources import IMAGES
 
 # FFmpeg's own messages go nowhere: what matters of them comes back as an exception.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
@@ -42,8 +43,6 @@ def frame_rate(files: tuple[Path, ...]) -> float:
 
 
 def _is_image(file: Path) -> bool:
-    from usucl_fast.pack.sources import IMAGES
-
     return file.suffix.lower() in IMAGES
 
 

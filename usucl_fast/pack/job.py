@@ -82,9 +82,7 @@ def _pack(
         Progress("videos", len(sources)) as progress,
     ):
         jobs: list[Future[Spooled]] = [
-            pool.submit(
-                spool, source, escape(source.name), spools / f"{number}", settings.size, settings.quality
-            )
+            pool.submit(spool, source, escape(source.name), spools / f"{number}", settings.size, settings.quality)
             for number, source in enumerate(sources)
         ]
         try:
@@ -143,13 +141,7 @@ def _check_out(out: Path, settings: PackSettings, fingerprint: str, overwrite: b
     if overwrite:
         return None
     if manifest["settings"] != asdict(settings) or manifest["sources"] != fingerprint:
-        what = (
-            "sources or labels"
-            if manifest["settings"] == asdict(settings)
-            else f"settings {manifest['settings']}"
-        )
-        raise UsageError(
-            f"OUT {out} holds finished shards of other {what}; name another folder or add --overwrite"
-        )
+        what = "sources or labels" if manifest["settings"] == asdict(settings) else f"settings {manifest['settings']}"
+        raise UsageError(f"OUT {out} holds finished shards of other {what}; name another folder or add --overwrite")
     summary: dict[str, Any] = json.loads((out / "summary.json").read_bytes())
     return summary

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from usucl_fast.errors import UsageError
 
-CONTAINERS = frozenset(
-    ".3gp .asf .avi .flv .gif .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
-)
-IMAGES = frozenset(".bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
+# fmt: off
+CONTAINERS = frozenset((
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+))
+IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ COLOR_SHARE = 0.005
 PLANAR_YUV = re.compile(r"yuvj?4\d\dp")  # three planes of 8 bits
 
 
-class _ColorFound(Exception):
+class _ColorFoundError(Exception):
     pass
 
 
@@ -58,7 +58,7 @@ def spool(source: Source, id: str, path: Path, size: int, quality: int) -> Spool
     """
     try:
         return _spool(source, id, path, size, quality, grey=True)
-    except _ColorFound:
+    except _ColorFoundError:
         return _spool(source, id, path, size, quality, grey=False)
 
 
@@ -80,7 +80,7 @@ def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: b
         for number, (picture, at) in enumerate(decode(source.files)):
             lap("decode")
             if grey and _has_color(picture, probe):
-                raise _ColorFound
+                raise _ColorFoundError
             if number == 0:
                 height, width = fit((picture.height, picture.width), size)
             # Bilinear is swscale's area-weighted triangle filter when it shrinks: no aliasing.
@@ -145,17 +145,14 @@ def member_header(name: str, length: int) -> bytes:
 def _has_color(picture: av.VideoFrame, probe: VideoReformatter) -> bool:
     if PLANAR_YUV.fullmatch(picture.format.name):
         chroma = [
-            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-            for plane in picture.planes[1:3]
+            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size) for plane in picture.planes[1:3]
         ]  # type: ignore[call-overload]
         # A sparse sample: the check must cost a fraction of the resize.
         step = max(1, min(picture.planes[1].height, picture.planes[1].width) // 96)
         chroma = [plane[::step, : picture.planes[1].width : step] for plane in chroma]
     else:
         width, height = min(picture.width, 96), min(picture.height, 96)
-        point = probe.reformat(
-            picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1
-        )
+        point = probe.reformat(picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1)
         chroma = list(point.to_ndarray()[1:])
     distance = np.maximum(*(np.abs(plane.astype(np.int16) - 128) for plane in chroma))
     return bool((distance > COLOR_DISTANCE).mean() > COLOR_SHARE)

@@ -37,14 +37,13 @@ class Progress:
             self._bar.start()
         return self
 
-    def advance(self, frames: int = 0, **values: str) -> None:
+    def advance(self, frames: int | None = None, **values: str) -> None:
         """One more is done; `frames` so far give the rate, `values` are shown as they are."""
         self.done += 1
         now = time.monotonic()
         seconds = max(now - self._started, 1e-9)
-        text = "  ".join(
-            [f"{frames:,} frames  {frames / seconds:,.0f} frames/s", *(f"{k} {v}" for k, v in values.items())]
-        )
+        rate = [] if frames is None else [f"{frames:,} frames  {frames / seconds:,.0f} frames/s"]
+        text = "  ".join(rate + [f"{name} {value}" for name, value in values.items()])
         if self._bar:
             self._bar.update(self._task, completed=self.done, text=text)
         elif now - self._printed >= PLAIN_SECONDS or self.done == self.total:

@@ -1,0 +1,93 @@
+"""Frames/s of the loaders and of the published way of loading, at equal delivery."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from usucl_fast.bench.harness import Arm
+from usucl_fast.bench.published import FrameFiles, extract_frames
+from usucl_fast.feed import Crop, Delivery, Planner, ShardStore, make_loader, normalise
+from usucl_fast.pack import Source
+
+ARMS = ("dali", "torch", "published")
+WARM_UP = 8
+"""Batches before the clock starts: more than any arm prepares ahead, so that none starts with a stock."""
+
+
+def feed_arms(
+    names: list[str],
+    store: ShardStore,
+    sources: dict[str, Source],
+    work: Path,
+    *,
+    size: int,
+    batch_size: int,
+    batches: int,
+    threads: int,
+    device: torch.device,
+) -> list[Arm]:
+    """The named arms, each ready to run; frames for the published way are unpacked into `work`.
+
+    All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver float32
+    `[batch_size, 5, 3, size, size]`, normalised, on `device`.
+    """
+    planner = Planner(
+        store.table,
+        seed=0,
+        epochs=10**9,
+        batch_size=batch_size,
+        negatives=3,
+        curriculum="cosine",
+        crop=Crop(),
+        encode_unused=True,
+    )
+    wanted = WARM_UP + batches
+    full = (plan for plan in planner.plans() if len(plan.frame_ids) == planner.most_frames // 5)
+    plans = [plan for plan, _ in zip(full, range(wanted), strict=False)]
+    delivery = Delivery(size, 1, device, threads, planner.most_frames)
+
+    def ours(name: str) -> Iterator[torch.Tensor]:
+        with contextlib.closing(make_loader(name, store, delivery).run(plans)) as loaded:
+            for batch in loaded:
+                yield normalise(batch.frames)
+
+    def published() -> Iterator[torch.Tensor]:
+        data = FrameFiles(work, plans, size)
+        loader = DataLoader(data, len(plans[0].frame_ids), num_workers=threads, pin_memory=device.type == "cuda")
+        for batch in loader:
+            yield batch.to(device, non_blocking=True)
+
+    arms = []
+    delivers = f"float32 [{len(plans[0].frame_ids)}, 5, 3, {size}, {size}] normalised on {device.type}"
+    for name in names:
+        if name == "published":
+            extract_frames(
+                store.table, sources, torch.cat([torch.from_numpy(p.frame_ids) for p in plans]).numpy(), work
+            )
+            arms.append(Arm(name, delivers, lambda: _rate(published(), device)))
+        else:
+            arms.append(Arm(name, delivers, functools.partial(lambda name: _rate(ours(name), device), name)))
+    return arms
+
+
+def _rate(loaded: Iterator[torch.Tensor], device: torch.device) -> float:
+    """Frames/s over the batches after the warm-up; checks that all are delivered."""
+    frames, started = 0, 0.0
+    for number, batch in enumerate(loaded):
+        if number == WARM_UP - 1:
+            _wait(device)
+            started = time.perf_counter()
+        elif number >= WARM_UP:
+            frames += batch.shape[0] * batch.shape[1]
+    _wait(device)
+    return frames / (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

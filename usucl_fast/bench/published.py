@@ -1,0 +1,65 @@
+"""The published way of loading: original-size JPEG files, PIL, torchvision transforms, worker processes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import transforms
+
+from usucl_fast.feed import BatchPlan
+from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
+from usucl_fast.frames import FrameTable
+from usucl_fast.pack.decode import decode
+from usucl_fast.pack.sources import Source
+from usucl_fast.report.progress import Progress
+
+QUALITY = 90
+
+
+def extract_frames(table: FrameTable, sources: dict[str, Source], frame_ids: np.ndarray, out: Path) -> None:
+    """Writes the frames as JPEG files of their original size, `out/<frame id>.jpg`.
+
+    Args:
+        table: of the shards made from `sources`.
+        sources: by name.
+        frame_ids: which frames.
+        out: folder.
+    """
+    out.mkdir(parents=True)
+    wanted = np.unique(frame_ids)
+    videos = np.unique(table.rows["video"][wanted])
+    done = 0
+    with Progress("videos unpacked", len(videos)) as progress:
+        for video in videos:
+            first, end = table.first_row[video], table.first_row[video + 1]
+            here = set((wanted[(wanted >= first) & (wanted < end)] - first).tolist())
+            for number, (picture, _) in enumerate(decode(sources[table.videos[video].name].files)):
+                if number in here:
+                    picture.to_image().convert("RGB").save(out / f"{first + number}.jpg", quality=QUALITY)
+                    done += 1
+            progress.advance(frames=done)
+
+
+class FrameFiles(Dataset[torch.Tensor]):
+    """The tuples of some batch plans: `[V, 3, size, size]` float32, normalised."""
+
+    def __init__(self, folder: Path, plans: list[BatchPlan], size: int) -> None:
+        self.folder = folder
+        self.tuples = np.concatenate([plan.frame_ids for plan in plans])
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(size),
+                transforms.RandomCrop(size),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.tuples)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        files = [self.folder / f"{frame_id}.jpg" for frame_id in self.tuples[index]]
+        return torch.stack([self.transform(Image.open(file).convert("RGB")) for file in files])

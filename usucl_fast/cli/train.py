@@ -1,0 +1,147 @@
+"""`usucl-train`: shards -> backbone."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from usucl_fast.cli.command import Command
+from usucl_fast.cli.device import pick_device
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import LOADERS, open_shards
+from usucl_fast.learn import Execution, train
+from usucl_fast.learn.engine import read_config, read_metrics
+from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config
+from usucl_fast.report.curve import sparkline
+
+
+def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option a field of `TrainConfig`; the default shown is the `default` recipe's."""
+    for field in reversed(dataclasses.fields(TrainConfig)):
+        if not field.metadata:
+            continue
+        meta, kind = field.metadata, type(field.default)
+        option = f"--{field.name.replace('_', '-')}"
+        value: Any = kind
+        if meta["choices"]:
+            value = click.Choice(meta["choices"])
+        elif kind in (int, float) and (meta["low"], meta["high"]) != (None, None):
+            value = (click.IntRange if kind is int else click.FloatRange)(meta["low"], meta["high"])
+        text = f"{meta['help']}  [default: {field.default}]"
+        name = f"{option}/--no-{field.name.replace('_', '-')}" if kind is bool else option
+        command = click.option(name, field.name, type=value, default=None, help=text)(command)
+    return command
+
+
+@click.command(cls=Command)
+@click.argument("shards", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option(
+    "--recipe",
+    type=click.Choice(tuple(RECIPES)),
+    help="Named settings; the options below replace them one by one.  [default: default]",
+)
+@click.option("--loader", type=click.Choice(LOADERS), help="What decodes and augments.  [default: torch]")
+@click.option("--dali", is_flag=True, help="The same as --loader dali.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--threads",
+    default=len(os.sched_getaffinity(0)),
+    show_default="one a CPU core",
+    type=click.IntRange(1),
+    help="CPU threads that decode.",
+)
+@click.option(
+    "--checkpoint-every",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Steps between checkpoints.",
+)
+@click.option(
+    "--stop-after",
+    type=click.IntRange(1),
+    help="Stop after this many steps of the run, to go on later with --resume.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its settings.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
+@_setting_options
+def main(
+    shards: Path,
+    out: Path,
+    recipe: str | None,
+    loader: str | None,
+    dali: bool,
+    device: str,
+    threads: int,
+    checkpoint_every: int,
+    stop_after: int | None,
+    resume: bool,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Trains an encoder on SHARDS (made by usucl-shard) and writes it to --out.
+
+    The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
+    backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C or SIGTERM saves a checkpoint and
+    stops; --resume goes on from the newest one.
+
+    \b
+    Example:
+      usucl-train my-shards --dali --arch resnet18 --size 112 --out my-run
+    """
+    if dali and loader not in (None, "dali"):
+        raise UsageError(f"--dali and --loader {loader} contradict each other")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other")
+    store = open_shards(shards)
+    overrides = {name: value for name, value in settings.items() if value is not None}
+    if "channels" in overrides:
+        overrides["channels"] = int(overrides["channels"])
+    if resume:
+        if recipe:
+            overrides["recipe"] = recipe
+        config = dataclasses.replace(read_config(out), **overrides)
+    else:
+        config = make_config(recipe or "default", overrides)
+    execution = Execution(
+        "dali" if dali else loader or "torch", pick_device(device), threads, checkpoint_every, stop_after
+    )
+    with _told_to_stop() as told:
+        summary = train(config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told)
+    losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+    click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    click.echo(
+        f"{out}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
+        f" {summary['data_wait']:.1%} of the time waiting for data,"
+        f" effective rank of the embeddings {summary['effective_rank']:.1f}"
+    )
+    if summary["steps"] < summary["of"]:
+        click.echo(f"stopped; go on with: usucl-train {shards} --out {out} --resume")
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT has come since; a second one ends the process as usual."""
+    told: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _: object) -> None:
+        told.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(told)
+    finally:
+        restore()

@@ -1,0 +1,114 @@
+"""The settings of a run, and the named ones."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from usucl_fast.errors import UsageError
+from usucl_fast.mining.curriculum import CURRICULA
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that the result of a run depends on, beside the shards. Written to `config.json`.
+
+    The fields' own values are the `default` recipe. The command line offers each field as an option.
+    """
+
+    recipe: str = "default"
+    arch: str = _setting("resnet18", "Backbone: the name of a torchvision ResNet.")
+    size: int = _setting(224, "Height and width of the pictures in pixels.", low=32, high=1024)
+    channels: int = _setting(
+        1, "1 loads the luma alone (fast, and all there is in a grey video), 3 loads RGB.", choices=("1", "3")
+    )
+    epochs: int = _setting(60, "Epochs; one tuple a video an epoch.", low=1)
+    batch_size: int = _setting(32, "Tuples a step.", low=1)
+    seed: int = _setting(0, "Seed of the weights and of all draws.", low=0)
+    negatives: int = _setting(3, "Intra-video negatives a tuple.", low=0, high=64)
+    hard: int = _setting(4, "Stored embeddings that the cross-video hard negative is made of.", low=1)
+    candidates: str = _setting(
+        "bank",
+        "Where those come from: the memory bank of all frames, or the negatives of the batch.",
+        choices=("bank", "batch"),
+    )
+    exclude: str = _setting(
+        "group",
+        "What of the bank is never a negative of an anchor: its group (patient), its video, or nothing.",
+        choices=("group", "video", "none"),
+    )
+    curriculum: str = _setting(
+        "cosine", "How the window of the intra-video negatives closes.", choices=tuple(CURRICULA)
+    )
+    tau: float = _setting(0.07, "Temperature.", low=1e-3)
+    dim: int = _setting(128, "Dimension of the embeddings.", low=2)
+    head_norm: bool = _setting(
+        True, "Batch norm in the projection head; without it a fresh network can stay collapsed."
+    )
+    key_momentum: float = _setting(0.99, "Momentum of the key encoder.", low=0, high=1)
+    lr: float = _setting(0.03, "Peak learning rate of SGD.", low=0)
+    lr_schedule: str = _setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
+    momentum: float = _setting(0.9, "Momentum of SGD.", low=0, high=1)
+    weight_decay: float = _setting(1e-4, "Weight decay of SGD.", low=0)
+    min_area: float = _setting(
+        0.4,
+        "Smallest share of the picture that a crop covers; 1 crops along the long side only.",
+        low=0.01,
+        high=1,
+    )
+    flip: float = _setting(0.5, "Chance of a mirrored crop.", low=0, high=1)
+    precision: str = _setting("bf16", "Arithmetic of the encoders.", choices=("bf16", "fp32"))
+
+
+def default() -> TrainConfig:
+    """Learns from random weights: bank over all frames, group excluded, plain cosine with a floor."""
+    return TrainConfig()
+
+
+def reference() -> TrainConfig:
+    """The published semantics: compounding cosine, candidates from the current batch, nothing excluded.
+
+    Source: Basu et al., MICCAI 2022, and its published code.
+    """
+    return TrainConfig(
+        recipe="reference",
+        arch="resnet50",
+        channels=3,
+        candidates="batch",
+        exclude="none",
+        curriculum="published-cosine",
+        head_norm=False,
+        key_momentum=0.999,
+        lr=0.003,
+        lr_schedule="epoch",
+        min_area=1.0,
+        flip=0.0,
+        precision="fp32",
+    )
+
+
+RECIPES = {"default": default, "reference": reference}
+
+
+def make_config(recipe: str, overrides: dict[str, Any]) -> TrainConfig:
+    """The named recipe with some fields replaced.
+
+    Raises:
+        UsageError: there is no such recipe, or the fields contradict each other.
+    """
+    if recipe not in RECIPES:
+        raise UsageError(f"--recipe {recipe}: there is no such recipe; choose from {', '.join(RECIPES)}")
+    config = dataclasses.replace(RECIPES[recipe](), **overrides)
+    if config.candidates == "batch" and config.negatives == 0:
+        raise UsageError("--candidates batch needs --negatives of at least 1: they are the candidates")
+    return config
