@@ -253,6 +253,7 @@ def write_mp4(path: Path, pictures: np.ndarray, rate: float) -> None:
     """Writes grey pictures uint8 `[frames, height, width]` as H.264."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=round(rate), options={"crf": "18", "preset": "veryfast"})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = pictures.shape[1:]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

@@ -50,7 +50,7 @@ class DaliLoader:
         size, gpu = self._delivery.size, self._delivery.device.type == "cuda"
         color = types.GRAY if self._delivery.channels == 1 else types.RGB
 
-        @pipeline_def(  # type: ignore[untyped-decorator]
+        @pipeline_def(
             batch_size=self._delivery.most_frames,
             num_threads=self._delivery.threads,
             device_id=(self._delivery.device.index or 0) if gpu else None,

@@ -50,5 +50,6 @@ class MomentumPair(nn.Module):
     @torch.no_grad()
     def follow(self, m: float) -> None:
         """Moves the key encoder's parameters; its batch-norm statistics are its own."""
-        keys, queries = list(self.key.parameters()), list(self.query.parameters())
+        keys: list[torch.Tensor] = list(self.key.parameters())
+        queries: list[torch.Tensor] = list(self.query.parameters())
         torch._foreach_lerp_(keys, queries, 1 - m)

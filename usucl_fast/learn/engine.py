@@ -159,9 +159,9 @@ class _Run:
         if not math.isfinite(value):
             raise DataError(f"the loss is {value} at step {self.step}; frame ids {plan.frame_ids.tolist()}; lower --lr")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
-        line = {
+        line: dict[str, Any] = {
             "step": self.step,
             "epoch": plan.epoch,
             "loss": value,

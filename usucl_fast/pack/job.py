@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections import Counter
+from collections import defaultdict
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def _pack(
     started = time.perf_counter()
     writer = ShardWriter(folder, settings.shard_mb * 10**6)
     quarantined: list[dict[str, str]] = []
-    stages: Counter[str] = Counter()
+    stages: defaultdict[str, float] = defaultdict(float)
     frames = 0
     # A fresh interpreter a worker: nothing of this process (threads, locks, CUDA) leaks into it.
     context = multiprocessing.get_context("spawn")
@@ -95,7 +95,8 @@ def _pack(
                 else:
                     writer.append(video)
                     video.path.unlink()
-                    stages.update(video.stages)
+                    for stage, spent in video.stages.items():
+                        stages[stage] += spent
                     frames += len(video.rows)
                 progress.advance(frames=frames)
         except BaseException:

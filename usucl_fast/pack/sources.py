@@ -123,8 +123,6 @@ def read_labels(path: Path, sources: list[Source]) -> list[Source]:
     if twice:
         raise UsageError(f"--labels {path}: names {twice[0]!r} more than once")
     for row in rows:
-        known[row["video"]] = replace(
-            known[row["video"]],
-            **{column: (row.get(column) or "").strip() for column in ("label", "group", "split")},
-        )
+        label, group, split = ((row.get(column) or "").strip() for column in ("label", "group", "split"))
+        known[row["video"]] = replace(known[row["video"]], label=label, group=group, split=split)
     return [known[source.name] for source in sources]

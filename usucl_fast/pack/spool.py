@@ -4,7 +4,7 @@ import hashlib
 import re
 import tarfile
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: b
     height = width = 0
     rows: list[tuple[int, float, int, int, int, int]] = []
     checksum = hashlib.sha256()
-    stages: Counter[str] = Counter()
+    stages: defaultdict[str, float] = defaultdict(float)
     clock = time.perf_counter()
 
     def lap(stage: str) -> None:
@@ -144,12 +144,11 @@ def member_header(name: str, length: int) -> bytes:
 
 def _has_color(picture: av.VideoFrame, probe: VideoReformatter) -> bool:
     if PLANAR_YUV.fullmatch(picture.format.name):
-        chroma = [
-            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size) for plane in picture.planes[1:3]
-        ]  # type: ignore[call-overload]
         # A sparse sample: the check must cost a fraction of the resize.
-        step = max(1, min(picture.planes[1].height, picture.planes[1].width) // 96)
-        chroma = [plane[::step, : picture.planes[1].width : step] for plane in chroma]
+        height, width = picture.planes[1].height, picture.planes[1].width
+        step = max(1, min(height, width) // 96)
+        planes = [np.frombuffer(memoryview(plane), np.uint8) for plane in picture.planes[1:3]]
+        chroma = [plane.reshape(height, -1)[::step, :width:step] for plane in planes]
     else:
         width, height = min(picture.width, 96), min(picture.height, 96)
         point = probe.reformat(picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1)

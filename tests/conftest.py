@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.videos import write_all
+from usucl_fast.feed import ShardStore, open_shards
+from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
+
+REPOSITORY = Path(__file__).parent.parent
+SAMPLE = REPOSITORY / "shards" / "sample"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums in one order, so that equal inputs give equal bits."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one video of every kind and `labels.csv`."""
+    root = tmp_path_factory.mktemp("videos")
+    write_all(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those videos, packed at 64 pixels into several shards."""
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
+    pack(sources, out, PackSettings(size=64, shard_mb=1), workers=2)
+    return out
+
+
+@pytest.fixture
+def store(shards: Path) -> ShardStore:
+    return open_shards(shards)
+
+
+@pytest.fixture
+def sample() -> ShardStore:
+    """The sample of the repository."""
+    return open_shards(SAMPLE)

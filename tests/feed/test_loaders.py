@@ -1,0 +1,140 @@
+import contextlib
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+import torch.nn.functional as F
+
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.feed import LOADERS, BatchPlan, Crop, Delivery, Planner, ShardStore, make_loader, normalise, open_shards
+
+CPU = torch.device("cpu")
+
+
+ANYWHERE = Crop(0.3, 0.5)
+
+
+def plans_of(store: ShardStore, crop: Crop = ANYWHERE, epochs: int = 6) -> list[BatchPlan]:
+    planner = Planner(
+        store.table,
+        seed=1,
+        epochs=epochs,
+        batch_size=4,
+        negatives=3,
+        curriculum="cosine",
+        crop=crop,
+        encode_unused=False,
+    )
+    return list(planner.plans())
+
+
+def delivery(size: int = 48, channels: int = 1, threads: int = 2) -> Delivery:
+    return Delivery(size, channels, CPU, threads, most_frames=20)
+
+
+def expected(store: ShardStore, plan: BatchPlan, size: int, channels: int) -> torch.Tensor:
+    """The plan executed plainly in float64, a frame at a time."""
+    pictures = []
+    for index, data in enumerate(store.read(plan.frame_ids)):
+        top, left, height, width = plan.boxes.reshape(-1, 4)[index]
+        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB").astype(np.float64)
+        crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
+        resized = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)[0]
+        pictures.append(resized.flip(-1) if plan.flips.ravel()[index] else resized)
+    return torch.stack(pictures).unflatten(0, plan.frame_ids.shape)
+
+
+@pytest.fixture(params=LOADERS)
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali")
+    return str(request.param)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "crop"), [(48, Crop(0.3, 0.5)), (64, Crop()), (96, Crop(1.0, 0.5))])
+def test_pictures_are_those_of_the_plan(store: ShardStore, name: str, channels: int, size: int, crop: Crop) -> None:
+    plans = plans_of(store, crop)
+    delivered = 0
+    for plan, batch in zip(plans, make_loader(name, store, delivery(size, channels)).run(plans), strict=True):
+        assert batch.plan is plan
+        assert batch.frames.dtype == torch.uint8
+        assert batch.frames.shape == (*plan.frame_ids.shape, channels, size, size)
+        error = (batch.frames.double() - expected(store, plan, size, channels)).abs()
+        assert error.mean() < 1
+        delivered += batch.frames.shape[0]
+    assert delivered == 6 * len(store.table.videos)
+
+
+def test_loaders_agree(store: ShardStore) -> None:
+    pytest.importorskip("nvidia.dali")
+    plans = plans_of(store)
+    pairs = zip(*(make_loader(name, store, delivery()).run(plans) for name in ("torch", "dali")), strict=True)
+    for ours, theirs in pairs:
+        assert (ours.frames.float() - theirs.frames.float()).abs().mean() < 2
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_stay_what_they_were_while_others_are_loaded(store: ShardStore, name: str, threads: int) -> None:
+    plans = plans_of(store)
+    loader = make_loader(name, store, delivery(threads=threads))
+    kept = list(loader.run(plans))
+    for batch, again in zip(kept, loader.run(plans), strict=True):
+        assert torch.equal(batch.frames, again.frames)
+
+
+def test_no_plans_no_batches(store: ShardStore, name: str) -> None:
+    assert list(make_loader(name, store, delivery()).run([])) == []
+
+
+def test_a_corrupt_frame_is_named(shards: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(shards, tmp_path / "s")
+    store = open_shards(tmp_path / "s")
+    plans = plans_of(store)
+    bad = int(plans[2].frame_ids[1, 0])
+    row = store.table.rows[bad]
+    tar = store.shard_path(int(row["shard"]))
+    with tar.open("r+b") as file:
+        file.seek(int(row["offset"]))
+        file.write(bytes(int(row["length"])))
+    with pytest.raises(DataError) as caught:
+        list(make_loader(name, store, delivery()).run(plans))
+    assert store.table.name_of(bad) in str(caught.value)
+    assert str(tar) in str(caught.value)
+
+
+def test_a_cut_or_missing_shard_is_named(shards: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(shards, tmp_path / "s")
+    tar = tmp_path / "s" / "usucl-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-2000])
+    for _ in range(2):
+        store = open_shards(tmp_path / "s")
+        with pytest.raises(DataError, match=r"usucl-000000\.tar"):
+            list(make_loader(name, store, delivery()).run(plans_of(store)))
+        tar.unlink(missing_ok=True)
+
+
+def test_stopping_early_leaves_no_thread(store: ShardStore) -> None:
+    before = threading.active_count()
+    with contextlib.closing(make_loader("torch", store, delivery()).run(plans_of(store))) as batches:
+        next(batches)
+    assert threading.active_count() == before
+
+
+def test_an_unknown_loader_is_refused(store: ShardStore) -> None:
+    with pytest.raises(UsageError, match="there is no loader 'ffmpeg'; choose from dali, torch"):
+        make_loader("ffmpeg", store, delivery())
+
+
+def test_normalise_is_torchvisions() -> None:
+    from torchvision.transforms import v2
+
+    frames = torch.randint(0, 256, (2, 3, 3, 8, 8), dtype=torch.uint8)
+    stock = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert torch.allclose(normalise(frames), stock(frames.float() / 255), atol=1e-6)
+    grey = frames[:, :, :1]
+    assert torch.equal(normalise(grey), normalise(grey.expand(2, 3, 3, 8, 8)))

@@ -1,0 +1,120 @@
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from usucl_fast.feed import Crop, Planner, ShardStore
+from usucl_fast.feed.plan import draw_crops, draw_tuple
+from usucl_fast.frames import ROW, FrameTable, VideoRecord
+
+
+def table_of(lengths: list[int]) -> FrameTable:
+    videos = tuple(
+        VideoRecord(f"v{n}", f"v{n}", "", "", "", length, 60, 80, "grey", 25.0, "") for n, length in enumerate(lengths)
+    )
+    return FrameTable(np.zeros(sum(lengths), ROW), videos)
+
+
+def planner(table: FrameTable, **changes: object) -> Planner:
+    made = Planner(
+        table,
+        seed=3,
+        epochs=60,
+        batch_size=4,
+        negatives=3,
+        curriculum="cosine",
+        crop=Crop(0.5, 0.5),
+        encode_unused=False,
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_an_epoch_has_one_tuple_a_video(batch_size: int) -> None:
+    table = table_of([30] * 7 + [1, 2, 9])
+    plans = planner(table, batch_size=batch_size)
+    epoch = [plans.plan(20, step) for step in range(plans.steps_per_epoch)]
+    anchors = np.concatenate([plan.frame_ids[:, 0] for plan in epoch])
+    assert min(len(plan.frame_ids) for plan in epoch) > 0
+    assert max(plan.frame_ids.size for plan in epoch) <= plans.most_frames
+    assert sorted(np.searchsorted(table.first_row, anchors, side="right") - 1) == list(range(10))
+
+
+def test_a_plan_depends_on_seed_epoch_and_step_alone(store: ShardStore) -> None:
+    plans = planner(store.table)
+    again = [planner(store.table).plan(e, s).digest() for e in (0, 20) for s in (1, 0)]
+    assert again == [plans.plan(e, s).digest() for e in (0, 20) for s in (1, 0)]
+    assert len({plans.plan(e, s).digest() for e in range(5) for s in range(3)}) == 15
+    assert plans.plan(0, 0).digest() != planner(store.table, seed=4).plan(0, 0).digest()
+    resumed = [plan.digest() for plan in planner(store.table).plans(start=7)]
+    assert resumed == [plan.digest() for plan in plans.plans()][7:]
+
+
+def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> None:
+    whole = planner(store.table, batch_size=8).plan(20, 0)
+    parts = [planner(store.table, batch_size=2).plan(20, step) for step in range(4)]
+    for field in ("frame_ids", "valid", "boxes", "flips"):
+        assert np.array_equal(getattr(whole, field), np.concatenate([getattr(part, field) for part in parts]))
+
+
+def test_negatives_are_planned_when_they_count_or_are_candidates() -> None:
+    table = table_of([100] * 4)
+    assert planner(table).plan(0, 0).frame_ids.shape == (4, 2)
+    assert planner(table, encode_unused=True).plan(0, 0).frame_ids.shape == (4, 5)
+    assert planner(table).plan(10, 0).frame_ids.shape == (4, 5)
+    both = [planner(table, encode_unused=flag).plan(0, 0) for flag in (False, True)]
+    assert np.array_equal(both[0].frame_ids, both[1].frame_ids[:, :2])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 7, 8, 9, 12, 50, 333])
+@pytest.mark.parametrize("window", [(0.2, 0.4), (0.03, 0.06), (0.0, 0.0)])
+def test_tuples_against_the_published_rules(n: int, window: tuple[float, float]) -> None:
+    """The rules written out with sets, for 2,000 draws each."""
+    draws = np.random.default_rng(0).random((2000, 5))
+    frames, valid = draw_tuple(np.full(2000, n), window, draws)
+    d0, d1 = window
+    allowed_anchors = set(range(int(np.ceil(0.2 * n)), int(np.ceil(0.5 * n)))) or {min(int(np.ceil(0.2 * n)), n - 1)}
+    assert set(frames[:, 0]) <= allowed_anchors
+    if n >= 8:
+        assert set(frames[:, 0]) == allowed_anchors
+    for a, p, *negatives in frames.tolist():
+        assert p in ({x for x in range(a - 3, a + 4) if 0 <= x < n} - {a} or {a})
+        left = range(max(0, min(a - int(d1 * n), a - 6)), max(0, min(a - int(d0 * n), a - 4)))
+        right = range(min(n, max(a + int(d0 * n), a + 4)), min(n, max(a + int(np.ceil(d1 * n)), a + 6)))
+        assert set(negatives) <= ({*left, *right} or {a})
+        assert not (set(negatives) & {a}) or not {*left, *right}
+    found = valid[:, 2:]
+    assert valid[:, :2].all()
+    assert (found == (frames[:, 2:] != frames[:, :1])).all()
+    assert found.all() or n < 12
+
+
+def test_draws_are_uniform() -> None:
+    draws = np.random.default_rng(1).random((60_000, 5))
+    frames, _ = draw_tuple(np.full(60_000, 20), (0.2, 0.4), draws)
+    positives = Counter((frames[:, 1] - frames[:, 0]).tolist())
+    assert set(positives) == {-3, -2, -1, 1, 2, 3}
+    assert max(positives.values()) / min(positives.values()) < 1.1
+    anchors = Counter(frames[:, 0].tolist())
+    assert set(anchors) == {4, 5, 6, 7, 8, 9}
+    assert max(anchors.values()) / min(anchors.values()) < 1.1
+    negatives = Counter(frames[frames[:, 0] == 9][:, 2:].ravel().tolist())
+    assert set(negatives) == {1, 2, 3, 4, 13, 14, 15, 16}
+    assert max(negatives.values()) / min(negatives.values()) < 1.2
+
+
+def test_crops_stay_inside_and_cover_what_they_should() -> None:
+    draws = np.random.default_rng(2).random((5000, 2, 4))
+    size = np.array([[[60, 80]]]).repeat(5000, axis=0)
+    boxes, flips = draw_crops(size, Crop(0.25, 0.5), draws)
+    assert (boxes[..., :2] >= 0).all()
+    assert (boxes[..., 0] + boxes[..., 2] <= 60).all()
+    assert (boxes[..., 1] + boxes[..., 3] <= 80).all()
+    assert boxes[..., 2].min() == 30
+    assert boxes[..., 2].max() == 60
+    assert 0.45 < flips.mean() < 0.55
+    boxes, flips = draw_crops(size, Crop(), draws)
+    assert set(boxes[..., 1].ravel()) == set(range(21))
+    assert (boxes[..., [0, 2, 3]] == [0, 60, 60]).all()
+    assert not flips.any()
