@@ -46,10 +46,13 @@ def feed_arms(
         crop=Crop(),
         encode_unused=True,
     )
-    wanted = WARM_UP + batches
-    full = (plan for plan in planner.plans() if len(plan.frame_ids) == planner.most_frames // 5)
-    plans = [plan for plan, _ in zip(full, range(wanted), strict=False)]
-    delivery = Delivery(size, 1, device, threads, planner.most_frames)
+    tuples = min(batch_size, len(store.table.videos))
+    per_epoch = len(store.table.videos) // tuples
+    plans = []
+    for number in range(WARM_UP + batches):
+        epoch, place = divmod(number, per_epoch)
+        plans.append(planner.plan_tuples(epoch, place * tuples, (place + 1) * tuples))
+    delivery = Delivery(size, 1, device, threads, most_frames=tuples * 5)
 
     def ours(name: str) -> Iterator[torch.Tensor]:
         with contextlib.closing(make_loader(name, store, delivery).run(plans)) as loaded:
@@ -58,12 +61,12 @@ def feed_arms(
 
     def published() -> Iterator[torch.Tensor]:
         data = FrameFiles(work, plans, size)
-        loader = DataLoader(data, len(plans[0].frame_ids), num_workers=threads, pin_memory=device.type == "cuda")
+        loader = DataLoader(data, tuples, num_workers=threads, pin_memory=device.type == "cuda")
         for batch in loader:
             yield batch.to(device, non_blocking=True)
 
     arms = []
-    delivers = f"float32 [{len(plans[0].frame_ids)}, 5, 3, {size}, {size}] normalised on {device.type}"
+    delivers = f"float32 [{tuples}, 5, 3, {size}, {size}] normalised on {device.type}"
     for name in names:
         if name == "published":
             extract_frames(

@@ -32,7 +32,6 @@ class BatchPlan:
     """
 
     epoch: int
-    step: int
     stage: Stage
     frame_ids: NDArray[np.int64]
     valid: NDArray[np.bool_]
@@ -78,13 +77,13 @@ class Planner:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch; the last one may be smaller, and none is empty."""
+        """Batches an epoch. Their sizes differ by one at most: a small last batch would upset batch norm."""
         return -(-len(self.table.videos) // self.batch_size)
 
     @property
     def most_frames(self) -> int:
         """Frames of the largest batch."""
-        return min(self.batch_size, len(self.table.videos)) * (2 + self.negatives)
+        return -(-len(self.table.videos) // self.steps_per_epoch) * (2 + self.negatives)
 
     def plans(self, start: int = 0) -> Iterator[BatchPlan]:
         """All plans of the run from step `start` on, counted over the whole run."""
@@ -93,9 +92,13 @@ class Planner:
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
         """The plan of one step of one epoch, counted from 0."""
+        videos, steps = len(self.table.videos), self.steps_per_epoch
+        return self.plan_tuples(epoch, step * videos // steps, (step + 1) * videos // steps)
+
+    def plan_tuples(self, epoch: int, first: int, end: int) -> BatchPlan:
+        """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
         stage = CURRICULA[self.curriculum](epoch / self.epochs)
-        first = step * self.batch_size
-        video = _order(self.seed, epoch, len(self.table.videos))[first : first + self.batch_size]
+        video = _order(self.seed, epoch, len(self.table.videos))[first:end]
         negatives = self.negatives if stage.intra or self.encode_unused else 0
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
@@ -106,7 +109,7 @@ class Planner:
         boxes, flips = draw_crops(
             self.table.size[video][:, None], self.crop, crops.reshape(len(video), -1, 4)[:, :views]
         )
-        return BatchPlan(epoch, step, stage, frames + self.table.first_row[video][:, None], valid, boxes, flips)
+        return BatchPlan(epoch, stage, frames + self.table.first_row[video][:, None], valid, boxes, flips)
 
 
 def draw_tuple(

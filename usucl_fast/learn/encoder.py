@@ -16,6 +16,8 @@ class Encoder(nn.Module):
     backbone: a torchvision ResNet without its `fc`; parameter names as torchvision's.
     head: as wide as the features, twice linear, `batch norm and` ReLU between.
 
+    A single picture has no batch statistics: it is normalised by the running ones.
+
     Raises:
         UsageError: `arch` is no torchvision ResNet.
     """
@@ -36,7 +38,11 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, dim))
 
     def forward(self, x_MCHW: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.head(self.backbone(x_MCHW)).float(), dim=1)
+        training = self.training
+        self.train(training and len(x_MCHW) > 1)
+        z = self.head(self.backbone(x_MCHW))
+        self.train(training)
+        return F.normalize(z.float(), dim=1)
 
 
 class MomentumPair(nn.Module):

@@ -1,0 +1,186 @@
+"""Training on the sample shards: what a run writes, resuming, golden curves."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from tests.conftest import REPOSITORY
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.feed import ShardStore
+from usucl_fast.learn import Execution, TrainConfig, train
+from usucl_fast.learn.encoder import Encoder, MomentumPair
+from usucl_fast.learn.engine import read_metrics
+from usucl_fast.learn.health import effective_rank, mean_cosine
+from usucl_fast.learn.recipes import make_config
+
+TINY: dict[str, Any] = {"arch": "resnet18", "size": 32, "epochs": 6, "batch_size": 3, "dim": 16, "precision": "fp32"}
+# Batch norm over few small pictures amplifies the last digit of a float; this is as calm as it gets so quickly.
+CALM: dict[str, Any] = {**TINY, "size": 64, "batch_size": 4, "lr": 0.001}
+EXECUTION = Execution("torch", torch.device("cpu"), threads=2, checkpoint_every=4)
+
+
+def run(
+    store: ShardStore, out: Path, recipe: str = "default", resume: bool = False, **execution: Any
+) -> dict[str, Any]:
+    return train(make_config(recipe, TINY), store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)
+
+
+def curve(out: Path) -> list[tuple[str, float]]:
+    return [(line["plan"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An uninterrupted run of each recipe."""
+    from tests.conftest import SAMPLE
+    from usucl_fast.feed import open_shards
+
+    torch.set_num_threads(1)
+    outs = {recipe: tmp_path_factory.mktemp("run") / recipe for recipe in ("default", "reference")}
+    for recipe, out in outs.items():
+        run(open_shards(SAMPLE), out, recipe)
+    return outs
+
+
+def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> None:
+    out = finished["default"]
+    lines = read_metrics(out / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(12))  # 4 videos in 2 batches, 6 epochs
+    assert [line["frames"] for line in lines] == [4, 4] + [10] * 10
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert summary["steps"] == 12
+    assert summary["loss"] == lines[-1]["loss"]
+    assert 0 <= summary["data_wait"] < 1
+    assert summary["frames_per_second"] > 0
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step-00000008.pt", "step-00000012.pt"]
+    assert json.loads((out / "config.json").read_bytes())["shards"] == sample.fingerprint
+
+
+@pytest.mark.parametrize("recipe", ["default", "reference"])
+def test_golden_curves(sample: ShardStore, tmp_path: Path, recipe: str) -> None:
+    """Another CPU's rounding moves a loss by far less than the tolerance, a change of meaning by far more."""
+    train(make_config(recipe, CALM), sample, tmp_path / "run", EXECUTION)
+    found = curve(tmp_path / "run")
+    golden = json.loads((REPOSITORY / "tests" / "golden" / f"{recipe}.json").read_bytes())
+    assert [plan for plan, _ in found] == [plan for plan, _ in golden]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in golden], abs=0.02)
+
+
+@pytest.mark.parametrize(("recipe", "stop"), [("reference", 5), *(("default", stop) for stop in range(1, 12))])
+def test_a_run_stopped_after_any_step_goes_on_bit_equal(
+    finished: dict[str, Path], sample: ShardStore, tmp_path: Path, recipe: str, stop: int
+) -> None:
+    summary = run(sample, tmp_path / "run", recipe, stop_after=stop)
+    assert summary["steps"] == stop
+    run(sample, tmp_path / "run", recipe, resume=True)
+    assert curve(tmp_path / "run") == curve(finished[recipe])
+    whole, resumed = (load_file(out / "backbone.safetensors") for out in (finished[recipe], tmp_path / "run"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_steps_after_the_newest_checkpoint_are_done_again(
+    finished: dict[str, Path], sample: ShardStore, tmp_path: Path
+) -> None:
+    """As after a power cut: metrics ahead of the checkpoint, the last line and the newest checkpoint cut off."""
+    out = tmp_path / "run"
+    run(sample, out, stop_after=9)
+    newest = max((out / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    run(sample, out, resume=True)
+    assert curve(out) == curve(finished["default"])
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: dict[str, Path], sample: ShardStore) -> None:
+    before = curve(finished["default"])
+    assert run(sample, finished["default"], resume=True)["steps"] == 12
+    assert curve(finished["default"]) == before
+
+
+def test_the_loaders_see_the_same_plans(sample: ShardStore, tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    for loader in ("torch", "dali"):
+        execution = dataclasses.replace(EXECUTION, loader=loader)
+        train(make_config("reference", CALM), sample, tmp_path / loader, execution)
+    ours, theirs = curve(tmp_path / "torch"), curve(tmp_path / "dali")
+    assert [plan for plan, _ in ours] == [plan for plan, _ in theirs]
+    # A grey level here and there is rounded otherwise, and the losses drift apart from the first step on.
+    assert ours[0][1] == pytest.approx(theirs[0][1], abs=0.1)
+
+
+def test_the_backbone_is_torchvisions(finished: dict[str, Path]) -> None:
+    model = torchvision.models.resnet18(weights=None)
+    model.fc = torch.nn.Identity()
+    model.load_state_dict(load_file(finished["default"] / "backbone.safetensors"), strict=True)
+
+
+def test_a_run_is_not_resumed_with_other_settings_or_shards(
+    finished: dict[str, Path], sample: ShardStore, store: ShardStore
+) -> None:
+    out = finished["default"]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(UsageError, match=r"begun with lr 0\.03, not 0\.5"):
+        train(make_config("default", {**TINY, "lr": 0.5}), sample, out, EXECUTION, resume=True)
+    with pytest.raises(UsageError, match="other shards"):
+        train(make_config("default", TINY), store, out, EXECUTION, resume=True)
+    with pytest.raises(UsageError, match="--resume to go on"):
+        run(sample, out)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+
+def test_damaged_checkpoints_are_named(sample: ShardStore, tmp_path: Path) -> None:
+    run(sample, tmp_path / "run", stop_after=2)
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.write_bytes(b"?")
+    with pytest.raises(DataError, match=r"step-00000002\.pt"):
+        run(sample, tmp_path / "run", resume=True)
+
+
+def test_videos_of_any_length_can_be_trained_on(store: ShardStore, tmp_path: Path) -> None:
+    """Videos of 1 and 5 frames among them, and 10 videos in batches of 3, 3, 2 and 2."""
+    summary = run(store, tmp_path / "run")
+    assert summary["steps"] == summary["of"] == 24
+
+
+def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Path) -> None:
+    config = make_config("default", {**TINY, "epochs": 2, "batch_size": 1})
+    assert train(config, store, tmp_path / "run", EXECUTION)["steps"] == 20
+
+
+@pytest.mark.parametrize(("recipe", "changes"), [("nonsense", {}), ("reference", {"negatives": 0})])
+def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        make_config(recipe, changes)
+
+
+def test_an_unknown_arch_is_refused(sample: ShardStore, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--arch vgg16 is no torchvision ResNet; choose from .*resnet18"):
+        train(TrainConfig(arch="vgg16"), sample, tmp_path / "run", EXECUTION)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_key_encoder_follows() -> None:
+    pair = MomentumPair(Encoder("resnet18", 8, head_norm=True))
+    start = [p.clone() for p in pair.key.parameters()]
+    with torch.no_grad():
+        for p in pair.query.parameters():
+            p.add_(1)
+    pair.follow(0.9)
+    for before, key in zip(start, pair.key.parameters(), strict=True):
+        assert torch.allclose(key, before + 0.1, atol=1e-5)
+        assert not key.requires_grad
+
+
+def test_health_in_closed_form() -> None:
+    assert mean_cosine(torch.eye(4)) == pytest.approx(0)
+    assert mean_cosine(torch.ones(5, 4) / 2) == pytest.approx(1)
+    assert mean_cosine(torch.ones(1, 1)) is None
+    assert effective_rank(torch.eye(6)) == pytest.approx(6, rel=1e-5)
+    assert effective_rank(torch.ones(6, 6)) == pytest.approx(1, rel=1e-3)

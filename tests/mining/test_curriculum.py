@@ -1,0 +1,57 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from usucl_fast.mining import CURRICULA, window_bounds
+
+# Epoch of 60: (intra-video negatives count, d0, d1), written out by hand from the description of the method.
+STEP = {
+    0: (False, 0.2, 0.4), 9: (False, 0.2, 0.4), 10: (True, 0.2, 0.4), 29: (True, 0.2, 0.4),
+    30: (True, 0.1, 0.15), 49: (True, 0.1, 0.15), 50: (True, 0.03, 0.07), 59: (True, 0.03, 0.07),
+}  # fmt: skip
+# (1 + cos(pi k / 30)) / 2 for k = 0, 1, 2, 3 is 1, 0.997261, 0.989074, 0.975528; their products:
+PUBLISHED_COSINE = {
+    0: (False, 0.2, 0.4), 9: (False, 0.2, 0.4), 10: (True, 0.2, 0.4), 29: (True, 0.2, 0.4), 30: (True, 0.2, 0.4),
+    31: (True, 0.199452, 0.398904), 32: (True, 0.197273, 0.394546), 33: (True, 0.192445, 0.384890),
+    40: (True, 0.067, 0.135), 45: (True, 0.005, 0.010), 50: (True, 2e-5, 4e-5),
+}  # fmt: skip
+# (1 + cos(pi k / 30)) / 2 for k = 0, 10, 15, 20 is 1, .75, .5, .25; from k = 23 (.1258) on, the floor .15.
+COSINE = {
+    0: (False, 0.2, 0.4), 9: (False, 0.2, 0.4), 10: (True, 0.2, 0.4), 29: (True, 0.2, 0.4), 30: (True, 0.2, 0.4),
+    40: (True, 0.15, 0.30), 45: (True, 0.1, 0.2), 50: (True, 0.05, 0.1), 53: (True, 0.03, 0.06),
+    59: (True, 0.03, 0.06),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("step", STEP), ("published-cosine", PUBLISHED_COSINE), ("cosine", COSINE)]
+)
+def test_curricula_against_the_table(name: str, table: dict[int, tuple[bool, float, float]]) -> None:
+    for epoch, (intra, d0, d1) in table.items():
+        stage = CURRICULA[name](epoch / 60)
+        assert stage.intra == intra, epoch
+        # The description gives the decayed windows to two digits.
+        assert stage.window == pytest.approx((d0, d1), rel=0.2 if epoch >= 45 and name != "cosine" else 0.011), epoch
+
+
+@pytest.mark.parametrize("name", list(CURRICULA))
+@pytest.mark.parametrize("epochs", [1, 3, 60, 77, 600])
+def test_windows_only_close(name: str, epochs: int) -> None:
+    stages = [CURRICULA[name](epoch / epochs) for epoch in range(epochs)]
+    assert stages[0].window == (0.2, 0.4)
+    for before, after in itertools.pairwise(stages):
+        assert after.window <= before.window
+        assert after.intra >= before.intra
+
+
+def test_a_run_of_another_length_goes_through_the_same_stages() -> None:
+    for name in ("step", "published-cosine"):
+        assert [CURRICULA[name](epoch / 30) for epoch in range(30)] == [
+            CURRICULA[name](epoch / 60) for epoch in range(0, 60, 2)
+        ]
+
+
+def test_window_bounds_by_hand() -> None:
+    bounds = window_bounds(np.array([40, 2, 9]), np.array([100, 10, 10]), (0.2, 0.4))
+    assert bounds.tolist() == [[0, 20, 60, 80], [0, 0, 6, 8], [3, 5, 10, 10]]
