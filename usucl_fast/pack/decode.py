@@ -59,8 +59,10 @@ def _pictures(file: Path) -> Iterator[av.VideoFrame]:
                 yield picture
                 number += 1
     except (av.FFmpegError, OSError, ValueError) as error:
+        # Without the path that FFmpeg adds: reasons go into the manifest.
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise DecodeError(
-            f"stops decoding at frame {number}: {error}" if number else f"does not decode: {error}"
+            f"stops decoding at frame {number}: {reason}" if number else f"does not decode: {reason}"
         ) from error
     if number == 0:
         raise DecodeError("holds no frame")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
+import signal
 import time
 from collections import defaultdict
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -78,7 +79,7 @@ def _pack(
     # A fresh interpreter a worker: nothing of this process (threads, locks, CUDA) leaks into it.
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_the_parent) as pool,
         Progress("videos", len(sources)) as progress,
     ):
         jobs: list[Future[Spooled]] = [
@@ -117,6 +118,10 @@ def _pack(
     }
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _fingerprint(sources: list[Source]) -> str:

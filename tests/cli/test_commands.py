@@ -1,0 +1,229 @@
+"""The commands as a user meets them: exit codes, one-line errors, nothing written on bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.conftest import SAMPLE
+from tests.videos import moving_texture, write_video
+from usucl_fast.cli import bench, shard, train
+from usucl_fast.learn.engine import read_metrics
+
+TINY = ["--size", "32", "--epochs", "6", "--batch-size", "3", "--dim", "16", "--precision", "fp32", "--threads", "2"]
+
+
+def usucl_shard(*arguments: object) -> Result:
+    return CliRunner().invoke(shard.main, [str(argument) for argument in arguments], prog_name="usucl-shard")
+
+
+def usucl_train(*arguments: object) -> Result:
+    return CliRunner().invoke(train.main, [str(argument) for argument in arguments], prog_name="usucl-train")
+
+
+def refused(result: Result, *words: str) -> None:
+    """Exit status 2 and one line that has the words."""
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def two_videos(tmp_path: Path) -> Path:
+    for number in range(2):
+        write_video(tmp_path / "videos" / f"{number}.mp4", moving_texture(12, 64, 64, number), "libx264")
+    return tmp_path / "videos"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda root: [root / "nowhere"], ["nowhere does not exist"]),
+        (lambda root: [_folder(root / "empty")], ["empty holds no video"]),
+        (lambda root: [root / "videos", "--labels", _csv(root, "no.mp4")], ["l.csv", "not in SOURCE", "no.mp4"]),
+        (lambda root: [root / "videos", "--labels", root / "none.csv"], ["none.csv", "No such file"]),
+    ],
+)
+def test_bad_sources_are_refused(two_videos: Path, prepare: Callable[[Path], list[object]], words: list[str]) -> None:
+    root = two_videos.parent
+    arguments = prepare(root)
+    before = tree(root)
+    refused(usucl_shard(arguments[0], root / "out", *arguments[1:]), *words)
+    assert tree(root) == before
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _csv(root: Path, name: str) -> Path:
+    (root / "l.csv").write_text(f"video,label\n{name},x\n")
+    return root / "l.csv"
+
+
+def test_finished_shards_are_kept_from_other_sources_and_settings(two_videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert usucl_shard(two_videos, out, "--workers", 1).exit_code == 0
+    before = tree(out)
+    assert usucl_shard(two_videos, out).exit_code == 0  # nothing left to do
+    refused(usucl_shard(two_videos, out, "--size", 100), "out holds finished shards of other settings", "--overwrite")
+    (two_videos / "1.mp4").unlink()
+    refused(usucl_shard(two_videos, out), "out holds finished shards of other sources", "--overwrite")
+    assert tree(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
+
+
+def test_a_quarantined_video_makes_the_exit_status_1(two_videos: Path, tmp_path: Path) -> None:
+    (two_videos / "broken.mp4").write_bytes(b"not a video" * 100)
+    result = usucl_shard(two_videos, tmp_path / "out", "--workers", 1)
+    assert result.exit_code == 1
+    assert "quarantined broken.mp4: does not decode" in result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
+    assert summary["videos"] == 2
+    assert [entry["source"] for entry in summary["quarantined"]] == ["broken.mp4"]
+    for name in ("0.mp4", "1.mp4"):
+        (two_videos / name).unlink()
+    none = usucl_shard(two_videos, tmp_path / "none", "--workers", 1)
+    assert none.exit_code == 2
+    assert "none of the 1 videos decodes; the first, broken.mp4, does not decode" in none.stderr.splitlines()[-1]
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused(usucl_train(tmp_path, "--out", out), str(tmp_path), "not a shard folder", "usucl-shard")
+    copy = tmp_path / "newer"
+    shutil.copytree(SAMPLE, copy)
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    refused(usucl_train(copy, "--out", out), "format version 99", "update")
+    assert not out.exists()
+
+
+def test_bad_options_of_training_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused(usucl_train(SAMPLE, "--out", out, "--arch", "vgg16"), "--arch vgg16")
+    refused(usucl_train(SAMPLE, "--out", out, "--device", "cuda:99"), "--device cuda:99")
+    refused(usucl_train(SAMPLE, "--out", out, "--dali", "--loader", "torch"), "--dali and --loader torch")
+    refused(usucl_train(SAMPLE, "--out", out, "--resume"), "holds no run to resume")
+    assert not out.exists()
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    refused(usucl_train(SAMPLE, "--out", out, "--overwrite"), "holds files that are not a run")
+
+
+def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = usucl_train(SAMPLE, "--out", out, *TINY, "--stop-after", 3)
+    assert first.exit_code == 0, first.output
+    assert f"go on with: usucl-train {SAMPLE} --out {out} --resume" in first.output
+    before = tree(out)
+    refused(usucl_train(SAMPLE, "--out", out, *TINY), "--resume to go on")
+    refused(usucl_train(SAMPLE, "--out", out, "--resume", "--lr", 0.5), "begun with lr 0.03, not 0.5")
+    refused(usucl_train(SAMPLE, "--out", out, "--resume", "--recipe", "reference"), "begun with recipe default")
+    assert tree(out) == before
+    second = usucl_train(SAMPLE, "--out", out, "--resume", "--threads", 1)
+    assert second.exit_code == 0, second.output
+    assert "step 12 of 12" in second.output
+    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(12))
+    assert usucl_train(SAMPLE, "--out", out, *TINY, "--overwrite", "--stop-after", 1).exit_code == 0
+    assert len(read_metrics(out / "metrics.jsonl")) == 1
+
+
+def start(out: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", "from usucl_fast.cli.train import main; main()"]
+    command += [str(SAMPLE), "--out", str(out), *arguments]
+    return subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(process: "subprocess.Popen[str]", out: Path, step: int) -> None:
+    metrics = out / "metrics.jsonl"
+    for _ in range(2400):
+        if metrics.exists() and len(read_metrics(metrics)) > step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} never came")
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    """Real processes; SIGKILL after steps before, at and after a checkpoint."""
+    options = [*TINY, "--checkpoint-every", "4"]
+    whole = start(tmp_path / "whole", *options)
+    assert whole.wait() == 0, whole.communicate()
+    expected = [(line["plan"], line["loss"]) for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+    out = tmp_path / "killed"
+    process = start(out, *options)
+    for step in (1, 4, 9):
+        wait_for_step(process, out, step)
+        process.kill()
+        process.wait()
+        process = start(out, "--resume", "--threads", "2", "--checkpoint-every", "4")
+    assert process.wait() == 0, process.communicate()
+    assert [(line["plan"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")] == expected
+
+
+def test_sigterm_saves_and_exits_0(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, *TINY, "--epochs", "1000")
+    wait_for_step(process, out, 2)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "--resume" in output
+    steps = len(read_metrics(out / "metrics.jsonl"))
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{steps:08d}.pt"]
+
+
+def test_ctrl_c_leaves_no_half_written_shards(tmp_path: Path) -> None:
+    for number in range(40):
+        write_video(tmp_path / "videos" / f"{number}.mp4", moving_texture(60, 256, 256, number), "libx264")
+    command = [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "videos"), str(tmp_path / "out"), "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for _ in range(600):
+        if list(tmp_path.glob("out.partial/usucl-*.tar")):
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()", str(tmp_path / "no"), "out"]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert "Traceback" not in plain.stderr
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert "Traceback" in debug.stderr
+
+
+@pytest.mark.parametrize("command", [shard.main, train.main, bench.main, bench.feed])
+def test_every_command_has_help(command: object) -> None:
+    result = CliRunner().invoke(command, ["--help"])  # type: ignore[arg-type]
+    assert result.exit_code == 0
+    assert "Usage" in result.output

@@ -1,0 +1,47 @@
+"""Every command of the README is run: `make` targets by CI, everything else here."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import REPOSITORY
+from tools import make_phantoms
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_blocks_are_of_known_kinds() -> None:
+    assert {kind for kind, _ in BLOCKS} <= {"sh", "python", "text"}
+
+
+def test_make_targets_are_run_by_ci() -> None:
+    named = {line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.startswith("make")}
+    targets = {line.split("#")[0].strip() for line in named}
+    assert targets >= {"make demo", "make test"}
+    assert targets == set(re.findall(r"^make \w+$", (REPOSITORY / ".ci" / "run").read_text(), flags=re.MULTILINE))
+
+
+def test_commands_and_code(tmp_path: Path) -> None:
+    """In order, in an empty folder that has `my-videos`, as real processes."""
+    pytest.importorskip("nvidia.dali")
+    arguments = [str(tmp_path / "my-videos"), "--videos", "6", "--frames", "24", "--width", "96", "--height", "72"]
+    assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = 0
+    for kind, text in BLOCKS:
+        if kind == "text":
+            continue
+        if kind == "sh":
+            text = "\n".join(line for line in text.splitlines() if not line.startswith(("make ", "git ", ". ")))
+        command = ["sh", "-ec", text] if kind == "sh" else [sys.executable, "-c", text]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stderr}"
+        ran += bool(text.strip())
+    assert ran >= 4
+    assert (tmp_path / "my-run" / "backbone.safetensors").exists()
