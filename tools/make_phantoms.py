@@ -21,7 +21,6 @@ Lengths are in mm: x to the right, y down from the probe, z along the sweep.
 import csv
 import math
 import multiprocessing
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +31,8 @@ import torch
 import torch.nn.functional as F
 from numpy.random import Generator
 from PIL import Image, ImageDraw
+
+from usucl_fast.machine import cores
 
 LABELS = ("normal", "benign", "malignant")
 VIDEOS_PER_PATIENT = 2
@@ -292,7 +293,7 @@ def main(out: Path, videos: int, frames: int, width: int, height: int, seed: int
     """Makes ultrasound-like videos and their labels.csv in the folder OUT."""
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(out, seed, number, frames, height, width) for number in range(videos)]
-    with multiprocessing.get_context("spawn").Pool(min(videos, len(os.sched_getaffinity(0)))) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(videos, cores())) as pool:
         made = list(pool.imap(_make, jobs))
     with (out / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

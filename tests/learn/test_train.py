@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SAMPLE
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import ShardStore
+from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.learn import Execution, TrainConfig, train
 from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.engine import read_metrics
@@ -38,9 +40,6 @@ def curve(out: Path) -> list[tuple[str, float]]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An uninterrupted run of each recipe."""
-    from tests.conftest import SAMPLE
-    from usucl_fast.feed import open_shards
-
     torch.set_num_threads(1)
     outs = {recipe: tmp_path_factory.mktemp("run") / recipe for recipe in ("default", "reference")}
     for recipe, out in outs.items():
@@ -164,6 +163,17 @@ def test_an_unknown_arch_is_refused(sample: ShardStore, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--arch vgg16 is no torchvision ResNet; choose from .*resnet18"):
         train(TrainConfig(arch="vgg16"), sample, tmp_path / "run", EXECUTION)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_exclusion_that_leaves_no_negatives_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE, tmp_path / "s")
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.write_text(re.sub(r'"patient-\d+"', '"patient-00"', manifest.read_text()))
+    store = open_shards(tmp_path / "s")
+    with pytest.raises(UsageError, match="holds one group alone; use --exclude video"):
+        train(make_config("default", TINY), store, tmp_path / "run", EXECUTION)
+    config = make_config("default", {**TINY, "epochs": 1, "exclude": "video"})
+    assert train(config, store, tmp_path / "run", EXECUTION)["steps"] == 2
 
 
 def test_the_key_encoder_follows() -> None:

@@ -193,6 +193,14 @@ def test_images_sort_by_number_and_hidden_files_are_passed_over(tmp_path: Path) 
     assert [file.name for file in source.files] == ["9.png", "10.png"]
 
 
+def test_a_root_of_images_is_one_video(tmp_path: Path) -> None:
+    (tmp_path / "scan").mkdir()
+    for number in range(3):
+        Image.new("L", (32, 32)).save(tmp_path / "scan" / f"{number}.png")
+    (source,), _ = find_sources([tmp_path / "scan"])
+    assert (source.name, len(source.files)) == ("scan", 3)
+
+
 def test_equal_names_in_two_roots_are_refused(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         write_video(tmp_path / folder / "a.mp4", moving_texture(3, 32, 32, 0), "libx264")

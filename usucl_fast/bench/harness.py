@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from usucl_fast.files import write_json, write_whole
+from usucl_fast.machine import hardware
 from usucl_fast.report.progress import Progress
 
 PACKAGES = ("usucl-fast", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "simplejpeg", "av", "pillow")
@@ -99,21 +99,6 @@ def _plot(report: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{report['kind']}, {report['hardware']}", fontsize="small")
     with write_whole(path) as file:
         figure.savefig(file, format="png", dpi=120)
-
-
-def hardware() -> str:
-    """CPU model, cores this process may use, and the GPU if there is one."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{model}, {len(os.sched_getaffinity(0))} cores{gpu}"
 
 
 def _version(package: str) -> str | None:

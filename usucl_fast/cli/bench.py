@@ -1,6 +1,5 @@
 """`usucl-bench`: measures the system beside its peers."""
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from usucl_fast.cli.command import Command
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
+from usucl_fast.machine import cores
 from usucl_fast.pack import find_sources
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 )
 @click.option(
     "--threads",
-    default=len(os.sched_getaffinity(0)),
+    default=cores(),
     show_default="one a CPU core",
     type=click.IntRange(1),
     help="Threads or worker processes of each arm.",

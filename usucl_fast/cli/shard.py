@@ -1,11 +1,11 @@
 """`usucl-shard`: videos -> shards."""
 
-import os
 from pathlib import Path
 
 import click
 
 from usucl_fast.cli.command import Command
+from usucl_fast.machine import cores
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 
@@ -40,7 +40,7 @@ from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 )
 @click.option(
     "--workers",
-    default=len(os.sched_getaffinity(0)),
+    default=cores(),
     show_default="one a CPU core",
     type=click.IntRange(1),
     help="Videos decoded side by side; the shards do not depend on it.",

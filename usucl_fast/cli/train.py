@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from usucl_fast.feed import LOADERS, open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.engine import read_config, read_metrics
 from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config
+from usucl_fast.machine import cores
 from usucl_fast.report.curve import sparkline
 
 
@@ -51,7 +51,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--threads",
-    default=len(os.sched_getaffinity(0)),
+    default=cores(),
     show_default="one a CPU core",
     type=click.IntRange(1),
     help="CPU threads that decode.",

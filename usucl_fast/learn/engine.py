@@ -92,6 +92,7 @@ class _Run:
             store,
             Delivery(config.size, config.channels, execution.device, execution.threads, self.planner.most_frames),
         )
+        _check_negatives(config, store)
         torch.manual_seed(config.seed)
         pair = MomentumPair(Encoder(config.arch, config.dim, config.head_norm))
         pair.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -205,6 +206,17 @@ class _Run:
         }
         write_json(self.out / "summary.json", summary)
         return summary
+
+
+def _check_negatives(config: TrainConfig, store: ShardStore) -> None:
+    """Raises where the exclusion leaves no candidate for any anchor: the run would learn nothing from it."""
+    table = store.table
+    kinds = {"group": len(set(table.group)), "video": len(table.videos), "none": 2}[config.exclude]
+    if config.candidates == "bank" and kinds < 2:
+        raise UsageError(
+            f"--exclude {config.exclude} leaves no cross-video negatives: {store.folder} holds one {config.exclude}"
+            f" alone; use --exclude {'video' if len(table.videos) > 1 else 'none'}"
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

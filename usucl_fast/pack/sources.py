@@ -74,14 +74,15 @@ def _find_in(root: Path, others: Counter[str]) -> Iterable[Source]:
         files = [here / name for name in names if not name.startswith(".")]
         containers = [file for file in files if file.suffix.lower() in CONTAINERS]
         images = [file for file in files if file.suffix.lower() in IMAGES]
-        if containers or here == root:
+        if containers:
             others.update(file.suffix.lower() for file in images)
             images = []
         others.update(file.suffix.lower() for file in files if file.suffix.lower() not in CONTAINERS | IMAGES)
         for file in containers:
             yield _source(file.relative_to(root).as_posix(), [file])
         if images:
-            yield _source(here.relative_to(root).as_posix(), sorted(images, key=_natural))
+            name = root.name if here == root else here.relative_to(root).as_posix()
+            yield _source(name, sorted(images, key=_natural))
 
 
 def _source(name: str, files: list[Path]) -> Source:
