@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tarfile
+import zlib
 
 import numpy as np
 import simplejpeg
@@ -37,6 +38,7 @@ def test_the_sample_is_as_specified() -> None:
                 assert (height, width) == (video["height"], video["width"])
                 assert space == ("Gray" if video["color"] == "grey" else "YCbCr")
                 checksums[row["video"]].update(data)
+                assert row["crc"] == zlib.crc32(data)
                 frame_id += 1
     assert frame_id == len(rows) == sum(video["frames"] for video in videos)
     assert [checksum.hexdigest() for checksum in checksums] == [video["checksum"] for video in videos]

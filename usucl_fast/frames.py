@@ -24,9 +24,15 @@ ROW = np.dtype(
         ("shard", "<u4"),
         ("video", "<u4"),
         ("frame", "<u4"),  # number of the frame in its video, from 0
+        ("crc", "<u4"),  # CRC-32 of the encoded frame
     ]
 )
-"""One row of `frames.npy`, 32 bytes."""
+"""One row of `frames.npy`, 36 bytes."""
+
+FORMAT = "usucl-shards"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+FRAMES = "frames.npy"
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,9 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in debug.stderr
 
 
-@pytest.mark.parametrize("command", [shard.main, train.main, bench.main, bench.feed])
+@pytest.mark.parametrize(
+    "command", [shard.main, shard.pack, shard.verify, shard.list_videos, train.main, bench.main, bench.feed]
+)
 def test_every_command_has_help(command: object) -> None:
     result = CliRunner().invoke(command, ["--help"])  # type: ignore[arg-type]
     assert result.exit_code == 0

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import click
 
+from usucl_fast import __version__
+from usucl_fast.bench.feed import ARMS, feed_arms
+from usucl_fast.bench.harness import measure, publish
 from usucl_fast.cli.command import Command
+from usucl_fast.cli.device import pick_device
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.machine import cores
@@ -13,6 +17,7 @@ from usucl_fast.pack import find_sources
 
 
 @click.group()
+@click.version_option(__version__, package_name="usucl-fast")
 def main() -> None:
     """Measures usucl_fast beside its peers: one table, one JSON and one plot a kind."""
 
@@ -69,10 +74,6 @@ def feed(
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
     store = open_shards(shards)
-    from usucl_fast.bench.feed import ARMS, feed_arms
-    from usucl_fast.bench.harness import measure, publish
-    from usucl_fast.cli.device import pick_device
-
     names = arms.split(",")
     unknown = [name for name in names if name not in ARMS]
     if unknown:

@@ -1,15 +1,42 @@
-"""`usucl-shard`: videos -> shards."""
+"""`usucl-shard`: videos -> shards, and looking at them."""
 
+import sys
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from usucl_fast import __version__
 from usucl_fast.cli.command import Command
 from usucl_fast.machine import cores
-from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
+from usucl_fast.pack import PackSettings, find_sources, read_labels
+from usucl_fast.pack import pack as pack_videos
 
 
-@click.command(cls=Command)
+class _PackUnlessNamed(click.Group):
+    """`usucl-shard SOURCE... OUT` packs; the other commands go by their name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+            args = ["pack", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_PackUnlessNamed)
+@click.version_option(__version__, package_name="usucl-fast")
+def main() -> None:
+    """Packs ultrasound videos into shards, and looks at them.
+
+    \b
+      usucl-shard SOURCE... OUT     packs; `usucl-shard pack --help` tells the options
+      usucl-shard verify SHARDS     is every byte what was written?
+      usucl-shard list SHARDS       the videos, as a table
+    """
+
+
+@main.command(cls=Command)
 @click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -47,7 +74,7 @@ from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 )
 @click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT.")
 @click.pass_context
-def main(
+def pack(
     ctx: click.Context,
     source: tuple[Path, ...],
     out: Path,
@@ -75,7 +102,7 @@ def main(
     if others:
         kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(others.items()))
         click.echo(f"passed over files that are not videos: {kinds}", err=True)
-    summary = pack(sources, out, PackSettings(size, quality, shard_mb), workers=workers, overwrite=overwrite)
+    summary = pack_videos(sources, out, PackSettings(size, quality, shard_mb), workers=workers, overwrite=overwrite)
     click.echo(
         f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"
@@ -83,3 +110,39 @@ def main(
     )
     if summary["quarantined"]:
         ctx.exit(1)
+
+
+@main.command(cls=Command)
+@click.argument("shards", type=click.Path(path_type=Path))
+@click.pass_context
+def verify(ctx: click.Context, shards: Path) -> None:
+    """Reads SHARDS again in full: a line for each fault, with shard, video and frame, and exit status 1."""
+    from usucl_fast.pack.verify import verify as find_faults  # needs torch, which takes seconds to import
+
+    faults = find_faults(shards)
+    for fault in faults:
+        click.echo(fault)
+    if faults:
+        ctx.exit(1)
+    click.echo(f"{shards}: every byte is what was written")
+
+
+@main.command("list", cls=Command)
+@click.argument("shards", type=click.Path(path_type=Path))
+def list_videos(shards: Path) -> None:
+    """Shows the videos in SHARDS as a table, with their first frame ids."""
+    from usucl_fast.feed import open_shards
+
+    table = open_shards(shards).table
+    shown = Table("first frame id", "frames", "size", "colour", "frames/s", "label", "group", "split", "video")
+    for video, first in zip(table.videos, table.first_row[:-1].tolist(), strict=True):
+        size, rate = f"{video.width}x{video.height}", f"{video.frame_rate:.4g}"
+        shown.add_row(
+            str(first),
+            str(video.frames),
+            size,
+            video.color,
+            rate,
+            *map(escape, (video.label, video.group, video.split, video.name)),
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from usucl_fast import __version__
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import pick_device
 from usucl_fast.errors import UsageError
@@ -68,6 +69,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.IntRange(1),
     help="Stop after this many steps of the run, to go on later with --resume.",
 )
+@click.version_option(__version__, package_name="usucl-fast")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @_setting_options

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.frames import ROW, FrameTable, VideoRecord
-from usucl_fast.pack.writer import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST
+from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, ROW, FrameTable, VideoRecord
 
 
 class ShardStore:

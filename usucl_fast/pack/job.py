@@ -14,9 +14,10 @@ from typing import Any
 
 from usucl_fast.errors import DecodeError, UsageError
 from usucl_fast.files import write_json
+from usucl_fast.frames import FORMAT, MANIFEST
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.spool import Spooled, spool
-from usucl_fast.pack.writer import FORMAT, MANIFEST, ShardWriter, escape
+from usucl_fast.pack.writer import ShardWriter, escape
 from usucl_fast.report.progress import Progress
 
 

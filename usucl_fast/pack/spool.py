@@ -4,6 +4,7 @@ import hashlib
 import re
 import tarfile
 import time
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def spool(source: Source, id: str, path: Path, size: int, quality: int) -> Spool
 def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: bool) -> Spooled:
     shrink, probe = VideoReformatter(), VideoReformatter()
     height = width = 0
-    rows: list[tuple[int, float, int, int, int, int]] = []
+    rows: list[tuple[int, float, int, int, int, int, int]] = []
     checksum = hashlib.sha256()
     stages: defaultdict[str, float] = defaultdict(float)
     clock = time.perf_counter()
@@ -100,7 +101,7 @@ def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: b
                 fastdct=False,
             )
             lap("encode")
-            rows.append((file.tell() + BLOCK, at, len(data), 0, 0, number))
+            rows.append((file.tell() + BLOCK, at, len(data), 0, 0, number, zlib.crc32(data)))
             file.write(member_header(f"{id}/{number:06d}.jpg", len(data)))
             file.write(data)
             file.write(bytes(-len(data) % BLOCK))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import io
+import json
 import urllib.parse
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,13 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from usucl_fast.files import write_json, write_whole
-from usucl_fast.frames import ROW, VideoRecord
+from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, ROW, VideoRecord
 from usucl_fast.pack.spool import Spooled
-
-FORMAT = "usucl-shards"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-FRAMES = "frames.npy"
 
 END_OF_ARCHIVE = bytes(1024)
 LONGEST_ID = 85  # <id>/000000.jpg stays within the 100 bytes of a plain tar header
@@ -77,33 +74,43 @@ class ShardWriter:
         assert self._tar is not None
         self._tar.write(END_OF_ARCHIVE)
         self._checksum.update(END_OF_ARCHIVE)
-        name = Path(self._tar.name).name
+        path = Path(self._tar.name)
+        # The format of DALI's wds2idx, version 1.2.
+        index = (f"v1.2 {len(self._index)}\n" + "".join(self._index)).encode()
+        path.with_suffix(".idx").write_bytes(index)
         self.shards.append(
             {
-                "name": name,
+                "name": path.name,
                 "frames": len(self._index),
                 "bytes": self._tar.tell(),
                 "sha256": self._checksum.hexdigest(),
+                "index_sha256": hashlib.sha256(index).hexdigest(),
             }
         )
         self._tar.close()
         self._tar = None
-        # The format of DALI's wds2idx, version 1.2.
-        text = f"v1.2 {len(self._index)}\n" + "".join(self._index)
-        (self.folder / name).with_suffix(".idx").write_text(text, encoding="utf-8")
         self._index = []
 
     def finish(self, header: dict[str, Any]) -> None:
         """Closes the last shard and writes the frame table and, last, the manifest with `header` in front."""
         if self._tar is not None:
             self._close_shard()
+        table = io.BytesIO()
+        np.save(table, np.concatenate([np.empty(0, ROW), *self._rows]))
         with write_whole(self.folder / FRAMES) as file:
-            np.save(file, np.concatenate([np.empty(0, ROW), *self._rows]))
+            file.write(table.getbuffer())
         manifest = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             **header,
+            "frames_sha256": hashlib.sha256(table.getbuffer()).hexdigest(),
             "shards": self.shards,
             "videos": [dataclasses.asdict(video) for video in self.videos],
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, {**manifest, "sha256": manifest_checksum(manifest)})
+
+
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own `sha256`, as JSON with sorted keys and no spaces."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""A shard folder, read again in full: is every byte what was written?"""
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usucl_fast.feed.store import ShardStore, open_shards
+from usucl_fast.frames import FRAMES, MANIFEST
+from usucl_fast.pack.writer import manifest_checksum
+from usucl_fast.report.progress import Progress
+
+
+def verify(folder: Path) -> list[str]:
+    """Checks every file that the manifest answers for, and returns a line for each fault; none, if all is well.
+
+    A damaged frame is named by shard, video and frame.
+
+    Raises:
+        UsageError: `folder` is no shard folder, or of a newer format.
+        DataError: the manifest or the frame table cannot be read at all.
+    """
+    store = open_shards(folder)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    faults = []
+    if manifest_checksum(manifest) != manifest["sha256"]:
+        faults.append(f"{folder / MANIFEST}: changed since it was written")
+    table_checksum = hashlib.sha256((folder / FRAMES).read_bytes()).hexdigest()
+    if table_checksum != manifest["frames_sha256"]:
+        # The table says where the frames lie: without it nothing more can be told of the tars.
+        return [*faults, f"{folder / FRAMES}: changed since it was written"]
+    with Progress("shards", len(manifest["shards"])) as progress:
+        frames = 0
+        for number, shard in enumerate(manifest["shards"]):
+            faults += _verify_shard(store, number, shard)
+            frames += shard["frames"]
+            progress.advance(frames=frames)
+    return faults
+
+
+def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any]) -> list[str]:
+    path = store.shard_path(number)
+    faults = []
+    index = path.with_suffix(".idx")
+    try:
+        if hashlib.sha256(index.read_bytes()).hexdigest() != shard["index_sha256"]:
+            faults.append(f"{index}: changed since it was written")
+    except OSError as error:
+        faults.append(f"{index}: {error.strerror}")
+    try:
+        content = np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        return [*faults, f"{path}: cannot be read ({error})"]
+    if hashlib.sha256(content).hexdigest() == shard["sha256"]:
+        return faults
+    bad = []
+    for frame_id in np.flatnonzero(store.table.rows["shard"] == number).tolist():
+        row = store.table.rows[frame_id]
+        data = content[int(row["offset"]) : int(row["offset"]) + int(row["length"])]
+        if zlib.crc32(data) != row["crc"]:
+            video = store.table.videos[row["video"]].name
+            bad.append(f"{path}: frame {row['frame']} of video {video} (frame id {frame_id}) is damaged")
+    if not bad:
+        bad = [f"{path}: changed outside the frames (tar headers, padding or end)"]
+    return faults + bad
