@@ -1,4 +1,4 @@
-# make demo   environment, install, phantom videos, shards, training with DALI, where to look
+# make demo   environment, install, phantom videos, shards, training with DALI, evaluation, where to look
 # make test   environment, install, the whole test suite
 # make check  formatter, linter, type checker
 

@@ -30,7 +30,7 @@ def test_make_targets_are_run_by_ci() -> None:
 def test_commands_and_code(tmp_path: Path) -> None:
     """In order, in an empty folder that has `my-videos`, as real processes."""
     pytest.importorskip("nvidia.dali")
-    arguments = [str(tmp_path / "my-videos"), "--videos", "6", "--frames", "24", "--width", "96", "--height", "72"]
+    arguments = [str(tmp_path / "my-videos"), "--videos", "12", "--frames", "24", "--width", "96", "--height", "72"]
     assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ran = 0

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole way on made-up videos: phantoms -> shards -> training. Usage: tools/demo.sh FOLDER
+# The whole way on made-up videos: phantoms -> shards -> training -> evaluation. Usage: tools/demo.sh FOLDER
 set -e
 tools=$(dirname "$0")
 demo=$1
@@ -10,6 +10,9 @@ echo "2. Packing them into shards"
 usucl-shard "$demo/videos" "$demo/shards" --labels "$demo/videos/labels.csv"
 echo "3. Training with NVIDIA DALI"
 usucl-train "$demo/shards" --dali --size 112 --epochs 60 --out "$demo/run"
+echo "4. Telling the phantoms' lesions apart by the untrained backbone, and by the trained one"
+usucl-eval random "$demo/shards" --size 112 --protocol linear --out "$demo/eval-random"
+usucl-eval "$demo/run" "$demo/shards" --protocol linear --out "$demo/eval"
 cat <<TEXT
 Everything lies in $demo:
   videos/                   the videos and labels.csv
@@ -17,4 +20,5 @@ Everything lies in $demo:
   run/metrics.jsonl         loss, embedding spread, frames/s and data wait, a line a step
   run/summary.json          the last of them
   run/backbone.safetensors  the trained backbone, with torchvision's names
+  eval/, eval-random/       summary.json: accuracy, recall, confusion matrix, by frame and by video
 TEXT

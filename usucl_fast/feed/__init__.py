@@ -10,7 +10,7 @@ normalise.py     uint8 pictures -> what a network takes
 
 from usucl_fast.feed.loader import LOADERS, Batch, Delivery, Loader, make_loader
 from usucl_fast.feed.normalise import normalise
-from usucl_fast.feed.plan import BatchPlan, Crop, Planner
+from usucl_fast.feed.plan import BatchPlan, Crop, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, open_shards
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "make_loader",
     "normalise",
     "open_shards",
+    "whole_frames",
 ]

@@ -31,8 +31,6 @@ class BatchPlan:
     flips: bool `[B, V]`, mirrored left to right after cropping.
     """
 
-    epoch: int
-    stage: Stage
     frame_ids: NDArray[np.int64]
     valid: NDArray[np.bool_]
     boxes: NDArray[np.int64]
@@ -85,6 +83,10 @@ class Planner:
         """Frames of the largest batch."""
         return -(-len(self.table.videos) // self.steps_per_epoch) * (2 + self.negatives)
 
+    def stage(self, epoch: int) -> Stage:
+        """What the curriculum asks for in an epoch."""
+        return CURRICULA[self.curriculum](epoch / self.epochs)
+
     def plans(self, start: int = 0) -> Iterator[BatchPlan]:
         """All plans of the run from step `start` on, counted over the whole run."""
         for step in range(start, self.epochs * self.steps_per_epoch):
@@ -97,7 +99,7 @@ class Planner:
 
     def plan_tuples(self, epoch: int, first: int, end: int) -> BatchPlan:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
-        stage = CURRICULA[self.curriculum](epoch / self.epochs)
+        stage = self.stage(epoch)
         video = _order(self.seed, epoch, len(self.table.videos))[first:end]
         negatives = self.negatives if stage.intra or self.encode_unused else 0
         length = np.diff(self.table.first_row)[video]
@@ -109,7 +111,17 @@ class Planner:
         boxes, flips = draw_crops(
             self.table.size[video][:, None], self.crop, crops.reshape(len(video), -1, 4)[:, :views]
         )
-        return BatchPlan(epoch, stage, frames + self.table.first_row[video][:, None], valid, boxes, flips)
+        return BatchPlan(frames + self.table.first_row[video][:, None], valid, boxes, flips)
+
+
+def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: int) -> Iterator[BatchPlan]:
+    """Plans frames as they are, for looking at and evaluating: one view each, its largest centred square."""
+    for start in range(0, len(frame_ids), batch_size):
+        ids = frame_ids[start : start + batch_size, None]
+        size = table.size[table.rows["video"][ids]]
+        side = size.min(axis=-1, keepdims=True)
+        boxes = np.concatenate([(size - side) // 2, side, side], axis=-1)
+        yield BatchPlan(ids, np.ones(ids.shape, np.bool_), boxes, np.zeros(ids.shape, np.bool_))
 
 
 def draw_tuple(

@@ -24,13 +24,7 @@ class Encoder(nn.Module):
 
     def __init__(self, arch: str, dim: int, head_norm: bool) -> None:
         super().__init__()
-        try:
-            backbone = torchvision.models.get_model(arch, weights=None)
-        except ValueError:
-            backbone = None
-        if not isinstance(backbone, torchvision.models.ResNet):
-            names = [name for name in torchvision.models.list_models(torchvision.models) if "res" in name]
-            raise UsageError(f"--arch {arch} is no torchvision ResNet; choose from {', '.join(names)}")
+        backbone = make_backbone(arch)
         width = backbone.fc.in_features
         backbone.fc = nn.Identity()
         self.backbone = backbone
@@ -43,6 +37,22 @@ class Encoder(nn.Module):
         z = self.head(self.backbone(x_MCHW))
         self.train(training)
         return F.normalize(z.float(), dim=1)
+
+
+def make_backbone(arch: str) -> torchvision.models.ResNet:
+    """The torchvision ResNet of that name, with random weights.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        backbone = torchvision.models.get_model(arch, weights=None)
+    except ValueError:
+        backbone = None
+    if not isinstance(backbone, torchvision.models.ResNet):
+        names = [name for name in torchvision.models.list_models(torchvision.models) if "res" in name]
+        raise UsageError(f"--arch {arch} is no torchvision ResNet; choose from {', '.join(names)}")
+    return backbone
 
 
 class MomentumPair(nn.Module):

@@ -152,10 +152,12 @@ class _Run:
         batch = next(batches)
         waited = time.perf_counter() - started
         plan = batch.plan
-        lr = self._lr(plan.epoch)
+        epoch = self.step // self.planner.steps_per_epoch
+        stage = self.planner.stage(epoch)
+        lr = self._lr(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, query = self.usucl.loss(batch, self.step)
+        loss, query = self.usucl.loss(batch, stage, self.step)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DataError(f"the loss is {value} at step {self.step}; frame ids {plan.frame_ids.tolist()}; lower --lr")
@@ -164,10 +166,10 @@ class _Run:
         self.optimizer.step()
         line: dict[str, Any] = {
             "step": self.step,
-            "epoch": plan.epoch,
+            "epoch": epoch,
             "loss": value,
             "lr": lr,
-            "window": plan.stage.window if plan.stage.intra else None,
+            "window": stage.window if stage.intra else None,
             "mean_cosine": mean_cosine(query),
             "effective_rank": effective_rank(query),
             "frames": int(plan.frame_ids.size),

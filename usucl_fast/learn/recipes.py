@@ -36,7 +36,7 @@ class TrainConfig:
     batch_size: int = _setting(32, "Tuples a step.", low=1)
     seed: int = _setting(0, "Seed of the weights and of all draws.", low=0)
     negatives: int = _setting(3, "Intra-video negatives a tuple.", low=0, high=64)
-    hard: int = _setting(4, "Stored embeddings that the cross-video hard negative is made of.", low=1)
+    hard: int = _setting(16, "Stored embeddings that the cross-video hard negative is made of.", low=1)
     candidates: str = _setting(
         "bank",
         "Where those come from: the memory bank of all frames, or the negatives of the batch.",
@@ -50,7 +50,7 @@ class TrainConfig:
     curriculum: str = _setting(
         "cosine", "How the window of the intra-video negatives closes.", choices=tuple(CURRICULA)
     )
-    tau: float = _setting(0.07, "Temperature.", low=1e-3)
+    tau: float = _setting(0.2, "Temperature.", low=1e-3)
     dim: int = _setting(128, "Dimension of the embeddings.", low=2)
     head_norm: bool = _setting(
         True, "Batch norm in the projection head; without it a fresh network can stay collapsed."
@@ -84,9 +84,11 @@ def reference() -> TrainConfig:
         recipe="reference",
         arch="resnet50",
         channels=3,
+        hard=4,
         candidates="batch",
         exclude="none",
         curriculum="published-cosine",
+        tau=0.07,
         head_norm=False,
         key_momentum=0.999,
         lr=0.003,

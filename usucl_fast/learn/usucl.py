@@ -8,7 +8,7 @@ from usucl_fast.frames import FrameTable
 from usucl_fast.learn.encoder import MomentumPair
 from usucl_fast.learn.losses import usucl_loss
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import MemoryBank, nearest_in, soft_negative
+from usucl_fast.mining import MemoryBank, Stage, nearest_in, soft_negative
 
 
 class Usucl:
@@ -25,7 +25,7 @@ class Usucl:
             group=table.group if config.exclude == "group" else None,
         )
 
-    def loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(self, batch: Batch, stage: Stage, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of one batch, with gradient, and the anchors' embeddings `[B, D]`, without.
 
         Moves the key encoder before encoding with it, and writes the embeddings to the bank after reading it.
@@ -44,7 +44,7 @@ class Usucl:
         valid = torch.from_numpy(plan.valid).to(self.device)
         candidates, candidates_valid = self._candidates(query, negatives, valid[:, 2:], plan.frame_ids[:, 0])
         synthetic = soft_negative(query, candidates, candidates_valid, config.tau)
-        counted = negatives.shape[1] if plan.stage.intra else 0
+        counted = negatives.shape[1] if stage.intra else 0
         loss = usucl_loss(
             query,
             positive,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import zlib
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any]) -> list
     except OSError as error:
         faults.append(f"{index}: {error.strerror}")
     try:
-        content = np.memmap(path, np.uint8, mode="r")
+        with path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         return [*faults, f"{path}: cannot be read ({error})"]
     if hashlib.sha256(content).hexdigest() == shard["sha256"]:
