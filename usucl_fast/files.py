@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,11 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def holds_only(folder: Path, patterns: Iterable[str]) -> bool:
+    """Whether every entry of `folder` matches one of the glob patterns: nothing else is lost if it goes."""
+    return all(any(entry.match(pattern) for pattern in patterns) for entry in folder.iterdir())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -123,7 +123,10 @@ def test_bad_options_of_training_are_refused(tmp_path: Path) -> None:
     assert not out.exists()
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    refused(usucl_train(SAMPLE, "--out", out, "--overwrite"), "holds files that are not a run")
+    refused(usucl_train(SAMPLE, "--out", out, "--overwrite"), "holds files that are not a run's")
+    (out / "config.json").write_text("{}")
+    refused(usucl_train(SAMPLE, "--out", out, "--overwrite"), "holds files that are not a run's")
+    assert (out / "thesis.tex").exists()
 
 
 def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_ctrl_c_leaves_no_half_written_shards(tmp_path: Path) -> None:
         start_new_session=True,
     )
     for _ in range(600):
-        if list(tmp_path.glob("out.partial/usucl-*.tar")):
+        if list(tmp_path.glob(".out.usucl-partial/usucl-*.tar")):
             break
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too

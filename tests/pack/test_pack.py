@@ -164,7 +164,12 @@ def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
         pack_folder(tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == stamp
     sources = find_sources([tmp_path / "in"])[0]
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="other files beside the shards"):
+        pack(sources, tmp_path / "out", PackSettings(), workers=1, overwrite=True)
+    (tmp_path / "out" / "notes.txt").unlink()
     assert pack(sources, tmp_path / "out", PackSettings(), workers=1, overwrite=True)["videos"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
 def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ from safetensors.torch import save as safetensors_bytes
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import Batch, Crop, Delivery, Planner, ShardStore, make_loader
-from usucl_fast.files import write_json, write_whole
+from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.recipes import TrainConfig
 from usucl_fast.learn.usucl import Usucl
 from usucl_fast.report.progress import Progress
+
+OUTPUT = ("config.json", "metrics.jsonl", "summary.json", "backbone.safetensors", "checkpoints", ".*.partial")
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ def _check_out(out: Path, record: dict[str, Any], resume: bool, overwrite: bool)
                 f"--resume: the run in {out} was begun on other shards than these, or they have changed since"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / "config.json").is_file():
-            raise UsageError(f"--out {out} holds files that are not a run; name a new or empty folder")
+        if not out.is_dir() or not (out / "config.json").is_file() or not holds_only(out, OUTPUT):
+            raise UsageError(f"--out {out} holds files that are not a run's; name a new or empty folder")
         if not overwrite:
             raise UsageError(f"--out {out} holds a run; add --resume to go on with it or --overwrite to replace it")

@@ -8,17 +8,20 @@ import signal
 import time
 from collections import defaultdict
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from usucl_fast.errors import DecodeError, UsageError
-from usucl_fast.files import write_json
-from usucl_fast.frames import FORMAT, MANIFEST
+from usucl_fast.errors import DataError, DecodeError, UsageError
+from usucl_fast.files import holds_only, write_json
+from usucl_fast.frames import FORMAT, FRAMES, MANIFEST
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.spool import Spooled, spool
 from usucl_fast.pack.writer import ShardWriter, escape
 from usucl_fast.report.progress import Progress
+
+OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, MANIFEST, "summary.json")
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ def pack(
 
     Raises:
         UsageError: `out` holds something else, or no video decodes.
+        DataError: a worker process died.
     """
     fingerprint = _fingerprint(sources)
     finished = _check_out(out, settings, fingerprint, overwrite)
     if finished is not None:
         return finished
-    partial = out.with_name(f"{out.name}.partial")
+    partial = out.with_name(f".{out.name}.usucl-partial")
     shutil.rmtree(partial, ignore_errors=True)
     spools = partial / "spool"
     spools.mkdir(parents=True)
@@ -60,9 +64,11 @@ def pack(
             raise UsageError(
                 f"none of the {len(sources)} videos decodes; the first, {first['source']}, {first['reason']}"
             )
+        replaced = out.with_name(f".{out.name}.usucl-replaced")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(replaced)
         partial.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -94,6 +100,11 @@ def _pack(
                 except DecodeError as error:
                     quarantined.append({"source": source.name, "reason": str(error)})
                     progress.note(f"quarantined {source.name}: {error}")
+                except BrokenProcessPool as error:
+                    raise DataError(
+                        f"a worker process died on {source.name} or a video soon after it (a crash, or out of memory);"
+                        " lower --workers, or take the video away"
+                    ) from error
                 else:
                     writer.append(video)
                     video.path.unlink()
@@ -146,6 +157,8 @@ def _check_out(out: Path, settings: PackSettings, fingerprint: str, overwrite: b
     if not is_ours:
         raise UsageError(f"OUT {out} holds files that are not shards; name a new or empty folder")
     if overwrite:
+        if not holds_only(out, OUTPUT):
+            raise UsageError(f"OUT {out} holds other files beside the shards: move them away, or name another folder")
         return None
     if manifest["settings"] != asdict(settings) or manifest["sources"] != fingerprint:
         what = "sources or labels" if manifest["settings"] == asdict(settings) else f"settings {manifest['settings']}"
