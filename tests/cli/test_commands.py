@@ -216,6 +216,15 @@ def test_ctrl_c_leaves_no_half_written_shards(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
 
 
+def test_what_the_system_refuses_is_one_line(two_videos: Path, tmp_path: Path) -> None:
+    (two_videos / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    result = usucl_shard(two_videos, tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.strip().startswith("usucl-shard pack: [Errno 2] No such file or directory")
+    assert "gone.mp4" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()", str(tmp_path / "no"), "out"]
     plain = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ DEBUG = "usucl_fast.debug"
 
 
 class Command(click.Command):
-    """A click command that prints a `UsuclError` as one line and exits with its code; `--debug` shows all."""
+    """A click command that prints a `UsuclError` or `OSError` as one line; `--debug` shows the traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -32,3 +32,8 @@ class Command(click.Command):
                 raise
             click.echo(f"{ctx.command_path}: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:  # disk full, no permission, vanished: the system's own line says it best
+            if ctx.meta[DEBUG]:
+                raise
+            click.echo(f"{ctx.command_path}: {error}", err=True)
+            ctx.exit(1)

@@ -68,7 +68,7 @@ def find_sources(roots: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
 
 
 def _find_in(root: Path, others: Counter[str]) -> Iterable[Source]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(folder)
         files = [here / name for name in names if not name.startswith(".")]
@@ -83,6 +83,11 @@ def _find_in(root: Path, others: Counter[str]) -> Iterable[Source]:
         if images:
             name = root.name if here == root else here.relative_to(root).as_posix()
             yield _source(name, sorted(images, key=_natural))
+
+
+def _raise(error: OSError) -> None:
+    # os.walk would pass over a folder that it cannot read, and its videos would be missed.
+    raise error
 
 
 def _source(name: str, files: list[Path]) -> Source:

@@ -58,9 +58,12 @@ def spool(source: Source, id: str, path: Path, size: int, quality: int) -> Spool
         DecodeError: the video does not decode to its end.
     """
     try:
-        return _spool(source, id, path, size, quality, grey=True)
-    except _ColorFoundError:
-        return _spool(source, id, path, size, quality, grey=False)
+        try:
+            return _spool(source, id, path, size, quality, grey=True)
+        except _ColorFoundError:
+            return _spool(source, id, path, size, quality, grey=False)
+    except (av.FFmpegError, ValueError) as error:  # a picture of a kind that cannot be converted
+        raise DecodeError(f"has a picture that cannot be stored: {str(error).splitlines()[0]}") from error
 
 
 def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: bool) -> Spooled:
