@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import LOADERS, BatchPlan, Crop, Delivery, Planner, ShardStore, make_loader, normalise, open_shards
+from usucl_fast.feed import (
+    LOADERS,
+    BatchPlan,
+    Crop,
+    Delivery,
+    Normaliser,
+    Planner,
+    ShardStore,
+    make_loader,
+    open_shards,
+)
 
 CPU = torch.device("cpu")
 
@@ -130,11 +140,16 @@ def test_an_unknown_loader_is_refused(store: ShardStore) -> None:
         make_loader("ffmpeg", store, delivery())
 
 
-def test_normalise_is_torchvisions() -> None:
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalising_is_torchvisions(memory_format: torch.memory_format) -> None:
     from torchvision.transforms import v2
 
-    frames = torch.randint(0, 256, (2, 3, 3, 8, 8), dtype=torch.uint8)
+    normalise = Normaliser(CPU, memory_format)
     stock = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert torch.allclose(normalise(frames), stock(frames.float() / 255), atol=1e-6)
-    grey = frames[:, :, :1]
-    assert torch.equal(normalise(grey), normalise(grey.expand(2, 3, 3, 8, 8)))
+    for count in (5, 5, 3):
+        frames = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8)
+        found = normalise(frames)
+        assert found.is_contiguous(memory_format=memory_format)
+        assert torch.allclose(found, stock(frames.float() / 255), atol=1e-6)
+    grey = frames[:, :1]
+    assert torch.equal(normalise(grey).clone(), normalise(grey.expand(3, 3, 8, 8)))

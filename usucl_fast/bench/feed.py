@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from usucl_fast.bench.harness import Arm
 from usucl_fast.bench.published import FrameFiles, extract_frames
-from usucl_fast.feed import Crop, Delivery, Planner, ShardStore, make_loader, normalise
+from usucl_fast.feed import Crop, Delivery, Normaliser, Planner, ShardStore, make_loader
 from usucl_fast.pack import Source
 
 ARMS = ("dali", "torch", "published")
@@ -55,9 +55,10 @@ def feed_arms(
     delivery = Delivery(size, 1, device, threads, most_frames=tuples * 5)
 
     def ours(name: str) -> Iterator[torch.Tensor]:
+        normalise = Normaliser(device)
         with contextlib.closing(make_loader(name, store, delivery).run(plans)) as loaded:
             for batch in loaded:
-                yield normalise(batch.frames)
+                yield normalise(batch.frames.flatten(0, 1)).unflatten(0, batch.plan.frame_ids.shape)
 
     def published() -> Iterator[torch.Tensor]:
         data = FrameFiles(work, plans, size)

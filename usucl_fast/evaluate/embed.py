@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import Delivery, ShardStore, make_loader, normalise, whole_frames
+from usucl_fast.feed import Delivery, Normaliser, ShardStore, make_loader, whole_frames
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.encoder import make_backbone
 from usucl_fast.report.progress import Progress
@@ -55,13 +55,13 @@ def embed(
 ) -> NDArray[np.float32]:
     """Features `[M, F]` of the frames `[M]`, each as its largest centred square."""
     backbone = backbone.to(delivery.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normalise = Normaliser(delivery.device, torch.channels_last)
     features = []
     batches = -(-len(frame_ids) // BATCH)
     with torch.no_grad(), Progress("batches", batches) as progress:
         done = 0
         for batch in make_loader(loader, store, delivery).run(whole_frames(store.table, frame_ids, BATCH)):
-            pictures = normalise(batch.frames[:, 0]).contiguous(memory_format=torch.channels_last)
-            features.append(backbone(pictures).float().cpu().numpy())
-            done += len(pictures)
+            features.append(backbone(normalise(batch.frames[:, 0])).float().cpu().numpy())
+            done += len(batch.frames)
             progress.advance(frames=done)
     return np.concatenate(features)

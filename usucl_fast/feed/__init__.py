@@ -9,7 +9,7 @@ normalise.py     uint8 pictures -> what a network takes
 """
 
 from usucl_fast.feed.loader import LOADERS, Batch, Delivery, Loader, make_loader
-from usucl_fast.feed.normalise import normalise
+from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.feed.plan import BatchPlan, Crop, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, open_shards
 
@@ -20,10 +20,10 @@ __all__ = [
     "Crop",
     "Delivery",
     "Loader",
+    "Normaliser",
     "Planner",
     "ShardStore",
     "make_loader",
-    "normalise",
     "open_shards",
     "whole_frames",
 ]

@@ -13,6 +13,9 @@ from usucl_fast.feed.loader import PREFETCH, Batch, Delivery, decode_frame
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.store import ShardStore
 
+Feed = tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]
+"""Encoded frames; where their crops start, how large they are, whether they are mirrored."""
+
 
 class DaliLoader:
     """One pipeline that decodes the crop as the region of interest; the plan's arrays are tensor arguments."""
@@ -24,14 +27,17 @@ class DaliLoader:
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
         remaining = iter(plans)
-        ahead: deque[BatchPlan] = deque()
+        # DALI reads what it is fed in place: it must live until its batch is delivered.
+        ahead: deque[tuple[BatchPlan, Feed]] = deque()
 
-        def feed() -> tuple[list[np.ndarray], ...]:
+        def feed() -> Feed:
             plan = next(remaining)  # its StopIteration ends the pipeline once the batches ahead are delivered
-            ahead.append(plan)
             boxes = plan.boxes.reshape(-1, 4).astype(np.int32)
             flips = plan.flips.reshape(-1, 1).astype(np.int32)
-            return self._store.read(plan.frame_ids), list(boxes[:, :2]), list(boxes[:, 2:]), list(flips)
+            # Arguments as one array a batch: a list of small arrays costs DALI a fifth of its rate.
+            fed = self._store.read(plan.frame_ids), boxes[:, :2].copy(), boxes[:, 2:].copy(), flips
+            ahead.append((plan, fed))
+            return fed
 
         pipeline = self._build(feed)
         while True:
@@ -40,13 +46,13 @@ class DaliLoader:
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise self._name_fault(ahead, error) from error
-            plan = ahead.popleft()
+                raise self._name_fault([plan for plan, _ in ahead], error) from error
+            plan, _ = ahead.popleft()
             # No copy: with the dynamic executor an output stays the caller's as long as the tensor lives.
             frames_NHWC = torch.from_dlpack(output.as_tensor())
             yield Batch(plan, frames_NHWC.unflatten(0, plan.frame_ids.shape).movedim(-1, -3))
 
-    def _build(self, feed: Callable[[], tuple[list[np.ndarray], ...]]) -> Any:
+    def _build(self, feed: Callable[[], Feed]) -> Any:
         size, gpu = self._delivery.size, self._delivery.device.type == "cuda"
         color = types.GRAY if self._delivery.channels == 1 else types.RGB
 
@@ -64,7 +70,7 @@ class DaliLoader:
                 num_outputs=4,
                 dtype=[types.UINT8, types.INT32, types.INT32, types.INT32],
                 ndim=1,
-                no_copy=True,  # the shards stay mapped, and `feed` makes the other arrays anew
+                no_copy=True,
             )
             images = fn.decoders.image_slice(
                 data,

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from usucl_fast.feed import Batch, normalise
+from usucl_fast.feed import Batch, Normaliser
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.encoder import MomentumPair
 from usucl_fast.learn.losses import usucl_loss
@@ -18,6 +18,8 @@ class Usucl:
         self.config = config
         self.pair = pair
         self.device = device
+        self._to_query = Normaliser(device, torch.channels_last)
+        self._to_key = Normaliser(device, torch.channels_last)
         self.bank = MemoryBank(
             table.first_row,
             config.dim,
@@ -31,14 +33,13 @@ class Usucl:
         Moves the key encoder before encoding with it, and writes the embeddings to the bank after reading it.
         """
         config, plan = self.config, batch.plan
-        views = normalise(batch.frames)
         self.pair.follow(config.key_momentum)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             # The anchor and the negatives share one forward pass, and so their batch-norm statistics.
-            encoded = views[:, [0, *range(2, views.shape[1])]]
-            z = self.pair.query(_flat(encoded)).unflatten(0, encoded.shape[:2])
+            encoded = batch.frames[:, [0, *range(2, batch.frames.shape[1])]]
+            z = self.pair.query(self._to_query(encoded.flatten(0, 1))).unflatten(0, encoded.shape[:2])
             with torch.no_grad():
-                positive = self.pair.key(_flat(views[:, 1:2]))
+                positive = self.pair.key(self._to_key(batch.frames[:, 1]))
         query, negatives = z[:, 0], z[:, 1:]
         frame_ids = torch.from_numpy(plan.frame_ids).to(self.device)
         valid = torch.from_numpy(plan.valid).to(self.device)
@@ -73,7 +74,3 @@ class Usucl:
             exclude = torch.from_numpy(videos).to(self.device)
         found = self.bank.cross(query.detach(), exclude, hard)
         return self.bank.rows(found.frame_ids), found.frame_ids >= 0
-
-
-def _flat(x_BVCHW: torch.Tensor) -> torch.Tensor:
-    return x_BVCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
