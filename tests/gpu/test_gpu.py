@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import SAMPLE
 from tests.feed.test_loaders import expected, plans_of
 from usucl_fast.feed import LOADERS, Delivery, ShardStore, make_loader
 from usucl_fast.learn import Execution, train
@@ -52,4 +51,3 @@ def test_training_runs_and_resumes_on_the_gpu(sample: ShardStore, tmp_path: Path
     execution = Execution("torch", GPU, threads=2, checkpoint_every=2)
     assert train(config, sample, tmp_path / "run", dataclasses.replace(execution, stop_after=3))["steps"] == 3
     assert train(config, sample, tmp_path / "run", execution, resume=True)["steps"] == 4
-    assert SAMPLE.exists()

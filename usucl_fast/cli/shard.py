@@ -99,15 +99,15 @@ def pack(
     sources, others = find_sources(source)
     if labels:
         sources = read_labels(labels, sources)
-    if others:
-        kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(others.items()))
-        click.echo(f"passed over files that are not videos: {kinds}", err=True)
     summary = pack_videos(sources, out, PackSettings(size, quality, shard_mb), workers=workers, overwrite=overwrite)
     click.echo(
         f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"
         f" {summary['frames_per_second']:,.0f} frames/s"
     )
+    if others:
+        kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(others.items()))
+        click.echo(f"passed over files that are not videos: {kinds}", err=True)
     if summary["quarantined"]:
         ctx.exit(1)
 
