@@ -9,7 +9,7 @@ from usucl_fast import __version__
 from usucl_fast.bench.feed import ARMS, feed_arms
 from usucl_fast.bench.harness import measure, publish
 from usucl_fast.cli.command import Command
-from usucl_fast.cli.device import pick_device
+from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.machine import cores
@@ -53,7 +53,7 @@ def main() -> None:
     type=click.IntRange(1),
     help="Threads or worker processes of each arm.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG.")
 def feed(
     shards: Path,

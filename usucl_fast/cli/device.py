@@ -1,8 +1,11 @@
 """`--device`. Apart from the other helpers because it needs torch, which takes seconds to import."""
 
+import click
 import torch
 
 from usucl_fast.errors import UsageError
+
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from usucl_fast import __version__
 from usucl_fast.cli.command import Command
-from usucl_fast.cli.device import pick_device
+from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import PROTOCOLS, embed, load_backbone, predict, summarise
 from usucl_fast.evaluate.embed import BATCH, spread_frames
@@ -46,7 +46,7 @@ from usucl_fast.machine import cores
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Splits drawn anew.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the splits, and of random weights.")
 @click.option("--loader", default="torch", show_default=True, type=click.Choice(LOADERS), help="What decodes.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace the summary in --out.")
 @click.version_option(__version__, package_name="usucl-fast")
 def main(
@@ -79,7 +79,7 @@ def main(
     weights, channels = None, 1
     if model != "random":
         weights = Path(model)
-        if weights.is_dir():
+        if (weights / "config.json").is_file():
             config = read_config(weights)
             arch, size, channels = arch or config.arch, size or config.size, config.channels
             weights = weights / "backbone.safetensors"

@@ -11,7 +11,7 @@ import click
 
 from usucl_fast import __version__
 from usucl_fast.cli.command import Command
-from usucl_fast.cli.device import pick_device
+from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOADERS, open_shards
 from usucl_fast.learn import Execution, train
@@ -49,7 +49,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--loader", type=click.Choice(LOADERS), help="What decodes and augments.  [default: torch]")
 @click.option("--dali", is_flag=True, help="The same as --loader dali.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option(
     "--threads",
     default=cores(),

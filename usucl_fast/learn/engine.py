@@ -141,7 +141,7 @@ class _Run:
             while self.step < last:
                 line = self._one_step(batches, metrics)
                 frames += line["frames"]
-                progress.advance(frames, loss=f"{line['loss']:.4f}", data_wait=f"{line['wait'] / line['seconds']:.0%}")
+                progress.advance(frames, loss=f"{line['loss']:.4f}", data_wait=f"{line['data_wait']:.0%}")
                 stop = told_to_stop()
                 if stop or self.step == last or self.step % self.execution.checkpoint_every == 0:
                     self.save()

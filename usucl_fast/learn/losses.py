@@ -33,6 +33,6 @@ def usucl_loss(
     """
     terms = torch.cat([positive[:, None], synthetic[:, None], negatives], dim=1)
     logits = torch.einsum("bd,bjd->bj", query, terms) / tau
-    present = torch.cat([torch.ones_like(valid[:, :0]).new_ones(len(query), 1), synthetic_valid[:, None], valid], dim=1)
+    present = torch.cat([valid.new_ones(len(query), 1), synthetic_valid[:, None], valid], dim=1)
     logits = logits.masked_fill(~present, -torch.inf)
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))

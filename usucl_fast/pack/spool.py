@@ -136,14 +136,11 @@ def member_header(name: str, length: int) -> bytes:
     """The 512-byte ustar header of a member, without owner or time: equal input, equal bytes.
 
     Raises:
-        DecodeError: the name or the length do not fit the format.
+        ValueError: the name or the length do not fit the format.
     """
     info = tarfile.TarInfo(name)
     info.size = length
-    try:
-        return info.tobuf(tarfile.USTAR_FORMAT)
-    except ValueError as error:
-        raise DecodeError(f"{name}: {error}") from error
+    return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def _has_color(picture: av.VideoFrame, probe: VideoReformatter) -> bool:
