@@ -13,7 +13,7 @@ from tests.conftest import SAMPLE
 
 def test_the_sample_is_as_specified() -> None:
     manifest = json.loads((SAMPLE / "manifest.json").read_bytes())
-    assert (manifest["format"], manifest["version"]) == ("usucl-shards", 1)
+    assert (manifest["format"], manifest["version"]) == ("usucl-shards", 2)
     rows = np.load(SAMPLE / "frames.npy", mmap_mode="r")
     videos = manifest["videos"]
     frame_id = 0

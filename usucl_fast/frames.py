@@ -30,9 +30,11 @@ ROW = np.dtype(
 """One row of `frames.npy`, 36 bytes."""
 
 FORMAT = "usucl-shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 FRAMES = "frames.npy"
+MEMBER_SUFFIX = {"jpeg": "jpg", "png": "png"}
+"""File name extension of the frames, by codec."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class VideoRecord:
     id: str
     """Escaped name: safe in tar paths and WebDataset keys, unique in the dataset."""
     name: str
-    """Path of the source, relative to the folder it was found in."""
+    """Path of the source, relative to the folder it was found in; the id where names are hashed."""
     group: str
     """Patient or source; videos of one group never land on both sides of a split."""
     label: str
@@ -59,6 +61,8 @@ class VideoRecord:
     """Mean frames per second; 0 where the source does not say."""
     checksum: str
     """SHA-256 of the encoded frames, in order."""
+    source: str
+    """Digest of what is known of the source: its size and what a list says of it. Has it changed?"""
 
 
 @dataclass(frozen=True, eq=False)

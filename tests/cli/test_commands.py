@@ -1,5 +1,6 @@
 """The commands as a user meets them: exit codes, one-line errors, nothing written on bad input."""
 
+import io
 import json
 import os
 import shutil
@@ -10,12 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from tests.conftest import SAMPLE
 from tests.videos import moving_texture, write_video
 from usucl_fast.cli import bench, shard, train
+from usucl_fast.feed import open_shards
 from usucl_fast.learn.engine import read_metrics
 
 TINY = ["--size", "32", "--epochs", "6", "--batch-size", "3", "--dim", "16", "--precision", "fp32", "--threads", "2"]
@@ -65,6 +69,101 @@ def test_bad_sources_are_refused(two_videos: Path, prepare: Callable[[Path], lis
     assert tree(root) == before
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--every", "2", "--fps", "5"], ["--every and --fps"]),
+        (["--split", "train=.5"], ["--split", "sum to 0.5"]),
+        (["--group-regex", "("], ["--group-regex", "not a regular expression"]),
+        (["--group-regex", "x"], ["--group-regex", "finds no group in '0.mp4'"]),
+        (["--sector", "none.json"], ["--sector none.json", "No such file"]),
+        (["--labels", "torn.csv"], ["group 'p' has videos in the splits 'train' and 'test'"]),
+        (["--names", "hash", "--salt", "short"], ["--salt short", "fewer than 32 bytes"]),
+    ],
+)
+def test_bad_options_are_refused(
+    two_videos: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: list[str]
+) -> None:
+    root = two_videos.parent
+    monkeypatch.chdir(root)
+    (root / "torn.csv").write_text("video,group,split\n0.mp4,p,train\n1.mp4,p,test\n")
+    (root / "short").write_text("x")
+    before = tree(root)
+    refused(usucl_shard(two_videos, root / "out", *options), *words)
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", ["not a JSON file of polygons"]),
+        ("{}", ["says nothing of '0.mp4'"]),
+        ('{"*": {"polygons": [[[0, 0], [9, 9]]]}}', ["three corners"]),
+        ('{"0*": {"polygons": [[[0, 0], [9, 0], [9, 9]]]}}', ["says nothing of '1.mp4'"]),
+    ],
+)
+def test_bad_sector_files_are_refused(two_videos: Path, tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "s.json").write_text(text)
+    refused(usucl_shard(two_videos, tmp_path / "out", "--sector", tmp_path / "s.json"), "s.json", *words)
+
+
+def test_the_choices_of_packing(two_videos: Path, tmp_path: Path) -> None:
+    """Every option that changes the frames, in one go, as a real user would look at them."""
+    (tmp_path / "s.json").write_text('{"*": {"polygons": [[[8, 0], [64, 0], [64, 64], [8, 64]]]}}')
+    options = ["--codec", "png", "--color", "rgb", "--every", 2, "--size", 112, "--enlarge", "--min-frames", 6]
+    options += ["--sector", tmp_path / "s.json", "--names", "hash", "--salt", tmp_path / "salt", "--workers", 1]
+    options += ["--group-regex", ".", "--split", "train=.5,test=.5"]
+    write_video(two_videos / "short.mp4", moving_texture(9, 64, 64, 5), "libx264")
+    result = usucl_shard(two_videos, tmp_path / "out", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "left out 1 videos that are too short" in result.output
+    store = open_shards(tmp_path / "out")
+    assert len(store.table.videos) == 2
+    for video in store.table.videos:
+        assert (video.frames, video.height, video.width, video.color) == (6, 128, 112, "rgb")
+        assert video.frame_rate == 12.5
+        assert video.name == video.id != video.group
+        assert video.split in ("train", "test")
+    assert np.allclose(store.table.rows["time"][:6], np.arange(6) * 2 / 25, atol=1e-3)
+    assert Image.open(io.BytesIO(store.read(np.array([0]))[0].tobytes())).mode == "RGB"
+    assert not any(b"mp4" in path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert CliRunner().invoke(shard.main, ["verify", str(tmp_path / "out")]).exit_code == 0
+
+
+def test_fps_keeps_the_rate(tmp_path: Path) -> None:
+    write_video(tmp_path / "in" / "a.mp4", moving_texture(50, 64, 64, 0), "libx264", rate=25)
+    assert usucl_shard(tmp_path / "in", tmp_path / "out", "--fps", 10, "--workers", 1).exit_code == 0
+    table = open_shards(tmp_path / "out").table
+    assert np.allclose(
+        table.rows["time"],
+        [
+            0,
+            0.12,
+            0.2,
+            0.32,
+            0.4,
+            0.52,
+            0.6,
+            0.72,
+            0.8,
+            0.92,
+            *(1 + np.array([0, 0.12, 0.2, 0.32, 0.4, 0.52, 0.6, 0.72, 0.8, 0.92])),
+        ],
+        atol=1e-3,
+    )
+    assert table.videos[0].frame_rate == 10
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(two_videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shard, "pack_videos", interrupt)
+    result = usucl_shard(two_videos, two_videos.parent / "out")
+    assert result.exit_code == 130
+    assert "interrupted; the same command goes on" in result.stderr
+
+
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path
@@ -81,8 +180,8 @@ def test_finished_shards_are_kept_from_other_sources_and_settings(two_videos: Pa
     before = tree(out)
     assert usucl_shard(two_videos, out).exit_code == 0  # nothing left to do
     refused(usucl_shard(two_videos, out, "--size", 100), "out holds finished shards of other settings", "--overwrite")
-    (two_videos / "1.mp4").unlink()
-    refused(usucl_shard(two_videos, out), "out holds finished shards of other sources", "--overwrite")
+    write_video(two_videos / "1.mp4", moving_texture(13, 64, 64, 1), "libx264")
+    refused(usucl_shard(two_videos, out), "out holds 1.mp4 of another size", "--overwrite")
     assert tree(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
 
@@ -91,7 +190,7 @@ def test_a_quarantined_video_makes_the_exit_status_1(two_videos: Path, tmp_path:
     (two_videos / "broken.mp4").write_bytes(b"not a video" * 100)
     result = usucl_shard(two_videos, tmp_path / "out", "--workers", 1)
     assert result.exit_code == 1
-    assert "quarantined broken.mp4: does not decode" in result.stderr
+    assert "quarantined broken.mp4: does not open" in result.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
     assert summary["videos"] == 2
     assert [entry["source"] for entry in summary["quarantined"]] == ["broken.mp4"]
@@ -99,7 +198,7 @@ def test_a_quarantined_video_makes_the_exit_status_1(two_videos: Path, tmp_path:
         (two_videos / name).unlink()
     none = usucl_shard(two_videos, tmp_path / "none", "--workers", 1)
     assert none.exit_code == 2
-    assert "none of the 1 videos decodes; the first, broken.mp4, does not decode" in none.stderr.splitlines()[-1]
+    assert "none of the 1 videos can be packed; the first, broken.mp4, does not open" in none.stderr.splitlines()[-1]
     assert not (tmp_path / "none").exists()
 
 
@@ -110,7 +209,7 @@ def test_what_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
     shutil.copytree(SAMPLE, copy)
     manifest = json.loads((copy / "manifest.json").read_bytes())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
-    refused(usucl_train(copy, "--out", out), "format version 99", "update")
+    refused(usucl_train(copy, "--out", out), "format version 99", "pack the videos again")
     assert not out.exists()
 
 

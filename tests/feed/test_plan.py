@@ -11,7 +11,8 @@ from usucl_fast.frames import ROW, FrameTable, VideoRecord
 
 def table_of(lengths: list[int]) -> FrameTable:
     videos = tuple(
-        VideoRecord(f"v{n}", f"v{n}", "", "", "", length, 60, 80, "grey", 25.0, "") for n, length in enumerate(lengths)
+        VideoRecord(f"v{n}", f"v{n}", "", "", "", length, 60, 80, "grey", 25.0, "", "")
+        for n, length in enumerate(lengths)
     )
     return FrameTable(np.zeros(sum(lengths), ROW), videos)
 

@@ -27,8 +27,8 @@ def test_what_is_no_shard_folder_is_refused(copy: Path, tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_bytes())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 2, "videos": "unheard of"}))
-    with pytest.raises(UsageError, match="format version 2, this usucl_fast reads up to 1"):
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 3, "videos": "unheard of"}))
+    with pytest.raises(UsageError, match="format version 3, this usucl_fast reads 2"):
         open_shards(copy)
 
 

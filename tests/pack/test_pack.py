@@ -1,6 +1,7 @@
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,14 +12,13 @@ from PIL import Image
 from tests.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_video
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import ShardStore, open_shards
-from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
-from usucl_fast.pack.spool import fit
-from usucl_fast.pack.writer import LONGEST_ID, escape
+from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack.picture import fit
 
 FILES = ("frames.npy", "manifest.json")
 
 
-def pack_folder(root: Path, out: Path, workers: int = 1, **settings: int) -> dict[str, object]:
+def pack_folder(root: Path, out: Path, workers: int = 1, **settings: Any) -> dict[str, object]:
     return pack(find_sources([root])[0], out, PackSettings(**settings), workers=workers)
 
 
@@ -149,7 +149,8 @@ def test_a_video_that_does_not_decode_is_quarantined(videos: Path, tmp_path: Pat
     assert {entry["source"] for entry in quarantined} == {"noise.mp4", "empty.avi", "header-only.avi"}
     assert all(entry["reason"] and "\n" not in entry["reason"] for entry in quarantined)
     assert [video.name for video in open_shards(tmp_path / "out").table.videos] == ["good.mp4"]
-    assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["quarantined"] == quarantined
+    in_manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())["quarantined"]
+    assert [{key: entry[key] for key in ("source", "reason")} for entry in in_manifest] == quarantined
 
 
 def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
@@ -159,16 +160,12 @@ def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
     assert pack_folder(tmp_path / "in", tmp_path / "out") == first
     with pytest.raises(UsageError, match="settings"):
         pack_folder(tmp_path / "in", tmp_path / "out", size=100)
-    write_video(tmp_path / "in" / "b.mp4", moving_texture(10, 64, 64, 1), "libx264")
-    with pytest.raises(UsageError, match="sources"):
-        pack_folder(tmp_path / "in", tmp_path / "out")
-    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == stamp
     sources = find_sources([tmp_path / "in"])[0]
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="other files beside the shards"):
         pack(sources, tmp_path / "out", PackSettings(), workers=1, overwrite=True)
     (tmp_path / "out" / "notes.txt").unlink()
-    assert pack(sources, tmp_path / "out", PackSettings(), workers=1, overwrite=True)["videos"] == 2
+    assert pack(sources, tmp_path / "out", PackSettings(), workers=1, overwrite=True)["videos"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
@@ -180,58 +177,6 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="not shards"):
             pack(find_sources([tmp_path / "in"])[0], tmp_path / "out", PackSettings(), workers=1, overwrite=overwrite)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
-
-
-def test_sources_are_found_by_kind(videos: Path) -> None:
-    sources, others = find_sources([videos])
-    assert [source.name for source in sources] == sorted({*VIDEOS, FOLDER})
-    assert others == {".csv": 1}
-    folder = next(source for source in sources if source.name == FOLDER)
-    assert [file.name for file in folder.files] == [f"{n:05d}.jpg" for n in range(FOLDER_FRAMES)]
-
-
-def test_images_sort_by_number_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "v").mkdir()
-    for name in ("10.png", "9.png", "._9.png"):
-        Image.new("L", (32, 32)).save(tmp_path / "v" / name, format="png")
-    (source,), _ = find_sources([tmp_path])
-    assert [file.name for file in source.files] == ["9.png", "10.png"]
-
-
-def test_a_root_of_images_is_one_video(tmp_path: Path) -> None:
-    (tmp_path / "scan").mkdir()
-    for number in range(3):
-        Image.new("L", (32, 32)).save(tmp_path / "scan" / f"{number}.png")
-    (source,), _ = find_sources([tmp_path / "scan"])
-    assert (source.name, len(source.files)) == ("scan", 3)
-
-
-def test_equal_names_in_two_roots_are_refused(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        write_video(tmp_path / folder / "a.mp4", moving_texture(3, 32, 32, 0), "libx264")
-    with pytest.raises(UsageError, match=r"two videos are named a\.mp4"):
-        find_sources([tmp_path / "x", tmp_path / "y"])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("video,label\nno.mp4,x\n", r"1 of its 1 videos are not in SOURCE, first 'no\.mp4'"),
-        ("file,label\na.mp4,x\n", "needs a column video"),
-        ("video,label\na.mp4,x\na.mp4,y\n", "more than once"),
-    ],
-)
-def test_wrong_labels_are_refused(videos: Path, tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "l.csv").write_text(text)
-    with pytest.raises(UsageError, match=message):
-        read_labels(tmp_path / "l.csv", find_sources([videos])[0])
-
-
-def test_escaped_names_are_safe_and_different() -> None:
-    names = ["a.mp4", "a_mp4", "a%2Emp4", "a/b.mp4", "a b.mp4", "ü.mp4", "x" * 200, "x" * 199 + "y"]
-    ids = [escape(name) for name in names]
-    assert len(set(ids)) == len(names)
-    assert all(len(id) <= LONGEST_ID and not set(id) & set("./ ") and id.isascii() for id in ids)
 
 
 def test_fit_never_enlarges() -> None:

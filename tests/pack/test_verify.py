@@ -44,7 +44,7 @@ def test_a_flipped_byte_anywhere_in_a_tar_is_found(copy: Path) -> None:
     assert verify(copy) == []
 
 
-@pytest.mark.parametrize("name", ["usucl-000000.idx", "frames.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["usucl-000000.idx", "frames.npy", "sectors.json", "sectors-000.png", "manifest.json"])
 def test_a_flipped_byte_in_the_other_files_is_found(copy: Path, name: str) -> None:
     if name == "manifest.json":
         path = copy / name

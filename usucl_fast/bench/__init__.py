@@ -1,6 +1,8 @@
 """All of it beside its peers.
 
-harness.py    alternating runs of named arms; table, JSON, plot
-feed.py       frames/s of the loaders and of the published way of loading
-published.py  that way: original-size JPEG files, PIL, torchvision, worker processes
+harness.py       alternating runs of named arms; table, JSON, plot
+feed.py          frames/s of the loaders and of the published way of loading
+published.py     that way: original-size JPEG files, PIL, torchvision, worker processes
+shard.py         frames/s of packing: our command, decoding alone, FFmpeg with tar
+decode_floor.py  decoding alone
 """

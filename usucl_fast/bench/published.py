@@ -11,7 +11,7 @@ from torchvision import transforms
 from usucl_fast.feed import BatchPlan
 from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
 from usucl_fast.frames import FrameTable
-from usucl_fast.pack.decode import decode
+from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.sources import Source
 from usucl_fast.report.progress import Progress
 
@@ -35,7 +35,7 @@ def extract_frames(table: FrameTable, sources: dict[str, Source], frame_ids: np.
         for video in videos:
             first, end = table.first_row[video], table.first_row[video + 1]
             here = set((wanted[(wanted >= first) & (wanted < end)] - first).tolist())
-            for number, (picture, _) in enumerate(decode(sources[table.videos[video].name].files)):
+            for number, (picture, _) in enumerate(open_video(sources[table.videos[video].name]).pictures):
                 if number in here:
                     picture.to_image().convert("RGB").save(out / f"{first + number}.jpg", quality=QUALITY)
                     done += 1

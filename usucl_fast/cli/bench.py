@@ -6,14 +6,24 @@ from pathlib import Path
 import click
 
 from usucl_fast import __version__
-from usucl_fast.bench.feed import ARMS, feed_arms
+from usucl_fast.bench.feed import ARMS as FEED_ARMS
+from usucl_fast.bench.feed import feed_arms
 from usucl_fast.bench.harness import measure, publish
+from usucl_fast.bench.shard import ARMS as SHARD_ARMS
+from usucl_fast.bench.shard import shard_arms
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.machine import cores
 from usucl_fast.pack import find_sources
+
+runs_option = click.option(
+    "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."
+)
+json_option = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG."
+)
 
 
 @click.group()
@@ -43,9 +53,7 @@ def main() -> None:
 @click.option(
     "--batches", default=20, show_default=True, type=click.IntRange(1), help="Batches that a run is timed over."
 )
-@click.option(
-    "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."
-)
+@runs_option
 @click.option(
     "--threads",
     default=cores(),
@@ -54,7 +62,7 @@ def main() -> None:
     help="Threads or worker processes of each arm.",
 )
 @device_option
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG.")
+@json_option
 def feed(
     shards: Path,
     videos: Path | None,
@@ -74,10 +82,7 @@ def feed(
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
     store = open_shards(shards)
-    names = arms.split(",")
-    unknown = [name for name in names if name not in ARMS]
-    if unknown:
-        raise UsageError(f"--arms: there is no arm {unknown[0]!r}; choose from {', '.join(ARMS)}")
+    names = _split(arms, FEED_ARMS)
     sources = {}
     if "published" in names:
         if videos is None:
@@ -99,3 +104,43 @@ def feed(
             device=pick_device(device),
         )
         publish(measure("feed", "frames/s", ready, runs), json_file)
+
+
+@main.command(cls=Command)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--arms", default=",".join(SHARD_ARMS), show_default=True, help="What is compared, by commas.")
+@click.option(
+    "--size",
+    default=224,
+    show_default=True,
+    type=click.IntRange(16, 4096),
+    help="Short side of the frames in pixels; smaller videos are not enlarged.",
+)
+@click.option(
+    "--workers",
+    default=cores(),
+    show_default="one a CPU core",
+    type=click.IntRange(1),
+    help="Videos side by side, in each arm.",
+)
+@runs_option
+@json_option
+def shard(source: Path, arms: str, size: int, workers: int, runs: int, json_file: Path | None) -> None:
+    """Frames/s of packing the videos in SOURCE: usucl-shard, decoding alone, and ffmpeg with tar.
+
+    A run is the whole command, from its start to its end. It writes into the folder for temporary files (TMPDIR).
+
+    \b
+    Example:
+      usucl-bench shard my-videos --json shard.json
+    """
+    ready = shard_arms(_split(arms, SHARD_ARMS), source, size=size, workers=workers)
+    publish(measure("shard", "frames/s", ready, runs), json_file)
+
+
+def _split(arms: str, known: tuple[str, ...]) -> list[str]:
+    names = arms.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"--arms: there is no arm {unknown[0]!r}; choose from {', '.join(known)}")
+    return names

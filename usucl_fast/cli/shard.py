@@ -1,7 +1,9 @@
 """`usucl-shard`: videos -> shards, and looking at them."""
 
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -10,9 +12,15 @@ from rich.table import Table
 
 from usucl_fast import __version__
 from usucl_fast.cli.command import Command
+from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
-from usucl_fast.pack import PackSettings, find_sources, read_labels
+from usucl_fast.pack import PackSettings, Source, find_sources
 from usucl_fast.pack import pack as pack_videos
+from usucl_fast.pack.identity import default_secret, read_pseudonyms
+from usucl_fast.pack.job import SECTORS, SHEETS, SUMMARY, TIME_LIMIT, is_hashed
+from usucl_fast.pack.lists import LISTS, group_by_name, read_labels, read_list
+from usucl_fast.pack.outlines import read_outlines
+from usucl_fast.pack.splits import check_splits, parse_split
 
 
 class _PackUnlessNamed(click.Group):
@@ -42,7 +50,41 @@ def main() -> None:
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="CSV with the columns video (path relative to SOURCE) and any of label, group, split.",
+    help="CSV or JSONL with video (path relative to SOURCE) and any of label, group, split.",
+)
+@click.option("--group-regex", metavar="REGEX", help="Takes a video's group from its name: the first bracket.")
+@click.option(
+    "--split",
+    metavar="SHARES",
+    help="Spreads the groups over splits, as train=.8,val=.1,test=.1; a group stays in its own when videos are added.",
+)
+@click.option(
+    "--sector",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|FILE",
+    help="Crop to the ultrasound sector and black out the rest: found in each video, not at all, or as FILE says"
+    " (like the sectors.json of a packing).",
+)
+@click.option(
+    "--burned-in",
+    default="refuse",
+    show_default=True,
+    type=click.Choice(["refuse", "warn", "allow"]),
+    help="What to do with a DICOM file that says so of text in its picture, or in which no sector is found.",
+)
+@click.option(
+    "--names",
+    type=click.Choice(["keep", "hash"]),
+    show_default="hash for DICOM, keep for others",
+    help="Names of videos in the shards. hash replaces the groups that you give, too.",
+)
+@click.option(
+    "--salt",
+    type=click.Path(path_type=Path),
+    default=default_secret,
+    show_default="in your configuration folder",
+    help="File with the secret that names and patients are hashed with; made where missing. Keep it to add videos.",
 )
 @click.option(
     "--size",
@@ -51,12 +93,28 @@ def main() -> None:
     type=click.IntRange(16, 4096),
     help="Short side of the stored frames in pixels; smaller videos are not enlarged.",
 )
+@click.option("--enlarge", is_flag=True, help="Enlarge smaller videos to --size.")
 @click.option(
-    "--quality",
-    default=PackSettings.quality,
+    "--codec", default=PackSettings.codec, show_default=True, type=click.Choice(["jpeg", "png"]), help="png: lossless."
+)
+@click.option(
+    "--quality", default=PackSettings.quality, show_default=True, type=click.IntRange(1, 100), help="JPEG quality."
+)
+@click.option(
+    "--color",
+    default=PackSettings.color,
     show_default=True,
-    type=click.IntRange(1, 100),
-    help="JPEG quality.",
+    type=click.Choice(["auto", "grey", "rgb"]),
+    help="auto: in colour where any frame of the video has some.",
+)
+@click.option("--every", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Keep 1 of N frames.")
+@click.option("--fps", metavar="F", type=click.FloatRange(0, min_open=True), help="Keep at most F frames a second.")
+@click.option(
+    "--min-frames",
+    default=PackSettings.min_frames,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Leave videos out that have fewer frames.",
 )
 @click.option(
     "--shard-mb",
@@ -65,6 +123,15 @@ def main() -> None:
     type=click.IntRange(1),
     help="Size at which a new shard begins, in MB.",
 )
+@click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
+@click.option(
+    "--time-limit",
+    metavar="SECONDS",
+    default=TIME_LIMIT,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="A video that gives no picture for so long is left out.",
+)
 @click.option(
     "--workers",
     default=cores(),
@@ -72,44 +139,108 @@ def main() -> None:
     type=click.IntRange(1),
     help="Videos decoded side by side; the shards do not depend on it.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT.")
+@click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT, or an unfinished packing into it.")
 @click.pass_context
 def pack(
     ctx: click.Context,
     source: tuple[Path, ...],
     out: Path,
     labels: Path | None,
-    size: int,
-    quality: int,
-    shard_mb: int,
+    group_regex: str | None,
+    split: str | None,
+    sector: str,
+    salt: Path,
+    names: str | None,
+    fps: float | None,
+    follow_links: bool,
+    time_limit: float,
     workers: int,
     overwrite: bool,
+    **settings: Any,
 ) -> None:
     """Packs the ultrasound videos in SOURCE... into shards in the folder OUT.
 
-    SOURCE is a video file, or a folder that is searched for videos (mp4, avi, mov, mpeg, gif and whatever else
-    FFmpeg opens) and for folders of numbered images (video/00000.jpg).
+    SOURCE is a video file (mp4, avi, mov, mpeg, gif and whatever else FFmpeg opens, or DICOM), a folder that is
+    searched for these and for folders of numbered images (video/00000.jpg), or a list: a .csv or .jsonl with path
+    and any of id, label, group, split.
+
+    The same command goes on where it was interrupted, and adds videos that are new in SOURCE to finished shards.
 
     A video that does not decode is left out and named, and the exit status is 1.
 
     \b
-    Example:
+    Examples:
       usucl-shard my-videos my-shards --labels labels.csv --size 224
+      usucl-shard my-dicoms my-shards --split train=.8,val=.1,test=.1
     """
-    sources, others = find_sources(source)
+    if fps and settings["every"] > 1:
+        raise UsageError("--every and --fps: give one of them")
+    sources, others = _find(source, follow_links)
     if labels:
         sources = read_labels(labels, sources)
-    summary = pack_videos(sources, out, PackSettings(size, quality, shard_mb), workers=workers, overwrite=overwrite)
+    if group_regex:
+        sources = group_by_name(sources, group_regex)
+    check_splits(sources)
+    sector_from_file = sector not in ("auto", "none")
+    chosen = PackSettings(
+        **settings,
+        fps=fps or 0.0,
+        names=names or "auto",
+        sector="file" if sector_from_file else sector,
+        split=parse_split(split) if split else {},
+    )
+    hashes = any(is_hashed(one, chosen) or one.kind == "dicom" for one in sources)
+    try:
+        summary = pack_videos(
+            sources,
+            out,
+            chosen,
+            workers=workers,
+            outlines=read_outlines(Path(sector), sources) if sector_from_file else {},
+            pseudonyms=read_pseudonyms(salt) if hashes else None,
+            time_limit=time_limit,
+            overwrite=overwrite,
+        )
+    except KeyboardInterrupt:
+        click.echo(f"{ctx.command_path}: interrupted; the same command goes on from here", err=True)
+        ctx.exit(130)
+    _tell(out, summary)
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        click.echo(f"passed over what is no video: {kinds}", err=True)
+    if summary["quarantined"] or summary["torn_groups"]:
+        ctx.exit(1)
+
+
+def _find(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[Source], Counter[str]]:
+    lists = [path for path in paths if path.suffix.lower() in LISTS and path.is_file()]
+    if not lists:
+        return find_sources(paths, follow_links=follow_links)
+    if len(paths) > 1:
+        raise UsageError(f"SOURCE {lists[0]} is a list; give it alone")
+    return read_list(lists[0]), Counter()
+
+
+def _tell(out: Path, summary: dict[str, Any]) -> None:
     click.echo(
         f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"
         f" {summary['frames_per_second']:,.0f} frames/s"
     )
-    if others:
-        kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(others.items()))
-        click.echo(f"passed over files that are not videos: {kinds}", err=True)
-    if summary["quarantined"]:
-        ctx.exit(1)
+    if summary["left_out"]:
+        click.echo(f"left out {len(summary['left_out'])} videos that are too short")
+    if summary["splits"]:
+        click.echo(
+            "splits: " + ", ".join(f"{name} {count} videos" for name, count in sorted(summary["splits"].items()))
+        )
+    if (out / SECTORS).exists():
+        click.echo(f"look at what was kept of each picture: {out / SHEETS}")
+    for pair in summary["duplicates"][:5]:
+        click.echo(f"{pair['kind']} duplicates in different groups: {' and '.join(pair['videos'])}", err=True)
+    if len(summary["duplicates"]) > 5:
+        click.echo(f"{len(summary['duplicates']) - 5} more duplicates are in {out / SUMMARY}", err=True)
+    for group in summary["torn_groups"]:
+        click.echo(f"group {group} has videos in more than one split: its patient is on both sides", err=True)
 
 
 @main.command(cls=Command)

@@ -1,5 +1,6 @@
 """What a loader is, and choosing one."""
 
+import io
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,11 +8,13 @@ from typing import Protocol
 import numpy as np
 import simplejpeg
 import torch
+from PIL import Image
 
 from usucl_fast.errors import DecodeError, UsageError
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.store import ShardStore
 
+PNG = b"\x89PNG"
 PREFETCH = 2
 """Batches a loader prepares ahead."""
 
@@ -97,8 +100,12 @@ def decode_frame(store: ShardStore, frame_id: int, data: np.ndarray, channels: i
         DecodeError: it does not decode, or has another size than its video.
     """
     try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
-    except ValueError as error:
+        if bytes(data[:4]) == PNG:
+            image = Image.open(io.BytesIO(data.tobytes())).convert("L" if channels == 1 else "RGB")
+            pixels: np.ndarray = np.array(image).reshape(image.height, image.width, channels)
+        else:
+            pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
+    except (ValueError, OSError, SyntaxError) as error:  # SyntaxError is Pillow's for a broken PNG
         raise DecodeError(f"{frame_place(store, frame_id)} does not decode ({error}); pack the videos again") from error
     expected = store.table.size[store.table.rows[frame_id]["video"]]
     if pixels.shape[:2] != tuple(expected):

@@ -70,7 +70,7 @@ def open_shards(folder: Path) -> ShardStore:
     """Opens a folder written by `usucl-shard`.
 
     Raises:
-        UsageError: it is no shard folder, or one of a newer format.
+        UsageError: it is no shard folder, or one of another format version.
         DataError: its manifest or frame table is damaged.
     """
     path = folder / MANIFEST
@@ -85,9 +85,10 @@ def open_shards(folder: Path) -> ShardStore:
         ) from error
     if format != FORMAT:
         raise UsageError(f"SHARDS {folder} is not a shard folder: its {MANIFEST} is of format {format!r}")
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise UsageError(
-            f"SHARDS {folder} is of format version {version}, this usucl_fast reads up to {FORMAT_VERSION}; update it"
+            f"SHARDS {folder} is of format version {version}, this usucl_fast reads {FORMAT_VERSION};"
+            " pack the videos again, or use the release that packed them"
         )
     try:
         videos = tuple(VideoRecord(**video) for video in manifest["videos"])

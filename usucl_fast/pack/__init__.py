@@ -1,13 +1,25 @@
 """Videos in, shards out.
 
-sources.py   folders -> the list of videos, with labels and groups
-decode.py    one video -> its pictures and their times
-spool.py     one video -> its encoded frames as tar members in a spool file (in a worker process)
-writer.py    spool files -> shards, indexes, frame table, manifest
-job.py       all of it: `pack`
+sources.py     files and folders -> the list of videos
+lists.py       what a list says of them: labels, groups, splits
+identity.py    what videos and patients are called in the shards
+outlines.py    the sector of each video, as a person says
+decode.py      one video -> its pictures and their times
+dicom.py       the same for a DICOM file
+sector.py      pictures -> where the ultrasound sector is
+picture.py     one picture -> the pixels and bytes that are stored
+spool.py       one video -> its encoded frames as tar members in a spool file (in a worker process)
+workers.py     all videos -> spool files, in processes that may crash
+writer.py      spool files -> shards, indexes, frame table, manifest
+splits.py      groups -> splits
+duplicates.py  shards -> videos that are in them twice
+job.py         all of it: `pack`
+verify.py      is every byte of the shards what was written?
 """
 
-from usucl_fast.pack.job import PackSettings, pack
-from usucl_fast.pack.sources import Source, find_sources, read_labels
+from usucl_fast.pack.job import pack
+from usucl_fast.pack.lists import read_labels
+from usucl_fast.pack.settings import PackSettings
+from usucl_fast.pack.sources import Source, find_sources
 
 __all__ = ["PackSettings", "Source", "find_sources", "pack", "read_labels"]

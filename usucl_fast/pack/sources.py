@@ -1,14 +1,15 @@
-"""Folders of videos -> the list of videos to pack."""
+"""Files, folders and lists -> the videos to pack."""
 
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from usucl_fast.errors import UsageError
+from usucl_fast.pack.dicom import is_dicom
 
 # fmt: off
 CONTAINERS = frozenset((
@@ -16,14 +17,18 @@ CONTAINERS = frozenset((
     ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 ))
 IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+DICOM = frozenset((".dcm", ".dicom"))
 # fmt: on
+
+Kind = Literal["container", "images", "dicom"]
 
 
 @dataclass(frozen=True)
 class Source:
     """One video to pack.
 
-    name: path relative to the folder it was found in, with `/`; for a file given by itself, its file name.
+    name: path relative to the folder it was found in, with `/`; for a file given by itself, its file name; from a
+        list, its `id` or else its `path`.
     files: the video file, or the images of a frame folder in order.
     bytes: their total size.
     """
@@ -31,18 +36,20 @@ class Source:
     name: str
     files: tuple[Path, ...]
     bytes: int
+    kind: Kind
     group: str = ""
     label: str = ""
     split: str = ""
 
 
-def find_sources(roots: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
+def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[list[Source], Counter[str]]:
     """Finds the videos in files and folders, sorted by name.
 
-    A file whose extension is in `CONTAINERS` is a video; a folder that holds images and no such file is a
-    video too, its images being the frames. Hidden files are passed over.
+    A file whose extension is in `CONTAINERS` is a video, and so is a DICOM file of any name; a folder that holds
+    images and none of these is a video too, its images being the frames. Hidden files are passed over, and so are
+    symbolic links that lead out of the folder they were found in, unless `follow_links`.
 
-    Returns the sources and, by extension, how many files were none.
+    Returns the sources and, by kind, how many files were none.
 
     Raises:
         UsageError: a root does not exist or holds no video, or two videos have one name.
@@ -53,7 +60,7 @@ def find_sources(roots: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
         if not root.exists():
             raise UsageError(f"SOURCE {root} does not exist")
         before = len(found)
-        for source in _find_in(root, others) if root.is_dir() else [_source(root.name, [root])]:
+        for source in _find_in(root, follow_links, others) if root.is_dir() else [source_of(root, root.name)]:
             if source.name in found:
                 raise UsageError(
                     f"two videos are named {source.name}: {found[source.name].files[0]} and {source.files[0]};"
@@ -62,73 +69,93 @@ def find_sources(roots: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
             found[source.name] = source
         if len(found) == before:
             raise UsageError(
-                f"SOURCE {root} holds no video (looked for {' '.join(sorted(CONTAINERS))} and folders of images)"
+                f"SOURCE {root} holds no video (looked for {' '.join(sorted(CONTAINERS))}, DICOM files and folders of"
+                " images)"
             )
     return [found[name] for name in sorted(found)], others
 
 
-def _find_in(root: Path, others: Counter[str]) -> Iterable[Source]:
-    for folder, folders, names in os.walk(root, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(folder)
-        files = [here / name for name in names if not name.startswith(".")]
-        containers = [file for file in files if file.suffix.lower() in CONTAINERS]
-        images = [file for file in files if file.suffix.lower() in IMAGES]
-        if containers:
+def source_of(path: Path, name: str) -> Source:
+    """The video that is one file, or the images of one folder.
+
+    Raises:
+        UsageError: `path` is a folder without images.
+    """
+    if path.is_dir():
+        images = [file for file in path.iterdir() if _is_image(file) and not file.name.startswith(".")]
+        if not images:
+            raise UsageError(f"{path} is a folder without images")
+        return _frame_folder(images, name)
+    if _is_image(path):
+        return _frame_folder([path], name)
+    kind: Kind = "dicom" if path.suffix.lower() in DICOM or is_dicom(path) else "container"
+    return Source(name, (path,), path.stat().st_size, kind)
+
+
+def _frame_folder(images: list[Path], name: str) -> Source:
+    return Source(name, tuple(sorted(images, key=_natural)), sum(file.stat().st_size for file in images), "images")
+
+
+def _find_in(root: Path, follow_links: bool, others: Counter[str]) -> Iterator[Source]:
+    for folder, files in _walk(root, root.resolve(), follow_links, others, ()):
+        videos = [file for file in files if _is_video(file)]
+        images = [file for file in files if file not in videos and _is_image(file)]
+        others.update(
+            file.suffix.lower() or "without extension" for file in files if file not in videos and file not in images
+        )
+        for file in videos:
+            yield source_of(file, _name(file, root))
+        if videos:
             others.update(file.suffix.lower() for file in images)
-            images = []
-        others.update(file.suffix.lower() for file in files if file.suffix.lower() not in CONTAINERS | IMAGES)
-        for file in containers:
-            yield _source(file.relative_to(root).as_posix(), [file])
-        if images:
-            name = root.name if here == root else here.relative_to(root).as_posix()
-            yield _source(name, sorted(images, key=_natural))
+        elif images:
+            yield _frame_folder(images, root.name if folder == root else _name(folder, root))
 
 
-def _raise(error: OSError) -> None:
-    # os.walk would pass over a folder that it cannot read, and its videos would be missed.
-    raise error
+def _walk(
+    folder: Path, root: Path, follow_links: bool, others: Counter[str], above: tuple[Path, ...]
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Yields every folder with its files. `root` and `above`, the folders on the way down, are resolved paths."""
+    here = folder.resolve()
+    files, folders = [], []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink():
+            target = entry.resolve()
+            if not target.exists():
+                others["broken links"] += 1
+                continue
+            if not follow_links and not target.is_relative_to(root):
+                others["links out of SOURCE"] += 1
+                continue
+            if target in (*above, here):  # it leads back to where we came from
+                continue
+        if entry.is_dir():
+            folders.append(entry)
+        elif entry.is_file():
+            files.append(entry)
+    yield folder, files
+    for entry in folders:
+        yield from _walk(entry, root, follow_links, others, (*above, here))
 
 
-def _source(name: str, files: list[Path]) -> Source:
-    return Source(name, tuple(files), sum(file.stat().st_size for file in files))
+def _name(path: Path, root: Path) -> str:
+    # A file name need not be UTF-8, what is written about it must.
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _is_video(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    if suffix in CONTAINERS | DICOM:
+        return True
+    # Hospitals export DICOM without extension, or with the end of an UID for one. A DICOMDIR is only a table.
+    return suffix not in IMAGES and file.name != "DICOMDIR" and is_dicom(file)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGES
 
 
 def _natural(path: Path) -> tuple[tuple[int, str], ...]:
     """Sorts `9.jpg` before `10.jpg`."""
-    return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name))
-
-
-def read_labels(path: Path, sources: list[Source]) -> list[Source]:
-    """Adds what a CSV with the columns `video` and any of `label`, `group`, `split` says of the sources.
-
-    Videos that it does not name keep empty fields.
-
-    Raises:
-        UsageError: the file is no such CSV, names a video twice, or names one that is not among `sources`.
-    """
-    known = {source.name: source for source in sources}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            if "video" not in columns or not columns & {"label", "group", "split"}:
-                raise UsageError(
-                    f"--labels {path}: needs a column video and label, group or split, has {sorted(columns)}"
-                )
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--labels {path}: not a readable CSV file in UTF-8 ({error})") from error
-    missing = [row["video"] for row in rows if row["video"] not in known]
-    if missing:
-        raise UsageError(
-            f"--labels {path}: {len(missing)} of its {len(rows)} videos are not in SOURCE, first {missing[0]!r};"
-            " names are paths relative to SOURCE"
-        )
-    twice = [name for name, count in Counter(row["video"] for row in rows).items() if count > 1]
-    if twice:
-        raise UsageError(f"--labels {path}: names {twice[0]!r} more than once")
-    for row in rows:
-        label, group, split = ((row.get(column) or "").strip() for column in ("label", "group", "split"))
-        known[row["video"]] = replace(known[row["video"]], label=label, group=group, split=split)
-    return [known[source.name] for source in sources]
+    return tuple((int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name))

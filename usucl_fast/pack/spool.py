@@ -1,158 +1,340 @@
 """One video -> its encoded frames, as tar members in a spool file. Runs in a worker process."""
 
 import hashlib
-import re
+import itertools
+import json
+import signal
 import tarfile
 import time
 import zlib
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-import simplejpeg
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DecodeError
-from usucl_fast.frames import ROW, VideoRecord
-from usucl_fast.pack.decode import decode, frame_rate
+from usucl_fast.files import write_whole
+from usucl_fast.frames import MEMBER_SUFFIX, ROW, VideoRecord
+from usucl_fast.pack.decode import open_video, thin
+from usucl_fast.pack.dicom import Header
+from usucl_fast.pack.identity import Pseudonyms
+from usucl_fast.pack.picture import Storage, has_color, luma
+from usucl_fast.pack.sector import Motion, Polygon, Sector, similar
+from usucl_fast.pack.settings import PackSettings
 from usucl_fast.pack.sources import Source
+from usucl_fast.report.contact_sheet import thumbnail_pair
 
 BLOCK = tarfile.BLOCKSIZE
 
-# A video is stored in colour when, in any frame, more than this share of the picture is visibly coloured:
-# chroma farther than COLOR_DISTANCE from neutral. Compression noise and a small coloured mark stay below
-# (real grey videos: at most 0.0014 of the picture), a Doppler window or a tinted picture is far above.
-COLOR_DISTANCE = 16
-COLOR_SHARE = 0.005
-PLANAR_YUV = re.compile(r"yuvj?4\d\dp")  # three planes of 8 bits
+# The sector is looked for in the first frames, which wait for the answer; every so many later ones are asked too.
+EARLY_FRAMES, EARLY_BYTES = 32, 1 << 27
+LATER = 4
+
+MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves"  # how a sector is found
+
+Pictures = Iterator[tuple[av.VideoFrame, float]]
 
 
-class _ColorFoundError(Exception):
-    pass
+class TooShortError(DecodeError):
+    """A video with fewer frames than are asked for."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One video to pack.
+
+    id, name, group: what it is called in the shards.
+    digest: of what is known of the source, for the record.
+    outline: what to keep of its picture, where a file says so.
+    pseudonyms: hashes the patient of a DICOM file, which is its group where it has no other.
+    time_limit: seconds that a picture may take before the process kills itself.
+    path: the spool file.
+    """
+
+    source: Source
+    id: str
+    name: str
+    group: str
+    digest: str
+    outline: tuple[Polygon, ...]
+    pseudonyms: Pseudonyms | None
+    settings: PackSettings
+    time_limit: float
+    path: Path
 
 
 @dataclass(frozen=True)
 class Spooled:
     """A video packed into a spool file.
 
+    length: bytes of the spool file.
     rows: `[frames]` of `ROW`, offsets from the start of the spool file; shard and video are left at 0.
+    sector: what was kept of the picture: `how` it was found, size of the `picture` (width, height), `polygons`; empty
+        where nothing was looked for.
+    pair: uint8 `[h, w, 3]`, a frame before and after; without pixels where nothing was looked for.
+    warning: what a person should look at.
     stages: seconds spent by stage.
     """
 
     record: VideoRecord
-    path: Path
+    length: int
     rows: NDArray[np.void]
+    sector: dict[str, Any]
+    pair: NDArray[np.uint8]
+    warning: str
     stages: dict[str, float]
 
+    def save(self, path: Path) -> None:
+        """Writes all but the frames, whole or not at all."""
+        facts = {**vars(self), "record": asdict(self.record), "rows": None, "pair": None}
+        with write_whole(path) as file:
+            np.savez(file, rows=self.rows, pair=self.pair, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
 
-def spool(source: Source, id: str, path: Path, size: int, quality: int) -> Spooled:
-    """Packs one video.
+    @staticmethod
+    def load(path: Path) -> "Spooled":
+        """Reads what `save` wrote."""
+        with np.load(path) as file:
+            facts = json.loads(file["facts"].tobytes())
+            facts |= {"record": VideoRecord(**facts["record"]), "rows": file["rows"], "pair": file["pair"]}
+            return Spooled(**facts)
 
-    The short side of its frames becomes `size` pixels where it is longer, and stays as it is where it is not.
-    A grey video is stored as one-channel JPEG; one with colour in any frame as RGB throughout.
+
+def spool(order: Order) -> Spooled:
+    """Packs one video into `order.path`.
+
+    A grey video is stored in one channel; one with colour in any frame as RGB throughout, where the settings do not
+    say otherwise. Its sector is found in its first frames; where the whole video says otherwise in the end, it is
+    packed a second time.
 
     Raises:
-        DecodeError: the video does not decode to its end.
+        TooShortError: it has fewer frames than the settings ask for.
+        DecodeError: it does not decode to its end, or may not be stored. The text names no file and no patient.
     """
+    # A decoder that hangs inside a library cannot be interrupted from Python: the alarm ends the process.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        try:
-            return _spool(source, id, path, size, quality, grey=True)
-        except _ColorFoundError:
-            return _spool(source, id, path, size, quality, grey=False)
+        way = _Way(grey=order.settings.color != "rgb")
+        while True:
+            try:
+                return _spool(order, way)
+            except _AnotherWayError as other:
+                way = other.way
     except (av.FFmpegError, ValueError) as error:  # a picture of a kind that cannot be converted
-        raise DecodeError(f"has a picture that cannot be stored: {str(error).splitlines()[0]}") from error
+        raise DecodeError(f"has a picture that cannot be stored ({type(error).__name__})") from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _spool(source: Source, id: str, path: Path, size: int, quality: int, grey: bool) -> Spooled:
-    shrink, probe = VideoReformatter(), VideoReformatter()
-    height = width = 0
+@dataclass(frozen=True)
+class _Way:
+    """How a video is packed: grey or not, and with which sector (None: not known yet), found how."""
+
+    grey: bool
+    sector: Sector | None = None
+    how: str = ""
+
+
+class _AnotherWayError(Exception):
+    """What was seen later in the video asks for another way from its start."""
+
+    def __init__(self, way: _Way) -> None:
+        self.way = way
+
+
+def _spool(order: Order, way: _Way) -> Spooled:
+    settings = order.settings
+    stages = _Stages()
+    signal.setitimer(signal.ITIMER_REAL, order.time_limit)  # opening a file takes as long as a picture at most
+    video = open_video(order.source)
+    warning = _check_annotation(video.header, settings)
+    pictures = _with_alarm(thin(video, settings.every, settings.fps), order.time_limit)
+    early = _take_early(pictures)
+    first, shown = early[0][0], len(early) // 2
+    stages.lap("decode")
+
+    motion = None
+    if way.sector is None:
+        size = (first.width, first.height)
+        if settings.sector == "auto":
+            motion = Motion(first.height, first.width, video.header.regions if video.header else ())
+            for picture, _ in early:
+                motion.add(luma(picture))
+            way = _with_sector(way, motion.sector(), video.header, size)
+        else:
+            way = replace(way, sector=_given(order.outline, size), how=FILE)
+    sector = way.sector
+    assert sector  # by now
+    storage = Storage(
+        first,
+        sector,
+        size=settings.size,
+        enlarge=settings.enlarge,
+        grey=way.grey,
+        codec=settings.codec,
+        quality=settings.quality,
+    )
+    member = MemberHeader(order.id, MEMBER_SUFFIX[settings.codec])
     rows: list[tuple[int, float, int, int, int, int, int]] = []
+    pair = np.empty((0, 0, 3), np.uint8)
     checksum = hashlib.sha256()
-    stages: defaultdict[str, float] = defaultdict(float)
-    clock = time.perf_counter()
+    stages.lap("clean")
 
-    def lap(stage: str) -> None:
-        nonlocal clock
-        now = time.perf_counter()
-        stages[stage] += now - clock
-        clock = now
-
-    with path.open("wb") as file:
-        for number, (picture, at) in enumerate(decode(source.files)):
-            lap("decode")
-            if grey and _has_color(picture, probe):
-                raise _ColorFoundError
-            if number == 0:
-                height, width = fit((picture.height, picture.width), size)
-            # Bilinear is swscale's area-weighted triangle filter when it shrinks: no aliasing.
-            pixels = shrink.reformat(
-                picture,
-                width,
-                height,
-                "gray" if grey else "rgb24",
-                interpolation=Interpolation.BILINEAR,
-                threads=1,
-            ).to_ndarray()
-            lap("resize")
-            data = simplejpeg.encode_jpeg(
-                np.ascontiguousarray(pixels[:, :, None] if grey else pixels),
-                quality=quality,
-                colorspace="GRAY" if grey else "RGB",
-                fastdct=False,
-            )
-            lap("encode")
+    with order.path.open("wb") as file:
+        for number, (picture, at) in enumerate(itertools.chain(_drain(early), pictures)):
+            stages.lap("decode")
+            if way.grey and settings.color == "auto" and has_color(picture, sector.box):
+                raise _AnotherWayError(replace(way, grey=False, sector=None if motion else sector))
+            if motion and number >= EARLY_FRAMES and number % LATER == 0:
+                motion.add(luma(picture))
+            stages.lap("clean")
+            pixels = storage.pixels(picture)
+            stages.lap("resize")
+            data = storage.encode(pixels)
+            stages.lap("encode")
             rows.append((file.tell() + BLOCK, at, len(data), 0, 0, number, zlib.crc32(data)))
-            file.write(member_header(f"{id}/{number:06d}.jpg", len(data)))
+            file.write(member.of(number, len(data)))
             file.write(data)
             file.write(bytes(-len(data) % BLOCK))
             checksum.update(data)
-            lap("write")
+            stages.lap("write")
+            if number == shown and settings.sector != "none":
+                pair = thumbnail_pair(picture.to_ndarray(format="rgb24").astype(np.uint8), pixels, sector)
+                stages.lap("clean")
+        length = file.tell()
+    if motion and (later := motion.sector()) and not similar(later, sector):
+        raise _AnotherWayError(_with_sector(way, later, video.header, later.picture))
+    if len(rows) < settings.min_frames:
+        raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
+    warning = warning or _check_found(video.header, settings, way.how)
+    patient = video.header.patient if video.header else ""
     record = VideoRecord(
-        id=id,
-        name=source.name,
-        group=source.group,
-        label=source.label,
-        split=source.split,
+        id=order.id,
+        name=order.name,
+        group=order.group or (order.pseudonyms.of("group", patient) if order.pseudonyms and patient else ""),
+        label=order.source.label,
+        split=order.source.split,
         frames=len(rows),
-        height=height,
-        width=width,
-        color="grey" if grey else "rgb",
-        frame_rate=frame_rate(source.files),
+        height=storage.height,
+        width=storage.width,
+        color="grey" if way.grey else "rgb",
+        frame_rate=min(video.frame_rate, settings.fps or video.frame_rate) / settings.every,
         checksum=checksum.hexdigest(),
+        source=order.digest,
     )
-    return Spooled(record, path, np.array(rows, ROW), dict(stages))
+    kept = {"how": way.how, "picture": sector.picture, "polygons": sector.polygons}
+    return Spooled(
+        record,
+        length,
+        np.array(rows, ROW),
+        {} if settings.sector == "none" else kept,
+        pair,
+        warning,
+        dict(stages.seconds),
+    )
 
 
-def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """Height and width in pixels once the short side is at most `size`; never enlarged."""
-    scale = min(1.0, size / min(shape))
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+def _given(outline: tuple[Polygon, ...], size: tuple[int, int]) -> Sector:
+    if not outline:
+        return Sector.of_boxes(size, ())
+    sector = Sector(size, outline)
+    left, top, right, bottom = sector.box
+    if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
+        raise DecodeError(f"is {size[0]} x {size[1]} pixels, and its polygons in --sector FILE reach out of that")
+    return sector
 
 
-def member_header(name: str, length: int) -> bytes:
-    """The 512-byte ustar header of a member, without owner or time: equal input, equal bytes.
-
-    Raises:
-        ValueError: the name or the length do not fit the format.
-    """
-    info = tarfile.TarInfo(name)
-    info.size = length
-    return info.tobuf(tarfile.USTAR_FORMAT)
+def _with_sector(way: _Way, found: Sector | None, header: Header | None, size: tuple[int, int]) -> _Way:
+    if found:
+        return replace(way, sector=found, how=MOTION)
+    if header and header.regions:
+        return replace(way, sector=Sector.of_boxes(size, header.regions), how=REGIONS)
+    return replace(way, sector=Sector.of_boxes(size, ()), how=NOTHING)
 
 
-def _has_color(picture: av.VideoFrame, probe: VideoReformatter) -> bool:
-    if PLANAR_YUV.fullmatch(picture.format.name):
-        # A sparse sample: the check must cost a fraction of the resize.
-        height, width = picture.planes[1].height, picture.planes[1].width
-        step = max(1, min(height, width) // 96)
-        planes = [np.frombuffer(memoryview(plane), np.uint8) for plane in picture.planes[1:3]]
-        chroma = [plane.reshape(height, -1)[::step, :width:step] for plane in planes]
-    else:
-        width, height = min(picture.width, 96), min(picture.height, 96)
-        point = probe.reformat(picture, width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1)
-        chroma = list(point.to_ndarray()[1:])
-    distance = np.maximum(*(np.abs(plane.astype(np.int16) - 128) for plane in chroma))
-    return bool((distance > COLOR_DISTANCE).mean() > COLOR_SHARE)
+def _check_annotation(header: Header | None, settings: PackSettings) -> str:
+    if header and header.burned_in:
+        return _refuse("says that text is burned into its pictures (BurnedInAnnotation)", settings)
+    return ""
+
+
+def _check_found(header: Header | None, settings: PackSettings, how: str) -> str:
+    if header and header.ultrasound and how == NOTHING:
+        return _refuse("is an ultrasound DICOM that names no region, and no moving sector is found in it", settings)
+    return ""
+
+
+def _refuse(reason: str, settings: PackSettings) -> str:
+    """The warning, where there is to be one."""
+    if settings.burned_in == "refuse":
+        raise DecodeError(f"{reason}; if its pictures show no patient's name, give --burned-in warn or allow")
+    return reason if settings.burned_in == "warn" else ""
+
+
+class MemberHeader:
+    """The 512-byte ustar headers of a video's members, without owner or time: equal input, equal bytes."""
+
+    def __init__(self, id: str, suffix: str) -> None:
+        self._id, self._suffix = id, suffix
+        # Made once; a member then differs in its name, its length and the checksum, and tarfile takes 30 µs for one.
+        self._blank = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
+        self._blank[148:156] = b" " * 8
+
+    def of(self, number: int, length: int) -> bytes:
+        """The header of frame `number`, `length` bytes long.
+
+        Raises:
+            ValueError: the name or the length do not fit the format.
+        """
+        name = f"{self._id}/{number:06d}.{self._suffix}".encode("ascii")
+        if len(name) > 100 or length >= 1 << 33:
+            raise ValueError(f"{name!r} of {length} bytes does not fit a tar header")
+        header = self._blank.copy()
+        header[: len(name)] = name
+        header[124:135] = b"%011o" % length
+        header[148:155] = b"%06o\0" % sum(header)
+        return bytes(header)
+
+
+class _Stages:
+    """Seconds by stage: what has passed since the last lap is this stage's."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._clock = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._clock
+        self._clock = now
+
+
+def _with_alarm(pictures: Pictures, seconds: float) -> Pictures:
+    while True:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        picture = next(pictures, None)
+        if picture is None:
+            return
+        yield picture
+
+
+def _take_early(pictures: Pictures) -> deque[tuple[av.VideoFrame, float]]:
+    early: deque[tuple[av.VideoFrame, float]] = deque()
+    room = float(EARLY_BYTES)
+    for picture, at in pictures:
+        early.append((picture, at))
+        room -= sum(plane.buffer_size for plane in picture.planes)
+        if len(early) == EARLY_FRAMES or room < 0:
+            break
+    if not early:
+        raise DecodeError("holds no frame")
+    return early
+
+
+def _drain(early: deque[tuple[av.VideoFrame, float]]) -> Pictures:
+    while early:
+        yield early.popleft()  # and its memory is free

@@ -21,7 +21,7 @@ def verify(folder: Path) -> list[str]:
     A damaged frame is named by shard, video and frame.
 
     Raises:
-        UsageError: `folder` is no shard folder, or of a newer format.
+        UsageError: `folder` is no shard folder, or of another format version.
         DataError: the manifest or the frame table cannot be read at all.
     """
     store = open_shards(folder)
@@ -29,10 +29,10 @@ def verify(folder: Path) -> list[str]:
     faults = []
     if manifest_checksum(manifest) != manifest["sha256"]:
         faults.append(f"{folder / MANIFEST}: changed since it was written")
-    table_checksum = hashlib.sha256((folder / FRAMES).read_bytes()).hexdigest()
-    if table_checksum != manifest["frames_sha256"]:
-        # The table says where the frames lie: without it nothing more can be told of the tars.
-        return [*faults, f"{folder / FRAMES}: changed since it was written"]
+    for name, checksum in manifest["files"].items():
+        faults += _verify_file(folder / name, checksum)
+    if _verify_file(folder / FRAMES, manifest["files"][FRAMES]):
+        return faults  # the table says where the frames lie: without it nothing more can be told of the tars
     with Progress("shards", len(manifest["shards"])) as progress:
         frames = 0
         for number, shard in enumerate(manifest["shards"]):
@@ -42,15 +42,18 @@ def verify(folder: Path) -> list[str]:
     return faults
 
 
+def _verify_file(path: Path, checksum: str) -> list[str]:
+    try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == checksum:
+            return []
+    except OSError as error:
+        return [f"{path}: {error.strerror}"]
+    return [f"{path}: changed since it was written"]
+
+
 def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any]) -> list[str]:
     path = store.shard_path(number)
-    faults = []
-    index = path.with_suffix(".idx")
-    try:
-        if hashlib.sha256(index.read_bytes()).hexdigest() != shard["index_sha256"]:
-            faults.append(f"{index}: changed since it was written")
-    except OSError as error:
-        faults.append(f"{index}: {error.strerror}")
+    faults = _verify_file(path.with_suffix(".idx"), shard["index_sha256"])
     try:
         with path.open("rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

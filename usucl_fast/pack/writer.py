@@ -1,33 +1,20 @@
-"""Spool files -> shards: tars, DALI indexes, frame table and manifest. The format: `shards/README.md`."""
+"""Spool files -> shards: tars, DALI indexes, frame table. The format: `shards/README.md`."""
 
 import dataclasses
 import hashlib
-import io
 import json
-import urllib.parse
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from usucl_fast.files import write_json, write_whole
-from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, ROW, VideoRecord
+from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, VideoRecord
 from usucl_fast.pack.spool import Spooled
 
 END_OF_ARCHIVE = bytes(1024)
-LONGEST_ID = 85  # <id>/000000.jpg stays within the 100 bytes of a plain tar header
-
-
-def escape(name: str) -> str:
-    """A video's name, percent-encoded down to letters, digits, `-`, `_` and `~`: one path component, no dot.
-
-    Different names give different ids; a long one is cut and ends in a hash of the whole.
-    """
-    escaped = urllib.parse.quote(name, safe="").replace(".", "%2E")
-    if len(escaped) > LONGEST_ID:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        escaped = f"{escaped[: LONGEST_ID - 17]}~{digest}"
-    return escaped
 
 
 class ShardWriter:
@@ -35,75 +22,110 @@ class ShardWriter:
 
     A new shard begins when the next video would make the present one longer than `shard_bytes`; a video is
     never cut, so one that is longer than that has a shard of its own.
+
+    Beside every finished shard lies its **receipt**: whoever appends the same videos again, after an
+    interruption, does not write these shards again, and no longer needs the spool files, which are deleted.
+
+    shards, videos, rows: what the manifest and the frame table say of all that is appended so far. They may begin with
+    the shards of an earlier packing, whose files lie elsewhere.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shard_bytes: int,
+        suffix: str,
+        shards: list[dict[str, Any]],
+        videos: list[VideoRecord],
+        rows: NDArray[np.void],
+    ) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
-        self.videos: list[VideoRecord] = []
-        self.shards: list[dict[str, Any]] = []
-        self._rows: list[np.ndarray] = []
+        self.suffix = suffix
+        self.shards = list(shards)
+        self.videos = list(videos)
+        self._rows = [rows]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._length = 0
         self._index: list[str] = []
+        self._spools: list[Path] = []
         self._tar: BinaryIO | None = None
         self._checksum = hashlib.sha256()
 
-    def append(self, video: Spooled) -> None:
-        """Copies a video into the present shard, or the next."""
-        length = video.path.stat().st_size
-        if self._tar is not None and self._tar.tell() + length > self.shard_bytes:
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"usucl-{len(self.shards):06d}.tar"
+
+    @property
+    def _receipt(self) -> Path:
+        return self._path.with_suffix(".receipt")
+
+    def append(self, video: Spooled, spool: Path) -> None:
+        """Copies a video's spool file into the present shard, or the next."""
+        if self._length and self._length + video.length > self.shard_bytes:
             self._close_shard()
-        if self._tar is None:
-            self._tar = (self.folder / f"usucl-{len(self.shards):06d}.tar").open("wb")
-            self._checksum = hashlib.sha256()
-        start = self._tar.tell()
-        with video.path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                self._tar.write(chunk)
-                self._checksum.update(chunk)
+        if not self._length and not self._receipt.exists():
+            self._tar = self._path.open("wb")
+        if self._tar:
+            with spool.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    self._tar.write(chunk)
+                    self._checksum.update(chunk)
+        self._spools.append(spool)
         rows = video.rows.copy()
-        rows["offset"] += start
+        rows["offset"] += self._length
         rows["shard"] = len(self.shards)
         rows["video"] = len(self.videos)
         self._index += [
-            f"jpg {row['offset']} {row['length']} {video.record.id}/{row['frame']:06d}.jpg\n" for row in rows
+            f"{self.suffix} {row['offset']} {row['length']} {video.record.id}/{row['frame']:06d}.{self.suffix}\n"
+            for row in rows
         ]
         self._rows.append(rows)
         self.videos.append(video.record)
+        self._length += video.length
 
     def _close_shard(self) -> None:
-        assert self._tar is not None
-        self._tar.write(END_OF_ARCHIVE)
-        self._checksum.update(END_OF_ARCHIVE)
-        path = Path(self._tar.name)
-        # The format of DALI's wds2idx, version 1.2.
-        index = (f"v1.2 {len(self._index)}\n" + "".join(self._index)).encode()
-        path.with_suffix(".idx").write_bytes(index)
-        self.shards.append(
-            {
-                "name": path.name,
+        if self._tar:
+            self._tar.write(END_OF_ARCHIVE)
+            self._checksum.update(END_OF_ARCHIVE)
+            # The format of DALI's wds2idx, version 1.2.
+            index = (f"v1.2 {len(self._index)}\n" + "".join(self._index)).encode()
+            self._path.with_suffix(".idx").write_bytes(index)
+            self._tar.flush()
+            os.fsync(self._tar.fileno())
+            self._tar.close()
+            receipt = {
+                "name": self._path.name,
                 "frames": len(self._index),
-                "bytes": self._tar.tell(),
+                "bytes": self._length + len(END_OF_ARCHIVE),
                 "sha256": self._checksum.hexdigest(),
                 "index_sha256": hashlib.sha256(index).hexdigest(),
             }
-        )
-        self._tar.close()
-        self._tar = None
-        self._index = []
+            write_json(self._receipt, receipt)
+        receipt = json.loads(self._receipt.read_bytes())
+        for spool in self._spools:
+            spool.unlink(missing_ok=True)
+        self.shards.append(receipt)
+        self._begin()
 
-    def finish(self, header: dict[str, Any]) -> None:
-        """Closes the last shard and writes the frame table and, last, the manifest with `header` in front."""
-        if self._tar is not None:
+    def finish(self) -> NDArray[np.void]:
+        """Closes the last shard, writes the frame table and returns it."""
+        if self._length:
             self._close_shard()
-        table = io.BytesIO()
-        np.save(table, np.concatenate([np.empty(0, ROW), *self._rows]))
+        rows = np.concatenate(self._rows)
         with write_whole(self.folder / FRAMES) as file:
-            file.write(table.getbuffer())
+            np.save(file, rows)
+        return rows
+
+    def write_manifest(self, header: dict[str, Any], files: list[Path]) -> None:
+        """Writes the manifest, with `header` in front and the checksums of `files` that belong to the shards."""
         manifest = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             **header,
-            "frames_sha256": hashlib.sha256(table.getbuffer()).hexdigest(),
+            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
             "shards": self.shards,
             "videos": [dataclasses.asdict(video) for video in self.videos],
         }

@@ -6,17 +6,21 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 PLAIN_SECONDS = 5.0
 
 
 class Progress:
-    """Counts `total` things of one `unit`; on standard error, so that standard output stays clean."""
+    """Counts `total` things of one `unit`; on standard error, so that standard output stays clean.
 
-    def __init__(self, unit: str, total: int, done: int = 0) -> None:
+    megabytes: of all things together, where they differ much in size; the time left is then told by these.
+    """
+
+    def __init__(self, unit: str, total: int, done: int = 0, megabytes: float = 0.0) -> None:
         self.unit, self.total, self.done = unit, total, done
+        self._megabytes, self._megabytes_done = megabytes, 0.0
         self._first = done
         self._started = self._printed = time.monotonic()
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,35 +29,41 @@ class Progress:
             self._bar = Bar(
                 TextColumn(unit),
                 BarColumn(),
-                MofNCompleteColumn(),
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._bar.add_task(unit, total=total, completed=done, text="")
+            self._task = self._bar.add_task(unit, total=megabytes or total, completed=done, text="")
 
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self
 
-    def advance(self, frames: int | None = None, **values: str) -> None:
-        """One more is done; `frames` so far give the rate, `values` are shown as they are."""
+    def advance(self, frames: int | None = None, megabytes: float = 0.0, **values: str) -> None:
+        """One more is done, of `megabytes`; `frames` so far give the rate, `values` are shown as they are."""
         self.done += 1
+        self._megabytes_done += megabytes
         now = time.monotonic()
         seconds = max(now - self._started, 1e-9)
-        rate = [] if frames is None else [f"{frames:,} frames  {frames / seconds:,.0f} frames/s"]
-        text = "  ".join(rate + [f"{name} {value}" for name, value in values.items()])
+        parts = [f"{self.done}/{self.total}"]
+        if frames is not None:
+            parts.append(f"{frames:,} frames  {frames / seconds:,.0f} frames/s")
+        if self._megabytes:
+            parts.append(f"{self._megabytes_done / seconds:,.1f} MB/s")
+        parts += [f"{name} {value}" for name, value in values.items()]
         if self._bar:
-            self._bar.update(self._task, completed=self.done, text=text)
+            self._bar.update(self._task, completed=self._megabytes_done or self.done, text="  ".join(parts))
         elif now - self._printed >= PLAIN_SECONDS or self.done == self.total:
             self._printed = now
-            left = seconds / (self.done - self._first) * (self.total - self.done)
-            print(
-                f"{self.done}/{self.total} {self.unit}  {text}  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
+            share = (
+                self._megabytes_done / self._megabytes
+                if self._megabytes
+                else (self.done - self._first) / (self.total - self._first)
             )
+            left = seconds * (1 / share - 1) if share else 0.0
+            parts[0] += f" {self.unit}"
+            print(f"{'  '.join(parts)}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""

@@ -1,0 +1,221 @@
+"""Interrupted, resumed, added to: the whole job."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.videos import moving_texture, write_video
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.feed import open_shards
+from usucl_fast.pack import PackSettings, find_sources, job, pack
+from usucl_fast.pack.writer import ShardWriter
+
+SETTINGS = PackSettings(size=48, shard_mb=1)
+
+
+def pack_folder(root: Path, out: Path, workers: int = 1, **more: Any) -> dict[str, Any]:
+    return pack(find_sources([root])[0], out, SETTINGS, workers=workers, **more)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file but the summary, which tells the time."""
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.name != "summary.json"}
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos that fill three shards, a broken and a short one among them."""
+    root = tmp_path_factory.mktemp("some")
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 256, (160, 64, 64, 1), dtype=np.uint8)
+        write_video(root / f"{number}.avi", np.repeat(noise, 3, axis=-1), "mjpeg", pix_fmt="yuvj420p")
+    (root / "2b.mp4").write_bytes(b"no video at all")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(some: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an uninterrupted packing of them gives."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    pack_folder(some, out)
+    return content(out)
+
+
+def test_it_fills_several_shards(whole: dict[str, bytes]) -> None:
+    assert sum(name.endswith(".tar") for name in whole) >= 2
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 5, "manifest", "swap", "between"])
+def test_interrupted_anywhere_the_same_call_goes_on(
+    some: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int | str
+) -> None:
+    class StopError(BaseException):
+        pass
+
+    def stops(method: Callable[..., Any], at: int) -> Callable[..., Any]:
+        calls = iter(range(1, 1000))
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == at:
+                raise StopError
+            return method(*args, **kwargs)
+
+        return wrapped
+
+    out = tmp_path / "out"
+    if step == "between":  # the folders have half changed places
+        pack_folder(some, out)
+        out.rename(tmp_path / ".out.usucl-partial")
+        (tmp_path / ".out.usucl-replaced").mkdir()
+    else:
+        with monkeypatch.context() as patch:
+            if isinstance(step, int):
+                patch.setattr(ShardWriter, "append", stops(ShardWriter.append, step))
+            elif step == "manifest":
+                patch.setattr(ShardWriter, "write_manifest", stops(ShardWriter.write_manifest, 1))
+            else:
+                patch.setattr(job.shutil, "rmtree", stops(job.shutil.rmtree, 1))
+            with pytest.raises(StopError):
+                pack_folder(some, out)
+        assert not out.exists()
+    pack_folder(some, out)
+    assert content(out) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_any_moment_the_same_command_goes_on(
+    some: Path, whole: dict[str, bytes], tmp_path: Path, workers: int
+) -> None:
+    """Real processes, SIGKILL; the moments are spread over the run."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()", str(some), str(out)]
+    command += ["--size", "48", "--shard-mb", "1", "--workers", str(workers)]
+    for share in (0.2, 0.5, 0.8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(2.5 * share)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1  # one is quarantined
+    assert content(out) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_workers_die_with_the_command(some: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()", str(some), str(out)]
+    process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("needs /proc")
+    deadline = time.monotonic() + 20
+    while not (tmp_path / ".out.usucl-partial" / "spool").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    workers = [
+        int(child)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    states = [Path(f"/proc/{pid}/cmdline") for pid in workers]
+    assert not any(path.exists() and b"spawn_main" in path.read_bytes() for path in states)
+
+
+def test_a_full_disk_is_said_and_what_is_done_is_kept(
+    some: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", full)
+        with pytest.raises(DataError, match=r"no space is left.*same command again"):
+            pack_folder(some, out)
+    assert any((tmp_path / ".out.usucl-partial" / "spool").glob("*.npz"))
+    pack_folder(some, out)
+    assert content(out) == whole
+
+
+def test_another_job_does_not_take_over_an_unfinished_one(
+    some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    sources = find_sources([some])[0]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pack_folder(some, out)
+    with pytest.raises(UsageError, match="was interrupted and waits"):
+        pack(sources, out, PackSettings(size=32), workers=1)
+    assert pack(sources, out, PackSettings(size=32), workers=1, overwrite=True)["videos"] == 5
+
+
+def test_two_commands_do_not_work_on_one_out(some: Path, tmp_path: Path) -> None:
+    partial = tmp_path / ".out.usucl-partial"
+    partial.mkdir()
+    with job._locked(partial), pytest.raises(UsageError, match="another usucl-shard is at work"):
+        pack_folder(some, tmp_path / "out")
+
+
+def test_added_videos_keep_the_frame_ids(some: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    for name in ("b.mp4", "d.mp4"):
+        write_video(root / name, moving_texture(12, 64, 64, seed=ord(name[0])), "libx264")
+    first = pack_folder(root, out)
+    before = open_shards(out)
+    old = {before.table.name_of(n): bytes(before.read(np.array([n]))[0]) for n in range(len(before.table))}
+    names_before = [before.table.name_of(n) for n in range(len(before.table))]
+    tar = (out / "usucl-000000.tar").read_bytes()
+
+    write_video(root / "a.mp4", moving_texture(8, 64, 64, seed=1), "libx264")
+    (root / "c.mp4").write_bytes(b"nothing")
+    second = pack_folder(root, out)
+    after = open_shards(out)
+    assert (first["videos"], second["videos"], second["packed_videos"]) == (2, 3, 1)
+    assert [entry["source"] for entry in second["quarantined"]] == ["c.mp4"]
+    assert [after.table.name_of(n) for n in range(len(before.table))] == names_before
+    assert {name: bytes(after.read(np.array([n]))[0]) for n, name in enumerate(names_before)} == old
+    assert (out / "usucl-000000.tar").read_bytes() == tar
+    assert [video.name for video in after.table.videos] == ["b.mp4", "d.mp4", "a.mp4"]
+    assert pack_folder(root, out) == second  # nothing is new, the broken one included
+
+    write_video(root / "a.mp4", moving_texture(9, 64, 64, seed=1), "libx264")
+    with pytest.raises(UsageError, match=r"holds a\.mp4 of another size"):
+        pack_folder(root, out)
+
+
+def test_a_decoder_that_hangs_or_crashes_costs_its_video_only(tmp_path: Path) -> None:
+    """A FIFO never gives a byte; a worker that is killed from outside is a decoder that crashed."""
+    root = tmp_path / "in"
+    write_video(root / "good.mp4", moving_texture(12, 64, 64, seed=0), "libx264")
+    write_video(root / "hangs.mp4", moving_texture(12, 64, 64, seed=1), "libx264")
+    sources = find_sources([root])[0]
+    (root / "hangs.mp4").unlink()
+    os.mkfifo(root / "hangs.mp4")
+    writer = os.open(root / "hangs.mp4", os.O_RDWR)  # opening it succeeds, reading waits for ever
+    try:
+        summary = pack(sources, tmp_path / "out", SETTINGS, workers=1, time_limit=1.0)
+    finally:
+        os.close(writer)
+    assert summary["videos"] == 1
+    assert summary["quarantined"] == [{"source": "hangs.mp4", "reason": "gives no picture for 1 s (--time-limit)"}]

@@ -1,0 +1,71 @@
+"""What videos and patients are called in what is written."""
+
+import hashlib
+import hmac
+import os
+import secrets
+import urllib.parse
+from pathlib import Path
+
+import click
+
+from usucl_fast.errors import UsageError
+
+LONGEST_ID = 85  # <id>/000000.jpg stays within the 100 bytes of a plain tar header
+SECRET_BYTES = 32
+
+
+def escape(name: str) -> str:
+    """A video's name, percent-encoded down to letters, digits, `-`, `_` and `~`: one path component, no dot.
+
+    Different names give different ids; a long one is cut and ends in a hash of the whole.
+    """
+    escaped = urllib.parse.quote(name, safe="").replace(".", "%2E")
+    if len(escaped) > LONGEST_ID:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        escaped = f"{escaped[: LONGEST_ID - 17]}~{digest}"
+    return escaped
+
+
+class Pseudonyms:
+    """Replaces names by keyed hashes (HMAC-SHA-256, RFC 2104).
+
+    Equal names give equal pseudonyms under one secret; without the secret they cannot be found by trying names.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def of(self, kind: str, name: str) -> str:
+        """16 hexadecimal digits for `name`; kinds do not share pseudonyms."""
+        return hmac.digest(self._secret, f"{kind}\0{name}".encode(), "sha256").hex()[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells secrets apart without giving them away."""
+        return self.of("fingerprint", "")
+
+
+def default_secret() -> Path:
+    """Where the secret of this user lies."""
+    return Path(click.get_app_dir("usucl-fast")) / "salt"
+
+
+def read_pseudonyms(path: Path) -> Pseudonyms:
+    """Reads the secret in `path`, which is made, readable by its owner alone, where it is missing.
+
+    Raises:
+        UsageError: the file cannot be made, or holds no secret.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"--salt {path}: {error.strerror or error}; name a file that can be made or read") from error
+    if len(secret) < SECRET_BYTES:
+        raise UsageError(f"--salt {path} holds fewer than {SECRET_BYTES} bytes; take it away and a new one is made")
+    return Pseudonyms(secret)

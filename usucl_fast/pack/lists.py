@@ -1,0 +1,122 @@
+"""What a list says of the videos: which they are, their labels, groups and splits."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from usucl_fast.errors import UsageError
+from usucl_fast.pack.sources import Source, source_of
+
+LISTS = frozenset((".csv", ".jsonl"))
+FACTS = ("label", "group", "split")
+
+
+def read_list(path: Path) -> list[Source]:
+    """Reads a list of videos in place of a folder, sorted by name.
+
+    A CSV file with a header, or a JSONL file with an object a line: `path` (of the video file or frame folder,
+    relative to the list), and any of `id` (the video's name; the path where there is none), `label`, `group`, `split`.
+
+    Raises:
+        UsageError: the file is no such list, or names a video that does not exist, or one name twice.
+    """
+    sources: dict[str, Source] = {}
+    for number, row in enumerate(_rows(path, f"SOURCE {path}", {"path"}), 1):
+        file = path.parent / row["path"]
+        if not row["path"] or not file.exists():
+            raise UsageError(f"SOURCE {path}: entry {number}, {row['path']!r}, does not exist beside the list")
+        name = row.get("id") or row["path"]
+        if name in sources:
+            raise UsageError(f"SOURCE {path}: names {name!r} more than once; tell its videos apart by a column id")
+        sources[name] = replace(source_of(file, name), **_facts(row))
+    if not sources:
+        raise UsageError(f"SOURCE {path} lists no video")
+    return [sources[name] for name in sorted(sources)]
+
+
+def read_labels(path: Path, sources: list[Source]) -> list[Source]:
+    """Adds what a CSV or JSONL file with `video` and any of `label`, `group`, `split` says of the sources.
+
+    Videos that it does not name keep what they have.
+
+    Raises:
+        UsageError: the file is no such table, names a video twice, or names one that is not among `sources`.
+    """
+    known = {source.name: source for source in sources}
+    rows = _rows(path, f"--labels {path}", {"video"})
+    if not any(row.keys() & set(FACTS) for row in rows):
+        raise UsageError(f"--labels {path}: has none of the columns {', '.join(FACTS)}")
+    missing = [row["video"] for row in rows if row["video"] not in known]
+    if missing:
+        raise UsageError(
+            f"--labels {path}: {len(missing)} of its {len(rows)} videos are not in SOURCE, first {missing[0]!r};"
+            " names are paths relative to SOURCE"
+        )
+    twice = [name for name, count in Counter(row["video"] for row in rows).items() if count > 1]
+    if twice:
+        raise UsageError(f"--labels {path}: names {twice[0]!r} more than once")
+    for row in rows:
+        known[row["video"]] = replace(known[row["video"]], **_facts(row))
+    return [known[source.name] for source in sources]
+
+
+def group_by_name(sources: list[Source], pattern: str) -> list[Source]:
+    """Takes the group of every source that has none from its name: the first bracket of `pattern`, or all it matches.
+
+    Raises:
+        UsageError: `pattern` is no regular expression, or finds nothing in a name.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--group-regex {pattern!r} is not a regular expression ({error})") from error
+    grouped = []
+    for source in sources:
+        if not source.group:
+            match = regex.search(source.name)
+            group = (match[1] if regex.groups else match[0]) if match else ""
+            if not group:
+                raise UsageError(
+                    f"--group-regex {pattern!r} finds no group in {source.name!r}; every name must have one"
+                )
+            source = replace(source, group=group)
+        grouped.append(source)
+    return grouped
+
+
+def _facts(row: dict[str, str]) -> dict[str, Any]:
+    return {column: row[column] for column in FACTS if column in row}
+
+
+def _rows(path: Path, what: str, needed: Iterable[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix.lower() == ".jsonl":
+                rows = [json.loads(line) for line in file if line.strip()]
+                if not all(isinstance(row, dict) for row in rows):
+                    raise ValueError("a line is not a JSON object")
+            else:
+                reader = csv.DictReader(file)
+                absent = set(needed) - set(reader.fieldnames or ())
+                if absent:
+                    raise UsageError(f"{what}: needs a column {min(absent)}, has {sorted(reader.fieldnames or ())}")
+                rows = list(reader)
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise UsageError(f"{what}: not a readable CSV or JSONL file in UTF-8 ({error})") from error
+    texts = []
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise UsageError(f"{what}: entry {number} has more fields than the header")
+        text = {key: "" if value is None else str(value).strip() for key, value in row.items()}
+        absent = set(needed) - text.keys()
+        if absent:
+            raise UsageError(f"{what}: entry {number} has no {min(absent)}")
+        if any("\0" in value for value in text.values()):
+            raise UsageError(f"{what}: entry {number} holds a zero byte")
+        texts.append(text)
+    return texts

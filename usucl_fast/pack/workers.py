@@ -1,0 +1,99 @@
+"""Videos packed side by side, each where it can do no harm: in a process of its own that may crash or hang."""
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import signal
+import sys
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from usucl_fast.errors import DecodeError
+from usucl_fast.files import write_json
+from usucl_fast.pack.spool import Order, Spooled, TooShortError, spool
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why a video is not in the shards; `fault` is false where nothing is wrong with it."""
+
+    reason: str
+    fault: bool
+
+
+def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | LeftOut]:
+    """Packs every video into its spool file, `workers` side by side; yields what became of them, in order.
+
+    What an earlier call has done is not done again: beside the spool file of a video that is done lies a `.npz`, and
+    beside that of one that is left out a `.json`.
+
+    Raises:
+        OSError: a spool file cannot be written.
+    """
+    # A fresh interpreter a worker: nothing of this process (threads, locks, CUDA) leaks into it.
+    pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"), initializer=_prepare)
+    try:
+        jobs: deque[ProcessFuture[None] | None] = deque(
+            None if _read(order.path) else pool.schedule(_spool, [order]) for order in orders
+        )
+        for order in orders:
+            job = jobs.popleft()
+            if job is not None:
+                reason = _reason(job, order)
+                if reason:
+                    write_json(order.path.with_suffix(".json"), asdict(reason))
+            outcome = _read(order.path)
+            assert outcome is not None
+            yield outcome
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()
+
+
+def _spool(order: Order) -> None:
+    try:
+        spool(order).save(order.path.with_suffix(".npz"))
+    except BaseException:
+        order.path.unlink(missing_ok=True)  # on a full disk it is this one that is in the way
+        raise
+
+
+def _reason(job: ProcessFuture[None], order: Order) -> LeftOut | None:
+    try:
+        job.result()
+    except TooShortError as error:
+        return LeftOut(str(error), fault=False)
+    except DecodeError as error:
+        return LeftOut(str(error), fault=True)
+    except ProcessExpired as error:
+        order.path.unlink(missing_ok=True)
+        if error.exitcode == -signal.SIGALRM:
+            return LeftOut(f"gives no picture for {order.time_limit:g} s (--time-limit)", fault=True)
+        how = f"by {signal.Signals(-error.exitcode).name}" if error.exitcode < 0 else f"with status {error.exitcode}"
+        return LeftOut(f"ends the process that decodes it, {how}", fault=True)
+    return None
+
+
+def _read(path: Path) -> Spooled | LeftOut | None:
+    with contextlib.suppress(FileNotFoundError):
+        return LeftOut(**json.loads(path.with_suffix(".json").read_bytes()))
+    with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile):
+        return Spooled.load(path.with_suffix(".npz"))
+    return None
+
+
+def _prepare() -> None:
+    # An interrupt is the parent's to handle, and nobody's work goes on when the parent is gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)

@@ -1,0 +1,72 @@
+"""Pictures before and after their sector was cut out, side by side on PNG pages: to be looked at by a person."""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from usucl_fast.files import write_whole
+from usucl_fast.pack.sector import Sector
+
+WIDTH, HEIGHT, GAP = 160, 120, 4  # of a thumbnail, between two
+CELL = 10  # pixels of a mosaic: a twelfth of the height
+COLUMNS, ROWS, CAPTION = 5, 12, 14
+OUTLINE = (255, 80, 60)
+
+
+def thumbnail_pair(before: NDArray[np.uint8], after: NDArray[np.uint8], sector: Sector) -> NDArray[np.uint8]:
+    """A picture as it came and as it is stored, uint8 `[HEIGHT, 2 * WIDTH + GAP, 3]`.
+
+    before, after: uint8 `[height, width]`, `[height, width, 1]` or `[height, width, 3]`.
+
+    Outside the `sector`, which is outlined, the first one is a mosaic that no name can be read in.
+    """
+    left = _shrink(before)
+    width, height = left.size
+    cells = left.resize((max(1, width // CELL), max(1, height // CELL)), Image.Resampling.BOX)
+    inside = Image.fromarray(sector.draw(height, width))
+    left = Image.composite(left, cells.resize(left.size, Image.Resampling.NEAREST), inside)
+    draw = ImageDraw.Draw(left)
+    for polygon in sector.polygons:
+        corners = [(x * (width - 1) / sector.picture[0], y * (height - 1) / sector.picture[1]) for x, y in polygon]
+        draw.line([*corners, corners[0]], fill=OUTLINE)
+    right = _shrink(after)
+    pair = Image.new("RGB", (2 * WIDTH + GAP, HEIGHT))
+    for thumbnail, start in ((left, 0), (right, WIDTH + GAP)):
+        pair.paste(thumbnail, (start + (WIDTH - thumbnail.width) // 2, (HEIGHT - thumbnail.height) // 2))
+    return np.asarray(pair)
+
+
+def write_sheets(folder: Path, pairs: Iterable[tuple[str, NDArray[np.uint8]]], first: int = 0) -> None:
+    """Writes captions and what `thumbnail_pair` made as `sectors-000.png`, …, numbered from `first`."""
+    rest = iter(pairs)
+    for page in itertools.count(first):
+        shown = list(itertools.islice(rest, COLUMNS * ROWS))
+        if not shown:
+            return
+        with write_whole(folder / f"sectors-{page:03d}.png") as file:
+            _page(shown).save(file, "png")
+
+
+def _page(pairs: list[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
+    across, down = 2 * WIDTH + 3 * GAP, HEIGHT + CAPTION + GAP
+    page = Image.new("RGB", (COLUMNS * across, -(-len(pairs) // COLUMNS) * down), (40, 40, 40))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default()
+    for number, (caption, pair) in enumerate(pairs):
+        x, y = number % COLUMNS * across + GAP, number // COLUMNS * down + GAP
+        page.paste(Image.fromarray(pair), (x, y))
+        text = caption.encode("latin-1", "replace").decode("latin-1")  # all that every build of Pillow can draw
+        while font.getlength(text) > across - 2 * GAP:
+            text = ".." + text[3:]  # names differ at their ends
+        draw.text((x, y + HEIGHT), text, fill=(220, 220, 220), font=font)
+    return page
+
+
+def _shrink(picture: NDArray[np.uint8]) -> Image.Image:
+    image = Image.fromarray(picture.squeeze(-1) if picture.shape[2:] == (1,) else picture).convert("RGB")
+    scale = min(WIDTH / image.width, HEIGHT / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
