@@ -160,6 +160,7 @@ def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
     assert pack_folder(tmp_path / "in", tmp_path / "out") == first
     with pytest.raises(UsageError, match="settings"):
         pack_folder(tmp_path / "in", tmp_path / "out", size=100)
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == stamp
     sources = find_sources([tmp_path / "in"])[0]
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="other files beside the shards"):

@@ -89,8 +89,7 @@ def read_header(path: Path) -> Header:
 def decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
     """Yields every picture with its time in seconds from the first; without a frame rate, its number for it.
 
-    A grey picture comes as `gray`, one in YBR_FULL as `yuvj444p`, which it is, any other as `rgb24`. Samples of more than
-    8 bits are windowed as they would be displayed, or else their whole range is taken.
+    A grey picture comes as `gray`, one in YBR_FULL as `yuvj444p`, which it is, any other as `rgb24`.
 
     Raises:
         DecodeError: it does not decode to its end, or a plugin is missing for its compression.

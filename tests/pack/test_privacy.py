@@ -1,0 +1,172 @@
+"""What a hospital hands over comes out without a word of whose it is."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image, ImageDraw
+
+from tests.dicoms import write_dicom
+from tests.videos import write_video
+from usucl_fast.cli.shard import main
+from usucl_fast.feed import open_shards
+
+SECRETS = ("DOE^JANE", "Jane Doe", "PID-4711", "19630401", "1.2.826.0.1.999.4711", "ACC-0815", "St Elsewhere")
+HEIGHT, WIDTH = 240, 320
+
+
+def screen(frames: int, seed: int, text: str = "DOE^JANE  PID-4711  1963-04-01") -> np.ndarray:
+    """uint8 `[frames, 240, 320]`: live speckle in a fan, a name above it, a logo and a ruler beside it."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    radius, angle = np.hypot(x - 160, y + 20), np.arctan2(x - 160, y + 20)
+    fan = (radius > 70) & (radius < 230) & (abs(angle) < 0.5)
+    picture = Image.new("L", (WIDTH, HEIGHT))
+    draw = ImageDraw.Draw(picture)
+    draw.text((4, 2), text, fill=255)
+    draw.text((4, 225), "St Elsewhere", fill=200)
+    for tick in range(40, 220, 20):
+        draw.line([(310, tick), (318, tick)], fill=220)
+    rng = np.random.default_rng(seed)
+    live = rng.integers(20, 220, (frames, HEIGHT, WIDTH), dtype=np.uint8)
+    return np.where(fan, live, np.asarray(picture)).astype(np.uint8)
+
+
+def live_area() -> np.ndarray:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    radius, angle = np.hypot(x - 160, y + 20), np.arctan2(x - 160, y + 20)
+    return (radius > 70 - 8) & (radius < 230 + 8) & (abs(angle) < 0.5 + 0.08)
+
+
+def planted(**more: Any) -> dict[str, Any]:
+    name, spoken, patient, birth, uid, accession, place = SECRETS
+    return {
+        "PatientName": name,
+        "PatientID": patient,
+        "PatientBirthDate": birth,
+        "StudyInstanceUID": uid,
+        "AccessionNumber": accession,
+        "InstitutionName": place,
+        "StudyDescription": f"follow-up of {spoken}",
+        **more,
+    }
+
+
+def usucl_shard(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="usucl-shard")
+
+
+def everything(out: Path) -> bytes:
+    """All bytes of all files, and of PNG files what is compressed in them."""
+    content = b""
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            content += path.name.encode() + data
+            if path.suffix == ".png":
+                content += Image.open(io.BytesIO(data)).convert("L").tobytes()
+    return content
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Path:
+    """Two patients' cines, under names that tell; one file that does not decode."""
+    root = tmp_path / "clinic"
+    write_dicom(root / "DOE^JANE 19630401" / "PID-4711", screen(24, 0), **planted())
+    write_dicom(root / "DOE^JANE 19630401" / "1.2.826.0.1.999.4711.2", screen(20, 1), **planted())
+    write_dicom(root / "other" / "IM_0001", screen(20, 2, "ROE^RICHARD"), PatientID="PID-4712")
+    write_dicom(root / "DOE^JANE 19630401" / "broken ACC-0815.dcm", screen(9, 3), **planted())
+    broken = root / "DOE^JANE 19630401" / "broken ACC-0815.dcm"
+    broken.write_bytes(broken.read_bytes()[:5000])
+    return root
+
+
+def test_nothing_of_the_patient_is_in_the_shards(clinic: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = usucl_shard(clinic, out, "--salt", tmp_path / "salt", "--codec", "png", "--size", HEIGHT, "--workers", 1)
+    assert result.exit_code == 1, result.output  # the broken one
+    content = everything(out)
+    assert not [secret for secret in (*SECRETS, "clinic", "IM_0001", "ROE", "PID-4712") if secret.encode() in content]
+    store = open_shards(out)
+    assert len(store.table.videos) == 3
+    groups = [video.group for video in store.table.videos]
+    assert len(set(groups)) == 2
+    assert all(len(group) == 16 for group in groups)
+    (quarantined,) = json.loads((out / "summary.json").read_bytes())["quarantined"]
+    assert len(quarantined["source"]) == 16
+    again = tmp_path / "again"
+    usucl_shard(clinic, again, "--salt", tmp_path / "other", "--codec", "png", "--size", HEIGHT, "--workers", 1)
+    assert not set(groups) & {video.group for video in open_shards(again).table.videos}
+
+
+def test_outside_the_sector_everything_is_black(clinic: Path, tmp_path: Path) -> None:
+    for codec in ("png", "jpeg"):
+        out = tmp_path / codec
+        usucl_shard(clinic, out, "--salt", tmp_path / "salt", "--codec", codec, "--size", 4096, "--workers", 1)
+        store = open_shards(out)
+        sectors = json.loads((out / "sectors.json").read_bytes())
+        for number, video in enumerate(store.table.videos):
+            kept = sectors[video.name]
+            x, y = zip(*(point for polygon in kept["polygons"] for point in polygon), strict=True)
+            assert (video.height, video.width) == (max(y) - min(y), max(x) - min(x))
+            frame = Image.open(io.BytesIO(store.read(store.table.first_row[number : number + 1])[0].tobytes()))
+            outside = ~live_area()[min(y) : max(y), min(x) : max(x)]
+            assert outside.any()
+            # A JPEG's ripples do not leave the blocks that the edge runs through.
+            assert (np.asarray(frame)[outside] > (0 if codec == "png" else 40)).sum() == 0
+
+
+def test_a_contact_sheet_shows_no_name(clinic: Path, tmp_path: Path) -> None:
+    """The rows that the name is written in are a coarse mosaic in it: no letter's edge is left."""
+    out = tmp_path / "out"
+    usucl_shard(clinic, out, "--salt", tmp_path / "salt", "--workers", 1)
+    sheet = np.asarray(Image.open(out / "sectors-000.png").convert("L")).astype(int)
+    name = sheet[4:12, 4:90]  # the first thumbnail's top left corner
+    jumps = np.abs(np.diff(name, axis=1)) > 8
+    assert jumps.any(axis=0).sum() <= 10  # an edge each ten pixels at most
+
+
+def test_burned_in_text_is_refused_unless_allowed(tmp_path: Path) -> None:
+    still = np.repeat(screen(1, 0), 5, axis=0)
+    write_dicom(tmp_path / "in" / "live.dcm", screen(16, 0))
+    write_dicom(tmp_path / "in" / "says so.dcm", screen(16, 1), BurnedInAnnotation="YES")
+    write_dicom(tmp_path / "in" / "still.dcm", still)
+    write_dicom(tmp_path / "in" / "still region.dcm", still, regions=[(60, 40, 260, 215)])
+    common = [tmp_path / "in", "--salt", tmp_path / "salt", "--names", "keep", "--workers", 1, "--codec", "png"]
+    summaries = {}
+    for policy in ("refuse", "warn", "allow"):
+        out = tmp_path / policy
+        result = usucl_shard(common[0], out, *common[1:], "--burned-in", policy)
+        assert result.exit_code == (1 if policy == "refuse" else 0), result.output
+        summaries[policy] = json.loads((out / "summary.json").read_bytes())
+    reasons = {entry["source"]: entry["reason"] for entry in summaries["refuse"]["quarantined"]}
+    assert reasons.keys() == {"says so.dcm", "still.dcm"}
+    assert "--burned-in warn" in reasons["says so.dcm"]
+    assert {entry["source"] for entry in summaries["warn"]["warnings"]} == reasons.keys()
+    assert summaries["allow"]["warnings"] == []
+    assert summaries["warn"]["videos"] == summaries["allow"]["videos"] == 4
+    sectors = json.loads((tmp_path / "refuse" / "sectors.json").read_bytes())
+    assert {name: sector["how"] for name, sector in sectors.items()} == {
+        "live.dcm": "moves",
+        "still region.dcm": "DICOM regions",
+    }
+    assert sectors["still region.dcm"]["polygons"] == [[[60, 40], [260, 40], [260, 215], [60, 215]]]
+
+
+def test_a_corrected_sector_is_used(tmp_path: Path) -> None:
+    frames = np.repeat(screen(12, 0)[..., None], 3, axis=-1)
+    write_video(tmp_path / "in" / "a.mp4", frames, "libx264")
+    assert usucl_shard(tmp_path / "in", tmp_path / "out", "--workers", 1).exit_code == 0
+    sectors = json.loads((tmp_path / "out" / "sectors.json").read_bytes())
+    sectors["a.mp4"]["polygons"] = [[[100, 80], [220, 80], [220, 180]]]
+    (tmp_path / "my.json").write_text(json.dumps(sectors))
+    options = ["--sector", tmp_path / "my.json", "--codec", "png", "--workers", 1]
+    assert usucl_shard(tmp_path / "in", tmp_path / "mine", *options).exit_code == 0
+    store = open_shards(tmp_path / "mine")
+    assert (store.table.videos[0].height, store.table.videos[0].width) == (100, 120)
+    pixels = np.asarray(Image.open(io.BytesIO(store.read(np.array([0]))[0].tobytes())))
+    assert pixels[:50, -50:].mean() > 50  # upper right: inside
+    assert pixels[60:, :40].max() == 0  # lower left: outside
