@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from usucl_fast.feed.store import ShardStore, open_shards
-from usucl_fast.frames import FRAMES, MANIFEST
+from usucl_fast.frames import FRAMES, MANIFEST, MEMBER_SUFFIX
+from usucl_fast.pack.spool import BLOCK, MemberHeader
 from usucl_fast.pack.writer import manifest_checksum
 from usucl_fast.report.progress import Progress
 
@@ -33,10 +34,11 @@ def verify(folder: Path) -> list[str]:
         faults += _verify_file(folder / name, checksum)
     if _verify_file(folder / FRAMES, manifest["files"][FRAMES]):
         return faults  # the table says where the frames lie: without it nothing more can be told of the tars
+    suffix = MEMBER_SUFFIX[manifest["settings"]["codec"]]
     with Progress("shards", len(manifest["shards"])) as progress:
         frames = 0
         for number, shard in enumerate(manifest["shards"]):
-            faults += _verify_shard(store, number, shard)
+            faults += _verify_shard(store, number, shard, suffix)
             frames += shard["frames"]
             progress.advance(frames=frames)
     return faults
@@ -51,7 +53,7 @@ def _verify_file(path: Path, checksum: str) -> list[str]:
     return [f"{path}: changed since it was written"]
 
 
-def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any]) -> list[str]:
+def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any], suffix: str) -> list[str]:
     path = store.shard_path(number)
     faults = _verify_file(path.with_suffix(".idx"), shard["index_sha256"])
     try:
@@ -64,10 +66,14 @@ def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any]) -> list
     bad = []
     for frame_id in np.flatnonzero(store.table.rows["shard"] == number).tolist():
         row = store.table.rows[frame_id]
-        data = content[int(row["offset"]) : int(row["offset"]) + int(row["length"])]
-        if zlib.crc32(data) != row["crc"]:
-            video = store.table.videos[row["video"]].name
-            bad.append(f"{path}: frame {row['frame']} of video {video} (frame id {frame_id}) is damaged")
-    if not bad:
-        bad = [f"{path}: changed outside the frames (tar headers, padding or end)"]
-    return faults + bad
+        video = store.table.videos[row["video"]]
+        start, length = int(row["offset"]), int(row["length"])
+        header = MemberHeader(video.id, suffix).of(int(row["frame"]), length)
+        place = f"{path}: frame {row['frame']} of video {video.name} (frame id {frame_id})"
+        if zlib.crc32(content[start : start + length]) != row["crc"]:
+            bad.append(f"{place} is damaged")
+        elif content[start - BLOCK : start] != header or any(
+            content[start + length : start + length + -length % BLOCK]
+        ):
+            bad.append(f"{place} is whole, but its tar header or padding is damaged")
+    return faults + (bad or [f"{path}: changed at its end, after the last frame"])
