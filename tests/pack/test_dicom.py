@@ -30,6 +30,8 @@ from tests.dicoms import write_dicom
 from tests.videos import moving_texture
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack import dicom
+from usucl_fast.pack.decode import Header
+from usucl_fast.pack.sources import is_dicom
 
 COLOR = moving_texture(4, 48, 64, seed=3, color=True)
 GREY = moving_texture(4, 48, 64, seed=3)[..., 0]
@@ -72,7 +74,7 @@ def test_lossless_files_decode_exactly(tmp_path: Path, syntax: UID, photometric:
         "RGB": COLOR,
         "PALETTE COLOR": np.stack([np.roll(np.arange(256), shift)[GREY] for shift in (0, 85, 170)], -1),
     }[photometric]
-    assert dicom.is_dicom(tmp_path / "x")
+    assert is_dicom(tmp_path / "x")
     assert np.array_equal(decoded(tmp_path / "x"), expected)
 
 
@@ -206,7 +208,7 @@ def test_the_header(tmp_path: Path) -> None:
     regions = [(8, 4, 40, 30), (50, 4, 900, 900), (20, 20, 20, 20)]
     write_dicom(tmp_path / "x", GREY, regions=regions, PatientID=" P1 ", BurnedInAnnotation="YES", FrameTime="50")
     header = dicom.read_header(tmp_path / "x")
-    assert header == dicom.Header("P1", 20.0, True, True, ((8, 4, 40, 30), (50, 4, 64, 48)))
+    assert header == Header("P1", 20.0, True, True, ((8, 4, 40, 30), (50, 4, 64, 48)))
     assert [at for _, at in dicom.decode(tmp_path / "x")] == [0, 0.05, 0.1, 0.15]
     write_dicom(tmp_path / "y", GREY, FrameTime=None, FrameTimeVector=["0", "10", "30", "20"], Modality="CT")
     header = dicom.read_header(tmp_path / "y")

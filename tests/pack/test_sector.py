@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from usucl_fast.pack.sector import Box, Motion, Sector, overlap, similar
+from usucl_fast.pack.motion import Motion
+from usucl_fast.pack.sector import Box, Sector, overlap, similar
 
 HEIGHT, WIDTH, FRAMES = 480, 640, 32
 TEXT = 200

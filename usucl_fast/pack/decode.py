@@ -10,13 +10,31 @@ from pathlib import Path
 import av
 
 from usucl_fast.errors import DecodeError
-from usucl_fast.pack import dicom
+from usucl_fast.pack.sector import Box
 from usucl_fast.pack.sources import Source
 
 # FFmpeg's own messages go nowhere: what matters of them comes back as an exception.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 MOST_PIXELS = 1 << 26  # of a picture: a damaged header must not ask for all the memory there is
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a DICOM file says of itself, as far as packing needs it; nothing of it is written as it is.
+
+    patient: PatientID.
+    frame_rate: mean frames per second; 0 where it is not said.
+    ultrasound: whether it is an ultrasound image at all.
+    burned_in: whether it says that text is burned into its pictures.
+    regions: boxes (left, top, right, bottom) of the 2-D images in its pictures, in pixels.
+    """
+
+    patient: str
+    frame_rate: float
+    ultrasound: bool
+    burned_in: bool
+    regions: tuple[Box, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class Video:
 
     pictures: Iterator[tuple[av.VideoFrame, float]]
     frame_rate: float
-    header: dicom.Header | None = None
+    header: Header | None = None
 
 
 def open_video(source: Source) -> Video:
@@ -43,6 +61,8 @@ def open_video(source: Source) -> Video:
         DecodeError: it cannot be opened.
     """
     if source.kind == "dicom":
+        from usucl_fast.pack import dicom  # pydicom takes long to import, and most sources are none
+
         header = dicom.read_header(source.files[0])
         return Video(dicom.decode(source.files[0]), header.frame_rate, header)
     if source.kind == "images":

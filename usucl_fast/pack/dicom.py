@@ -7,7 +7,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,18 @@ from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels, pixel_arra
 from pydicom.uid import UID, JPEGExtended12Bit
 
 from usucl_fast.errors import DecodeError
+from usucl_fast.pack.decode import MOST_PIXELS, Header
+from usucl_fast.pack.sector import Box
 
 # Messages of pydicom quote attributes.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\..*")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-MOST_PIXELS = 1 << 26  # of a picture: a damaged header must not ask for all the memory there is
 ULTRASOUND = ("US", "IVUS")  # Modality
 ULTRASOUND_CLASS = "1.2.840.10008.5.1.4.1.1.6"  # SOP classes of ultrasound images, and the retired ones, begin so
 TISSUE = 1  # RegionSpatialFormat: a 2-D image, not an M-mode, a spectrum or a curve
 PLUGINS = {"JPEG-LS": "pyjpegls", "JPEG 2000": "pylibjpeg-openjpeg", "JPEG": "python-gdcm"}
-Box = tuple[int, int, int, int]
 WANTED = [
     *("PatientID", "Modality", "SOPClassUID", "BurnedInAnnotation", "SequenceOfUltrasoundRegions", "NumberOfFrames"),
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "Rows", "Columns", "SamplesPerPixel"),
@@ -42,30 +41,6 @@ WANTED = [
     *(f"{color}PaletteColorLookupTable{what}" for color in ("Red", "Green", "Blue") for what in ("Descriptor", "Data")),
     *(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
 ]
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of itself, as far as packing needs it; nothing of it is written as it is.
-
-    patient: PatientID.
-    frame_rate: mean frames per second; 0 where it is not said.
-    ultrasound: whether it is an ultrasound image at all.
-    burned_in: whether it says that text is burned into its pictures.
-    regions: boxes (left, top, right, bottom) of the 2-D images in its pictures, in pixels.
-    """
-
-    patient: str
-    frame_rate: float
-    ultrasound: bool
-    burned_in: bool
-    regions: tuple[Box, ...]
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's mark; its name need not tell."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def read_header(path: Path) -> Header:

@@ -18,7 +18,7 @@ from usucl_fast.pack.sector import Box, Sector
 COLOR_DISTANCE = 16
 COLOR_SHARE = 0.005
 PLANAR_YUV = re.compile(r"yuvj?4\d\dp")  # three planes of 8 bits
-PROBE = 96  # samples along a side are enough to see colour
+PROBE = 32  # so many rows, or up to twice as many, are enough to see colour
 
 
 def luma(picture: av.VideoFrame) -> NDArray[np.uint8]:
@@ -43,10 +43,13 @@ def has_color(picture: av.VideoFrame, box: Box) -> bool:
         planes = list(small.to_ndarray()[1:])
     left, right = (edge * width // picture.width for edge in (box[0], box[2]))
     top, bottom = (edge * height // picture.height for edge in (box[1], box[3]))
-    step = max(1, min(bottom - top, right - left) // PROBE)
-    chroma = [plane[top : max(bottom, top + 1) : step, left : max(right, left + 1) : step] for plane in planes]
-    distance = np.maximum(*(np.abs(plane.astype(np.int16) - 128) for plane in chroma))
-    return bool((distance > COLOR_DISTANCE).mean() > COLOR_SHARE)
+    step = max(1, (bottom - top) // PROBE)
+    colored = np.zeros((), bool)
+    for plane in planes:
+        part = plane[top : max(bottom, top + 1) : step, left : max(right, left + 1)]
+        # Unsigned numbers wrap around: what is less than the lowest grey is more than the highest, too.
+        colored = colored | (part - np.uint8(128 - COLOR_DISTANCE) > 2 * COLOR_DISTANCE)
+    return bool(np.count_nonzero(colored) > COLOR_SHARE * colored.size)
 
 
 def fit(shape: tuple[int, int], size: int, enlarge: bool = False) -> tuple[int, int]:
@@ -89,11 +92,12 @@ class Storage:
             "gray" if self._grey else "rgb24",
             interpolation=Interpolation.BILINEAR,
             threads=1,
-        ).to_ndarray()
-        cut: NDArray[np.uint8] = scaled.astype(np.uint8, copy=False)[
+        ).planes[0]
+        channels = 1 if self._grey else 3
+        lines = np.frombuffer(memoryview(scaled), np.uint8).reshape(scaled.height, -1)[:, : channels * scaled.width]
+        cut = lines.reshape(scaled.height, scaled.width, channels)[
             self._top : self._top + self.height, self._left : self._left + self.width
         ]
-        cut = cut[..., None] if self._grey else cut
         return np.ascontiguousarray(cut) if self._covers_all else cut * self._mask
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes:

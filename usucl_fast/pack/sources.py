@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from usucl_fast.errors import UsageError
-from usucl_fast.pack.dicom import is_dicom
 
 # fmt: off
 CONTAINERS = frozenset((
@@ -150,6 +149,12 @@ def _is_video(file: Path) -> bool:
         return True
     # Hospitals export DICOM without extension, or with the end of an UID for one. A DICOMDIR is only a table.
     return suffix not in IMAGES and file.name != "DICOMDIR" and is_dicom(file)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's mark; its name need not tell."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _is_image(file: Path) -> bool:

@@ -15,19 +15,19 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.files import write_whole
 from usucl_fast.frames import MEMBER_SUFFIX, ROW, VideoRecord
-from usucl_fast.pack.decode import open_video, thin
-from usucl_fast.pack.dicom import Header
+from usucl_fast.pack.decode import Header, open_video, thin
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.picture import Storage, has_color, luma
-from usucl_fast.pack.sector import Motion, Polygon, Sector, similar
+from usucl_fast.pack.sector import Polygon, Sector, similar
 from usucl_fast.pack.settings import PackSettings
 from usucl_fast.pack.sources import Source
-from usucl_fast.report.contact_sheet import thumbnail_pair
+from usucl_fast.report.contact_sheet import thumbnail_pair, thumbnail_size
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -118,10 +118,10 @@ def spool(order: Order) -> Spooled:
     # A decoder that hangs inside a library cannot be interrupted from Python: the alarm ends the process.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        way = _Way(grey=order.settings.color != "rgb")
+        way, stages = _Way(grey=order.settings.color != "rgb"), _Stages()
         while True:
             try:
-                return _spool(order, way)
+                return _spool(order, way, stages)
             except _AnotherWayError as other:
                 way = other.way
     except (av.FFmpegError, ValueError) as error:  # a picture of a kind that cannot be converted
@@ -146,9 +146,8 @@ class _AnotherWayError(Exception):
         self.way = way
 
 
-def _spool(order: Order, way: _Way) -> Spooled:
+def _spool(order: Order, way: _Way, stages: "_Stages") -> Spooled:
     settings = order.settings
-    stages = _Stages()
     signal.setitimer(signal.ITIMER_REAL, order.time_limit)  # opening a file takes as long as a picture at most
     video = open_video(order.source)
     warning = _check_annotation(video.header, settings)
@@ -161,6 +160,8 @@ def _spool(order: Order, way: _Way) -> Spooled:
     if way.sector is None:
         size = (first.width, first.height)
         if settings.sector == "auto":
+            from usucl_fast.pack.motion import Motion  # brings SciPy, which the command's own process need not import
+
             motion = Motion(first.height, first.width, video.header.regions if video.header else ())
             for picture, _ in early:
                 motion.add(luma(picture))
@@ -181,7 +182,7 @@ def _spool(order: Order, way: _Way) -> Spooled:
     member = MemberHeader(order.id, MEMBER_SUFFIX[settings.codec])
     rows: list[tuple[int, float, int, int, int, int, int]] = []
     pair = np.empty((0, 0, 3), np.uint8)
-    checksum = hashlib.sha256()
+    checksum, length = hashlib.sha256(), 0
     stages.lap("clean")
 
     with order.path.open("wb") as file:
@@ -196,18 +197,18 @@ def _spool(order: Order, way: _Way) -> Spooled:
             stages.lap("resize")
             data = storage.encode(pixels)
             stages.lap("encode")
-            rows.append((file.tell() + BLOCK, at, len(data), 0, 0, number, zlib.crc32(data)))
-            file.write(member.of(number, len(data)))
-            file.write(data)
-            file.write(bytes(-len(data) % BLOCK))
+            rows.append((length + BLOCK, at, len(data), 0, 0, number, zlib.crc32(data)))
+            length += file.write(b"".join((member.of(number, len(data)), data, bytes(-len(data) % BLOCK))))
             checksum.update(data)
             stages.lap("write")
             if number == shown and settings.sector != "none":
-                pair = thumbnail_pair(picture.to_ndarray(format="rgb24").astype(np.uint8), pixels, sector)
+                width, height = thumbnail_size(picture.width, picture.height)
+                small = picture.to_ndarray(width=width, height=height, format="rgb24", interpolation=Interpolation.AREA)
+                pair = thumbnail_pair(small.astype(np.uint8), pixels, sector)
                 stages.lap("clean")
-        length = file.tell()
-    if motion and (later := motion.sector()) and not similar(later, sector):
+    if motion and len(rows) > EARLY_FRAMES and (later := motion.sector()) and not similar(later, sector):
         raise _AnotherWayError(_with_sector(way, later, video.header, later.picture))
+    stages.lap("clean")
     if len(rows) < settings.min_frames:
         raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
     warning = warning or _check_found(video.header, settings, way.how)
