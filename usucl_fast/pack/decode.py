@@ -104,12 +104,13 @@ def _numbers(files: tuple[Path, ...]) -> list[int]:
 
 def _open(file: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(file))
+        container = av.open(str(file), metadata_errors="ignore")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(f"does not open: {_reason(error)}") from error
-    if not container.streams.video:
+    streams = container.streams.video
+    if not streams or streams[0].codec_context is None:
         container.close()
-        raise DecodeError("holds no video stream")
+        raise DecodeError("is of a codec that this FFmpeg does not know" if streams else "holds no video stream")
     return container
 
 
