@@ -337,7 +337,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [shard.main, shard.pack, shard.verify, shard.list_videos, train.main, bench.main, bench.feed]
+    "command",
+    [shard.main, shard.pack, shard.verify, shard.list_videos, train.main, bench.main, bench.feed, bench.shard],
 )
 def test_every_command_has_help(command: object) -> None:
     result = CliRunner().invoke(command, ["--help"])  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
 import contextlib
+import io
 import shutil
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import simplejpeg
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import (
@@ -21,6 +23,7 @@ from usucl_fast.feed import (
     make_loader,
     open_shards,
 )
+from usucl_fast.pack import PackSettings, find_sources, pack
 
 CPU = torch.device("cpu")
 
@@ -51,8 +54,13 @@ def expected(store: ShardStore, plan: BatchPlan, size: int, channels: int) -> to
     pictures = []
     for index, data in enumerate(store.read(plan.frame_ids)):
         top, left, height, width = plan.boxes.reshape(-1, 4)[index]
-        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB").astype(np.float64)
-        crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
+        if bytes(data[1:4]) == b"PNG":
+            image = Image.open(io.BytesIO(bytes(data))).convert("L" if channels == 1 else "RGB")
+            pixels = np.array(image).reshape(*image.size[::-1], channels)
+        else:
+            pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
+        crop = torch.from_numpy(pixels[top : top + height, left : left + width].astype(np.float64))
+        crop = crop.permute(2, 0, 1)[None]
         resized = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)[0]
         pictures.append(resized.flip(-1) if plan.flips.ravel()[index] else resized)
     return torch.stack(pictures).unflatten(0, plan.frame_ids.shape)
@@ -78,6 +86,16 @@ def test_pictures_are_those_of_the_plan(store: ShardStore, name: str, channels: 
         assert error.mean() < 1
         delivered += batch.frames.shape[0]
     assert delivered == 6 * len(store.table.videos)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_shards_are_delivered_as_well(videos: Path, tmp_path: Path, name: str, channels: int) -> None:
+    pack(find_sources([videos])[0], tmp_path / "png", PackSettings(size=64, codec="png"), workers=2)
+    store = open_shards(tmp_path / "png")
+    assert {video.color for video in store.table.videos} == {"grey", "rgb"}
+    plans = plans_of(store, epochs=1)
+    for plan, batch in zip(plans, make_loader(name, store, delivery(channels=channels)).run(plans), strict=True):
+        assert (batch.frames.double() - expected(store, plan, 48, channels)).abs().mean() < 1
 
 
 def test_loaders_agree(store: ShardStore) -> None:
