@@ -235,6 +235,15 @@ def test_a_header_that_lies_is_found_out_at_once(tmp_path: Path, lie: dict[str, 
         assert time.monotonic() - started < 5
 
 
+def test_what_one_plugin_does_not_decode_another_may(tmp_path: Path) -> None:
+    """Lossless JPEG under baseline's name, which the faster plugin refuses."""
+    write_dicom(tmp_path / "x", GREY, syntax=JPEGLosslessSV1)
+    ds = pydicom.dcmread(tmp_path / "x")
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.save_as(tmp_path / "x")
+    assert np.array_equal(decoded(tmp_path / "x", "gray"), GREY)
+
+
 @pytest.mark.parametrize(
     "syntax", [ExplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit, DeflatedExplicitVRLittleEndian]
 )
