@@ -2,20 +2,26 @@
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
 from torch.utils.data import DataLoader
 
 from usucl_fast.bench.harness import Arm
 from usucl_fast.bench.published import FrameFiles, extract_frames
-from usucl_fast.feed import Crop, Delivery, Normaliser, Planner, ShardStore, make_loader
+from usucl_fast.feed import Crop, Delivery, Loader, Normaliser, Planner, ShardStore, make_loader
+from usucl_fast.feed.loader import decoded_bytes
 from usucl_fast.pack import Source
 
-ARMS = ("dali", "torch", "published")
+ARMS = ("dali", "torch", "resident", "resident-half", "published", "floor-decode", "floor-copy", "floor-replay")
+DELIVERIES = ("tensors", "crops")
 WARM_UP = 8
 """Batches before the clock starts: more than any arm prepares ahead, so that none starts with a stock."""
 
@@ -26,6 +32,7 @@ def feed_arms(
     sources: dict[str, Source],
     work: Path,
     *,
+    deliver: str,
     size: int,
     batch_size: int,
     batches: int,
@@ -34,8 +41,9 @@ def feed_arms(
 ) -> list[Arm]:
     """The named arms, each ready to run; frames for the published way are unpacked into `work`.
 
-    All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver float32
-    `[batch_size, 5, 3, size, size]`, normalised, on `device`.
+    All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
+    either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
+    size]`. A floor delivers less, and says so. The resident arms have seen all frames before the clock starts.
     """
     planner = Planner(
         store.table,
@@ -53,27 +61,68 @@ def feed_arms(
     for number in range(WARM_UP + batches):
         epoch, place = divmod(number, per_epoch)
         plans.append(planner.plan_tuples(epoch, place * tuples, (place + 1) * tuples))
-    delivery = Delivery(size, 1, device, threads, most_frames=tuples * 5)
+    delivery = Delivery(size, 1, device, threads, most_frames=tuples * 5, resident_bytes=1 << 62)
+    needed = int(decoded_bytes(store.table, 1).sum())
+    if deliver == "tensors":
+        delivers = f"float32 [{tuples}, 5, 3, {size}, {size}] normalised on {device.type}"
+    else:
+        delivers = f"uint8 [{tuples}, 5, 1, {size}, {size}] on {device.type}"
 
-    def ours(name: str) -> Iterator[torch.Tensor]:
+    def finisher() -> Callable[[torch.Tensor], torch.Tensor]:
+        if deliver == "crops":
+            return lambda frames: frames
         normalise = Normaliser(device)
-        with contextlib.closing(make_loader(name, store, delivery).run(plans)) as loaded:
-            for batch in loaded:
-                yield normalise(batch.frames.flatten(0, 1)).unflatten(0, batch.plan.frame_ids.shape)
+        return lambda frames: normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def ours(loader: Loader) -> Iterator[torch.Tensor]:
+        with contextlib.closing(loader.run(plans)) as loaded:
+            yield from map(finisher(), (batch.frames for batch in loaded))
+
+    def resident(share: float) -> Callable[[], Iterator[torch.Tensor]]:
+        loader = make_loader("resident", store, replace(delivery, resident_bytes=math.ceil(needed * share)))
+        for _ in loader.run(plans):
+            pass
+        return functools.partial(ours, loader)
 
     def published() -> Iterator[torch.Tensor]:
-        data = FrameFiles(work, plans, size)
+        data = FrameFiles(work, plans, size, tensors=deliver == "tensors")
         loader = DataLoader(data, tuples, num_workers=threads, pin_memory=device.type == "cuda")
         for batch in loader:
             yield batch.to(device, non_blocking=True)
 
+    def decode() -> Iterator[torch.Tensor]:
+        nothing = torch.empty(0).expand(tuples, 5, 0)
+        with ThreadPoolExecutor(threads) as pool:
+            for plan in plans:
+                list(pool.map(lambda data: simplejpeg.decode_jpeg(data, colorspace="GRAY"), store.read(plan.frame_ids)))
+                yield nothing
+
+    def replay(copy: bool) -> Iterator[torch.Tensor]:
+        batch = next(make_loader("torch", store, delivery).run(plans)).frames
+        finish = finisher()
+        output = finish(batch)
+        for _ in plans:
+            yield output.clone() if copy else finish(batch)
+
+    starts: dict[str, Callable[[], Callable[[], Iterator[torch.Tensor]]]] = {
+        "resident": lambda: resident(1),
+        "resident-half": lambda: resident(0.5),
+        "published": lambda: published,
+        "floor-decode": lambda: decode,
+        "floor-copy": lambda: functools.partial(replay, copy=True),
+        "floor-replay": lambda: functools.partial(replay, copy=False),
+    }
+    less = {
+        "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
+        "floor-copy": f"{delivers}, always the same batch: it is copied",
+        "floor-replay": f"{delivers}, always the same batch, decoded and cropped once",
+    }
     arms = []
-    delivers = f"float32 [{tuples}, 5, 3, {size}, {size}] normalised on {device.type}"
     for name in names:
         if name == "published":
             extract_frames(store.table, sources, np.concatenate([plan.frame_ids for plan in plans]), work)
-        start = published if name == "published" else functools.partial(ours, name)
-        arms.append(Arm(name, delivers, functools.partial(_rate, start, device)))
+        start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery))
+        arms.append(Arm(name, less.get(name, delivers), functools.partial(_rate, start, device)))
     return arms
 
 

@@ -43,17 +43,22 @@ def extract_frames(table: FrameTable, sources: dict[str, Source], frame_ids: np.
 
 
 class FrameFiles(Dataset[torch.Tensor]):
-    """The tuples of some batch plans: `[V, 3, size, size]` float32, normalised."""
+    """The tuples of some batch plans: `[V, 3, size, size]` float32, normalised, or, without `tensors`, one channel of
+    uint8."""
 
-    def __init__(self, folder: Path, plans: list[BatchPlan], size: int) -> None:
+    def __init__(self, folder: Path, plans: list[BatchPlan], size: int, tensors: bool = True) -> None:
         self.folder = folder
         self.tuples = np.concatenate([plan.frame_ids for plan in plans])
+        self.mode = "RGB" if tensors else "L"
         self.transform = transforms.Compose(
             [
                 transforms.Resize(size),
                 transforms.RandomCrop(size),
-                transforms.ToTensor(),
-                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+                *(
+                    [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+                    if tensors
+                    else [transforms.PILToTensor()]
+                ),
             ]
         )
 
@@ -62,4 +67,4 @@ class FrameFiles(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         files = [self.folder / f"{frame_id}.jpg" for frame_id in self.tuples[index]]
-        return torch.stack([self.transform(Image.open(file).convert("RGB")) for file in files])
+        return torch.stack([self.transform(Image.open(file).convert(self.mode)) for file in files])

@@ -7,7 +7,7 @@ import click
 
 from usucl_fast import __version__
 from usucl_fast.bench.feed import ARMS as FEED_ARMS
-from usucl_fast.bench.feed import feed_arms
+from usucl_fast.bench.feed import DELIVERIES, feed_arms
 from usucl_fast.bench.harness import measure, publish
 from usucl_fast.bench.shard import ARMS as SHARD_ARMS
 from usucl_fast.bench.shard import shard_arms
@@ -39,7 +39,19 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="The SOURCE that SHARDS was made of; the published way reads its frames.",
 )
-@click.option("--arms", default="dali,torch,published", show_default=True, help="What is compared, by commas.")
+@click.option(
+    "--arms",
+    default="dali,torch,resident,published",
+    show_default=True,
+    help=f"What is compared, by commas: any of {', '.join(FEED_ARMS)}.",
+)
+@click.option(
+    "--deliver",
+    default="tensors",
+    show_default=True,
+    type=click.Choice(DELIVERIES),
+    help="What every arm delivers: what a network takes, or crops of one channel in 8 bits.",
+)
 @click.option(
     "--size",
     default=224,
@@ -67,6 +79,7 @@ def feed(
     shards: Path,
     videos: Path | None,
     arms: str,
+    deliver: str,
     size: int,
     batch_size: int,
     batches: int,
@@ -97,6 +110,7 @@ def feed(
             store,
             sources,
             Path(work) / "frames",
+            deliver=deliver,
             size=size,
             batch_size=batch_size,
             batches=batches,

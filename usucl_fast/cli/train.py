@@ -13,7 +13,7 @@ from usucl_fast import __version__
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import LOADERS, open_shards
+from usucl_fast.feed import LOADERS, choose_loader, open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.engine import read_config, read_metrics
 from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config
@@ -47,7 +47,12 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Choice(tuple(RECIPES)),
     help="Named settings; the options below replace them one by one.  [default: default]",
 )
-@click.option("--loader", type=click.Choice(LOADERS), help="What decodes and augments.  [default: torch]")
+@click.option(
+    "--loader",
+    type=click.Choice(("auto", *LOADERS)),
+    help="What decodes and crops. auto: resident where all decoded frames fit into --resident-gb, else dali where it is"
+    " installed, else torch.  [default: auto]",
+)
 @click.option("--dali", is_flag=True, help="The same as --loader dali.")
 @device_option
 @click.option(
@@ -56,6 +61,13 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default="one a CPU core",
     type=click.IntRange(1),
     help="CPU threads that decode.",
+)
+@click.option(
+    "--resident-gb",
+    default=4.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Memory, in GB, for decoded frames that the loader resident keeps; what does not fit is decoded each time.",
 )
 @click.option(
     "--checkpoint-every",
@@ -81,6 +93,7 @@ def main(
     dali: bool,
     device: str,
     threads: int,
+    resident_gb: float,
     checkpoint_every: int,
     stop_after: int | None,
     resume: bool,
@@ -111,9 +124,12 @@ def main(
         config = dataclasses.replace(read_config(out), **overrides)
     else:
         config = make_config(recipe or "default", overrides)
-    execution = Execution(
-        "dali" if dali else loader or "torch", pick_device(device), threads, checkpoint_every, stop_after
-    )
+    resident_bytes = int(resident_gb * 1e9)
+    name = "dali" if dali else loader or "auto"
+    if name == "auto":
+        name, why = choose_loader(store, config.channels, resident_bytes)
+        click.echo(f"--loader {name}: {why}")
+    execution = Execution(name, pick_device(device), threads, resident_bytes, checkpoint_every, stop_after)
     with _told_to_stop() as told:
         summary = train(config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told)
     losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]

@@ -1,14 +1,16 @@
 """Frame ids in, device tensors out.
 
-store.py         shard folders, memory-mapped: `open_shards`
-plan.py          which frames and crops a step uses: `Planner`, `BatchPlan`
-loader.py        what a loader is, and choosing one: `make_loader`
-torch_loader.py  libjpeg-turbo in threads
-dali_loader.py   NVIDIA DALI
-normalise.py     uint8 pictures -> what a network takes
+store.py            shard folders, memory-mapped: `open_shards`
+plan.py             which frames and crops a step uses: `Planner`, `BatchPlan`
+loader.py           what a loader is, and choosing one: `choose_loader`, `make_loader`
+dali_loader.py      NVIDIA DALI
+threaded.py         what the two that follow have in common
+torch_loader.py     libjpeg-turbo in threads
+resident_loader.py  decoded frames kept in memory; cut.py, its compiled part
+normalise.py        uint8 pictures -> what a network takes
 """
 
-from usucl_fast.feed.loader import LOADERS, Batch, Delivery, Loader, make_loader
+from usucl_fast.feed.loader import LOADERS, Batch, Delivery, Loader, choose_loader, make_loader
 from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.feed.plan import BatchPlan, Crop, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, open_shards
@@ -23,6 +25,7 @@ __all__ = [
     "Normaliser",
     "Planner",
     "ShardStore",
+    "choose_loader",
     "make_loader",
     "open_shards",
     "whole_frames",

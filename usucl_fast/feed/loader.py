@@ -1,5 +1,6 @@
 """What a loader is, and choosing one."""
 
+import importlib.util
 import io
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from typing import Protocol
 import numpy as np
 import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from usucl_fast.errors import DecodeError, UsageError
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.store import ShardStore
+from usucl_fast.frames import FrameTable
 
 PNG = b"\x89PNG"
 PREFETCH = 2
@@ -39,6 +42,7 @@ class Delivery:
     device: where they are delivered.
     threads: CPU threads that decode.
     most_frames: no batch has more pictures than this.
+    resident_bytes: memory that the resident loader may keep pixels in.
     """
 
     size: int
@@ -46,6 +50,7 @@ class Delivery:
     device: torch.device
     threads: int
     most_frames: int
+    resident_bytes: int = 4 * 10**9
 
 
 class Loader(Protocol):
@@ -58,6 +63,23 @@ class Loader(Protocol):
             DecodeError: a frame does not decode; the message names it.
         """
         ...
+
+
+def choose_loader(store: ShardStore, channels: int, resident_bytes: int) -> tuple[str, str]:
+    """The fastest loader for these shards here, and why it is that one."""
+    needed = int(decoded_bytes(store.table, channels).sum())
+    if needed <= resident_bytes:
+        return "resident", f"all frames decoded take {needed / 1e9:.1f} GB"
+    why = f"all frames decoded would take {needed / 1e9:.1f} GB, more than --resident-gb {resident_bytes / 1e9:g}"
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        return "dali", why
+    return "torch", f"{why}, and NVIDIA DALI is not installed"
+
+
+def decoded_bytes(table: FrameTable, channels: int) -> NDArray[np.int64]:
+    """Bytes of every frame once it is decoded, `[N]`."""
+    size: NDArray[np.int64] = table.size.prod(axis=-1)[table.rows["video"]] * channels
+    return size
 
 
 def make_loader(name: str, store: ShardStore, delivery: Delivery) -> Loader:
@@ -89,7 +111,17 @@ def _dali(store: ShardStore, delivery: Delivery) -> Loader:
     return DaliLoader(store, delivery)
 
 
-_LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {"dali": _dali, "torch": _torch}
+def _resident(store: ShardStore, delivery: Delivery) -> Loader:
+    from usucl_fast.feed.resident_loader import ResidentLoader
+
+    return ResidentLoader(store, delivery)
+
+
+_LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {
+    "dali": _dali,
+    "torch": _torch,
+    "resident": _resident,
+}
 LOADERS = tuple(_LOADERS)
 
 

@@ -33,6 +33,7 @@ class Execution:
 
     loader: name in `usucl_fast.feed.LOADERS`.
     threads: CPU threads that decode.
+    resident_bytes: memory that the resident loader may keep pixels in.
     checkpoint_every: steps between checkpoints.
     stop_after: stop after this many steps in all, as if told to; None for the whole run.
     """
@@ -40,6 +41,7 @@ class Execution:
     loader: str
     device: torch.device
     threads: int
+    resident_bytes: int = 4 * 10**9
     checkpoint_every: int = 100
     stop_after: int | None = None
 
@@ -92,7 +94,14 @@ class _Run:
         self.loader = make_loader(
             execution.loader,
             store,
-            Delivery(config.size, config.channels, execution.device, execution.threads, self.planner.most_frames),
+            Delivery(
+                config.size,
+                config.channels,
+                execution.device,
+                execution.threads,
+                self.planner.most_frames,
+                execution.resident_bytes,
+            ),
         )
         _check_negatives(config, store)
         torch.manual_seed(config.seed)
