@@ -38,7 +38,7 @@ def has_color(picture: av.VideoFrame, box: Box) -> bool:
         planes = [np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1) for plane in picture.planes[1:]]
         height, width = picture.planes[1].height, picture.planes[1].width
     else:
-        height, width = min(picture.height, PROBE), min(picture.width, PROBE)
+        height, width = min(picture.height, 4 * PROBE), min(picture.width, 4 * PROBE)
         small = picture.reformat(width, height, "yuv444p", interpolation=Interpolation.POINT, threads=1)
         planes = list(small.to_ndarray()[1:])
     left, right = (edge * width // picture.width for edge in (box[0], box[2]))
