@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,16 @@ from torch.utils.data import DataLoader
 
 from usucl_fast.bench.harness import Arm
 from usucl_fast.bench.published import FrameFiles, extract_frames
+from usucl_fast.bench.stock import dali_batches, webdataset_batches
 from usucl_fast.feed import Crop, Delivery, Loader, Normaliser, Planner, ShardStore, make_loader
 from usucl_fast.feed.loader import decoded_bytes
 from usucl_fast.pack import Source
 
-ARMS = ("dali", "torch", "resident", "resident-half", "published", "floor-decode", "floor-copy", "floor-replay")
+ARMS = (
+    *("dali", "torch", "resident", "resident-half"),
+    *("published", "stock-webdataset", "stock-dali"),
+    *("floor-decode", "floor-copy", "floor-replay"),
+)
 DELIVERIES = ("tensors", "crops")
 WARM_UP = 8
 """Batches before the clock starts: more than any arm prepares ahead, so that none starts with a stock."""
@@ -43,7 +49,7 @@ def feed_arms(
 
     All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
     either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
-    size]`. A floor delivers less, and says so. The resident arms have seen all frames before the clock starts.
+    size]`. What delivers less or other frames says so. The resident arms have seen all frames before the clock starts.
     """
     planner = Planner(
         store.table,
@@ -90,6 +96,12 @@ def feed_arms(
         for batch in loader:
             yield batch.to(device, non_blocking=True)
 
+    def stock(batches: Callable[..., Generator[torch.Tensor, None, None]], **parallel: int) -> Iterator[torch.Tensor]:
+        how = {"size": size, "tensors": deliver == "tensors", "batch": tuples * 5, "device": device}
+        with contextlib.closing(batches(store, **how, **parallel)) as loaded:
+            for batch in itertools.islice(loaded, len(plans)):
+                yield batch.unflatten(0, (tuples, 5))
+
     def decode() -> Iterator[torch.Tensor]:
         nothing = torch.empty(0).expand(tuples, 5, 0)
         with ThreadPoolExecutor(threads) as pool:
@@ -108,11 +120,15 @@ def feed_arms(
         "resident": lambda: resident(1),
         "resident-half": lambda: resident(0.5),
         "published": lambda: published,
+        "stock-webdataset": lambda: functools.partial(stock, webdataset_batches, workers=threads),
+        "stock-dali": lambda: functools.partial(stock, dali_batches, threads=threads),
         "floor-decode": lambda: decode,
         "floor-copy": lambda: functools.partial(replay, copy=True),
         "floor-replay": lambda: functools.partial(replay, copy=False),
     }
     less = {
+        "stock-webdataset": f"{delivers}, frames as they lie in the shards",
+        "stock-dali": f"{delivers}, frames as they lie in the shards",
         "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
         "floor-copy": f"{delivers}, always the same batch: it is copied",
         "floor-replay": f"{delivers}, always the same batch, decoded and cropped once",

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision import transforms
 
+from usucl_fast.bench.stock import Transform
 from usucl_fast.feed import BatchPlan
-from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
 from usucl_fast.frames import FrameTable
 from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.sources import Source
@@ -49,22 +48,11 @@ class FrameFiles(Dataset[torch.Tensor]):
     def __init__(self, folder: Path, plans: list[BatchPlan], size: int, tensors: bool = True) -> None:
         self.folder = folder
         self.tuples = np.concatenate([plan.frame_ids for plan in plans])
-        self.mode = "RGB" if tensors else "L"
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize(size),
-                transforms.RandomCrop(size),
-                *(
-                    [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-                    if tensors
-                    else [transforms.PILToTensor()]
-                ),
-            ]
-        )
+        self.transform = Transform(size, tensors)
 
     def __len__(self) -> int:
         return len(self.tuples)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         files = [self.folder / f"{frame_id}.jpg" for frame_id in self.tuples[index]]
-        return torch.stack([self.transform(Image.open(file).convert(self.mode)) for file in files])
+        return torch.stack([self.transform(Image.open(file)) for file in files])
