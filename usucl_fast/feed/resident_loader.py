@@ -1,5 +1,7 @@
 """The `resident` loader: a frame is decoded once and its pixels are kept; from then on it costs one pass over them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,23 +35,21 @@ class ResidentLoader(ThreadedLoader):
     def _fill(self, out_NHWC: torch.Tensor, plan: BatchPlan, chunk: Ints) -> None:
         frame_ids = plan.frame_ids.ravel()[chunk]
         kept = frame_ids < self._kept
-        self._decode(np.unique(frame_ids[kept & ~self._is_decoded[frame_ids]]))
-        self._cut(self._pixels, self._start_of[frame_ids[kept]], out_NHWC, plan, chunk[kept])
-        if not kept.all():
-            pixels = [
-                decode_frame(self._store, frame_id, data, self._delivery.channels).ravel()
-                for frame_id, data in zip(frame_ids[~kept].tolist(), self._store.read(frame_ids[~kept]), strict=True)
-            ]
-            starts = np.cumsum([0] + [len(part) for part in pixels[:-1]])
-            self._cut(np.concatenate(pixels), starts, out_NHWC, plan, chunk[~kept])
-
-    def _decode(self, frame_ids: Ints) -> None:
-        # Where two threads decode one frame at a time, they write the same.
-        for frame_id, data in zip(frame_ids.tolist(), self._store.read(frame_ids), strict=True):
-            pixels = decode_frame(self._store, frame_id, data, self._delivery.channels).ravel()
+        fresh = np.unique(frame_ids[kept & ~self._is_decoded[frame_ids]])
+        for frame_id, pixels in zip(fresh.tolist(), self._decoded(fresh), strict=True):
+            # Where two threads decode one frame at a time, they write the same.
             start = self._start_of[frame_id]
             self._pixels[start : start + len(pixels)] = pixels
             self._is_decoded[frame_id] = True
+        self._cut(self._pixels, self._start_of[frame_ids[kept]], out_NHWC, plan, chunk[kept])
+        if not kept.all():
+            others = list(self._decoded(frame_ids[~kept]))
+            starts = np.cumsum([0] + [len(pixels) for pixels in others[:-1]])
+            self._cut(np.concatenate(others), starts, out_NHWC, plan, chunk[~kept])
+
+    def _decoded(self, frame_ids: Ints) -> Iterator[Pixels]:
+        for frame_id, data in zip(frame_ids.tolist(), self._store.read(frame_ids), strict=True):
+            yield decode_frame(self._store, frame_id, data, self._delivery.channels).ravel()
 
     def _cut(self, pixels: Pixels, starts: Ints, out_NHWC: torch.Tensor, plan: BatchPlan, chunk: Ints) -> None:
         videos = self._store.table.rows["video"][plan.frame_ids.ravel()[chunk]]
