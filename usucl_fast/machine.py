@@ -3,6 +3,10 @@
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def cores() -> int:
@@ -25,3 +29,13 @@ def hardware() -> str:
         model = names[0] if names else model
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{model}, {cores()} cores, {gpu}"
+
+
+def computes_in_bf16(device: "torch.device") -> bool:
+    """Whether the device has instructions for bfloat16; without them it is many times slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(has for name, has in capabilities.items() if name.endswith("_bf16"))

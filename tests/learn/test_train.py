@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.conftest import REPOSITORY, SAMPLE
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import ShardStore, open_shards
-from usucl_fast.learn import Execution, TrainConfig, train
+from usucl_fast.learn import Execution, TrainConfig, engine, train
 from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.engine import read_metrics
 from usucl_fast.learn.health import effective_rank, mean_cosine
@@ -69,6 +69,21 @@ def test_golden_curves(sample: ShardStore, tmp_path: Path, recipe: str) -> None:
     golden = json.loads((REPOSITORY / "tests" / "golden" / f"{recipe}.json").read_bytes())
     assert [plan for plan, _ in found] == [plan for plan, _ in golden]
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in golden], abs=0.02)
+
+
+@pytest.mark.parametrize(("has_it", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_precision_is_what_the_device_has_and_stays(
+    sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, precision: str
+) -> None:
+    config = make_config("default", {**TINY, "precision": "auto"})
+    monkeypatch.setattr(engine, "computes_in_bf16", lambda device: has_it)
+    train(config, sample, tmp_path / "run", dataclasses.replace(EXECUTION, stop_after=1))
+    begun = engine.read_config(tmp_path / "run")
+    assert begun.precision == precision
+    monkeypatch.setattr(engine, "computes_in_bf16", lambda device: not has_it)  # another machine
+    assert (
+        train(begun, sample, tmp_path / "run", dataclasses.replace(EXECUTION, stop_after=2), resume=True)["steps"] == 2
+    )
 
 
 @pytest.mark.parametrize(("recipe", "stop"), [("reference", 5), *(("default", stop) for stop in range(1, 12))])

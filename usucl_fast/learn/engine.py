@@ -22,6 +22,7 @@ from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.recipes import TrainConfig
 from usucl_fast.learn.usucl import Usucl
+from usucl_fast.machine import computes_in_bf16
 from usucl_fast.report.progress import Progress
 
 OUTPUT = ("config.json", "metrics.jsonl", "summary.json", "backbone.safetensors", "checkpoints", ".*.partial")
@@ -65,6 +66,8 @@ def train(
         UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to
             resume, or it was begun with other settings or shards.
     """
+    if config.precision == "auto":
+        config = dataclasses.replace(config, precision="bf16" if computes_in_bf16(execution.device) else "fp32")
     record = {"config": dataclasses.asdict(config), "shards": store.fingerprint}
     _check_out(out, record, resume, overwrite)
     run = _Run(config, store, out, execution)

@@ -67,7 +67,11 @@ class TrainConfig:
         high=1,
     )
     flip: float = _setting(0.5, "Chance of a mirrored crop.", low=0, high=1)
-    precision: str = _setting("bf16", "Arithmetic of the encoders.", choices=("bf16", "fp32"))
+    precision: str = _setting(
+        "auto",
+        "Arithmetic of the encoders; auto is bf16 where the device computes in it, else fp32.",
+        choices=("auto", "bf16", "fp32"),
+    )
 
 
 def default() -> TrainConfig:
