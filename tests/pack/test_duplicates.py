@@ -25,3 +25,19 @@ def test_copies_across_groups_are_found_and_nothing_else(tmp_path: Path) -> None
         (("1 smaller.avi", "1.mp4"), "near"),
         (("2 slower.mp4", "2.mp4"), "near"),
     }
+
+
+def test_what_all_videos_of_a_machine_share_makes_no_duplicates(tmp_path: Path) -> None:
+    """A sharp outline and rulers, in every video the same; a picture that stands still, twice."""
+    root = tmp_path / "in"
+    layout = np.zeros((120, 160, 1), bool)
+    layout[10:110, 40:120] = True
+    for number in range(4):
+        picture = np.where(layout, 120 + moving_texture(24, 120, 160, number) // 8, 0)
+        picture[:, ::10, :30] = 255
+        write_video(root / f"{number}.mp4", picture.astype(np.uint8), "libx264")
+    write_video(root / "still.mp4", np.repeat(moving_texture(1, 120, 160, 9), 24, axis=0), "libx264")
+    shutil.copy(root / "still.mp4", root / "still again.mp4")
+    summary = pack(find_sources([root])[0], tmp_path / "out", PackSettings(size=64, sector="none"), workers=2)
+    (pair,) = summary["duplicates"]
+    assert pair == {"videos": ["still again.mp4", "still.mp4"], "kind": "exact", "similarity": 1.0}

@@ -15,11 +15,12 @@ from usucl_fast.frames import VideoRecord
 
 LOOKS = 8  # frames of a video that are compared, evenly spaced
 SIDE = 24  # pixels along a side that they are reduced to
-COARSE = 2.0  # pixels: what is blurrier than that is the machine's layout, which all its videos share
+COARSE = 2.0  # pixels: what is blurrier than that is not looked at
 # Gaussian weights along one side, mirrored at its ends.
 BLUR = np.exp(-(np.subtract.outer(np.arange(SIDE), np.arange(-SIDE, 2 * SIDE)) ** 2) / (2 * COARSE**2))
 BLUR = BLUR / BLUR.sum(axis=1, keepdims=True) @ np.pad(np.eye(SIDE), ((SIDE, SIDE), (0, 0)), mode="symmetric")
-NEAR = 0.8
+NEAR = 0.6  # copies, recoded or scaled, reach 0.78 and more; other videos of one machine 0.25
+STILL = 0.1  # of the fine structure's length: with less change there is nothing to compare
 BLOCK = 1024  # videos compared at a time
 
 
@@ -28,9 +29,10 @@ def find_duplicates(
 ) -> list[dict[str, Any]]:
     """Pairs of videos of different groups that show the same: `videos` (names), `kind`, `similarity`.
 
-    `exact` are equal byte for byte. `near` are those whose fine structure correlates above `NEAR` on average over
-    `LOOKS` frames at the same relative times: copies in another size, quality or frame rate are found, and most whose
-    ends differ a little; a part of a video is not.
+    `exact` are equal byte for byte. `near` are those whose fine structure changes alike, with a correlation above
+    `NEAR`, over `LOOKS` frames at the same relative times: what does not change, the sector's outline above all, is
+    the same in all videos of a machine. Copies in another size, quality or frame rate are found, and most whose ends
+    differ a little; a part of a video is not, nor a recoded copy of a picture that does not move.
 
     tars: the shard files that the rows are of.
     """
@@ -39,25 +41,21 @@ def find_duplicates(
         spans = itertools.pairwise(first_row)
         looks = list(pool.map(lambda span: _look(tars, rows[span[0] : span[1]]), spans))
     vectors = np.stack(looks) if looks else np.empty((0, 1), np.float32)
+    content = np.unique([video.checksum for video in videos], return_inverse=True)[1]
     found = []
     for start in range(0, len(videos), BLOCK):
         similarity = vectors[start : start + BLOCK] @ vectors.T
-        for row, other in np.argwhere(similarity > NEAR).tolist():
+        exact = content[start : start + BLOCK, None] == content
+        for row, other in np.argwhere(exact | (similarity > NEAR)).tolist():
             a, b = videos[start + row], videos[other]
             if start + row < other and not (a.group and a.group == b.group):
-                exact = a.checksum == b.checksum
-                found.append(
-                    {
-                        "videos": [a.name, b.name],
-                        "kind": "exact" if exact else "near",
-                        "similarity": round(float(similarity[row, other]), 3),
-                    }
-                )
+                kind, value = ("exact", 1.0) if exact[row, other] else ("near", round(float(similarity[row, other]), 3))
+                found.append({"videos": [a.name, b.name], "kind": kind, "similarity": value})
     return found
 
 
 def _look(tars: Sequence[Path], rows: NDArray[np.void]) -> NDArray[np.float32]:
-    """What a video looks like, `[LOOKS * SIDE * SIDE]`, of length 1."""
+    """How a video changes, `[LOOKS * SIDE * SIDE]`, of length 1; 0 where it hardly does."""
     chosen = rows[((np.arange(LOOKS) + 0.5) * len(rows) / LOOKS).astype(int)]
     looks = []
     with tars[chosen[0]["shard"]].open("rb") as file:
@@ -68,4 +66,7 @@ def _look(tars: Sequence[Path], rows: NDArray[np.void]) -> NDArray[np.float32]:
             small = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
             fine = small - BLUR @ small @ BLUR.T
             looks.append(fine / max(float(np.linalg.norm(fine)), 1.0))
-    return (np.concatenate(looks).ravel() / np.sqrt(LOOKS)).astype(np.float32)
+    change = np.stack(looks) - np.mean(looks, axis=0)
+    length = float(np.linalg.norm(change))
+    vector: NDArray[np.float32] = (change / length if length > STILL * LOOKS**0.5 else 0 * change).astype(np.float32)
+    return vector.ravel()
