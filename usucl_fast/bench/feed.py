@@ -126,7 +126,7 @@ def feed_arms(
         "floor-copy": lambda: functools.partial(replay, copy=True),
         "floor-replay": lambda: functools.partial(replay, copy=False),
     }
-    less = {
+    others = {
         "stock-webdataset": f"{delivers}, frames as they lie in the shards",
         "stock-dali": f"{delivers}, frames as they lie in the shards",
         "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
@@ -138,7 +138,7 @@ def feed_arms(
         if name == "published":
             extract_frames(store.table, sources, np.concatenate([plan.frame_ids for plan in plans]), work)
         start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery))
-        arms.append(Arm(name, less.get(name, delivers), functools.partial(_rate, start, device)))
+        arms.append(Arm(name, others.get(name, delivers), functools.partial(_rate, start, device)))
     return arms
 
 

@@ -13,7 +13,7 @@ from usucl_fast import __version__
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import LOADERS, choose_loader, open_shards
+from usucl_fast.feed import LOADERS, RESIDENT_BYTES, choose_loader, open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.engine import read_config, read_metrics
 from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config
@@ -64,7 +64,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--resident-gb",
-    default=4.0,
+    default=RESIDENT_BYTES / 1e9,
     show_default=True,
     type=click.FloatRange(0),
     help="Memory, in GB, for decoded frames that the loader resident keeps; what does not fit is decoded each time.",

@@ -10,13 +10,14 @@ resident_loader.py  decoded frames kept in memory; cut.py, its compiled part
 normalise.py        uint8 pictures -> what a network takes
 """
 
-from usucl_fast.feed.loader import LOADERS, Batch, Delivery, Loader, choose_loader, make_loader
+from usucl_fast.feed.loader import LOADERS, RESIDENT_BYTES, Batch, Delivery, Loader, choose_loader, make_loader
 from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.feed.plan import BatchPlan, Crop, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, open_shards
 
 __all__ = [
     "LOADERS",
+    "RESIDENT_BYTES",
     "Batch",
     "BatchPlan",
     "Crop",

@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-# Indices are unsigned, and rows are slices: a signed index could count from the end, and asking that at every pixel
-# keeps the compiler from working on many at once.
+# In the inner loops an index is the loop's own or unsigned, and rows are slices: any other could count from the end,
+# and asking that at every pixel keeps the compiler from working on many at once.
 
 
 @njit("Tuple((int64[::1], float32[:, ::1]))(int64, int64)", nogil=True, cache=True)

@@ -20,6 +20,8 @@ from usucl_fast.frames import FrameTable
 PNG = b"\x89PNG"
 PREFETCH = 2
 """Batches a loader prepares ahead."""
+RESIDENT_BYTES = 4 * 10**9
+"""Memory that the resident loader may keep pixels in, where nobody says otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Delivery:
     device: torch.device
     threads: int
     most_frames: int
-    resident_bytes: int = 4 * 10**9
+    resident_bytes: int = RESIDENT_BYTES
 
 
 class Loader(Protocol):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import Batch, Crop, Delivery, Planner, ShardStore, make_loader
+from usucl_fast.feed import RESIDENT_BYTES, Batch, Crop, Delivery, Planner, ShardStore, make_loader
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.encoder import Encoder, MomentumPair
@@ -42,7 +42,7 @@ class Execution:
     loader: str
     device: torch.device
     threads: int
-    resident_bytes: int = 4 * 10**9
+    resident_bytes: int = RESIDENT_BYTES
     checkpoint_every: int = 100
     stop_after: int | None = None
 

@@ -105,7 +105,9 @@ def _decoded(path: Path, plugin: str) -> Iterator[NDArray[Any]]:
         for array in iter_pixels(path, raw=True, decoding_plugin=plugin):
             yield array
             number += 1
-    except Exception:
+    except Exception:  # pydicom and its plugins raise everything
+        if not plugin:  # any other has been tried
+            raise
         yield from itertools.islice(iter_pixels(path, raw=True), number, None)
 
 

@@ -54,7 +54,7 @@ def write_sheets(folder: Path, pairs: Iterable[tuple[str, NDArray[np.uint8]]], f
         if not shown:
             return
         with write_whole(folder / f"sectors-{page:03d}.png") as file:
-            _page(shown).save(file, "png", compress_level=1)  # ten times as fast, a tenth larger
+            _page(shown).save(file, "png", compress_level=1)  # 2.5 times as fast, 6 % larger
 
 
 def _page(pairs: list[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
