@@ -89,6 +89,10 @@ class FrameTable:
         """`[videos, 2]`: height and width of the stored frames in pixels."""
         return np.array([(video.height, video.width) for video in self.videos], np.int64).reshape(-1, 2)
 
+    def size_of(self, frame_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`[..., 2]`: height and width in pixels of the frames `[...]`."""
+        return self.size[self.rows["video"][frame_ids]]
+
     @cached_property
     def group(self) -> NDArray[np.int64]:
         """`[videos]`: a number a group; a video without a group is a group of its own."""

@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from usucl_fast.feed import Crop, Planner, ShardStore
-from usucl_fast.feed.plan import draw_crops, draw_tuple
+from usucl_fast.feed import AUGMENTATIONS, Augmentation, Planner, ShardStore
+from usucl_fast.feed.plan import draw_tuple
 from usucl_fast.frames import ROW, FrameTable, VideoRecord
 
 
@@ -25,7 +25,7 @@ def planner(table: FrameTable, **changes: object) -> Planner:
         batch_size=4,
         negatives=3,
         curriculum="cosine",
-        crop=Crop(0.5, 0.5),
+        augmentation=Augmentation(area=(0.5, 1.0), flip=0.5),
         encode_unused=False,
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
@@ -55,9 +55,12 @@ def test_a_plan_depends_on_seed_epoch_and_step_alone(store: ShardStore) -> None:
 
 
 def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> None:
-    whole = planner(store.table).plan_tuples(20, 0, 8)
-    parts = [planner(store.table, batch_size=2).plan_tuples(20, n, n + 2) for n in (0, 2, 4, 6)]
-    for field in ("frame_ids", "valid", "boxes", "flips"):
+    augmentation = AUGMENTATIONS["ultrasound"]
+    whole = planner(store.table, augmentation=augmentation).plan_tuples(20, 0, 8)
+    parts = [
+        planner(store.table, augmentation=augmentation, batch_size=2).plan_tuples(20, n, n + 2) for n in (0, 2, 4, 6)
+    ]
+    for field in ("frame_ids", "valid", "boxes", "flips", "photometry"):
         assert np.array_equal(getattr(whole, field), np.concatenate([getattr(part, field) for part in parts]))
 
 
@@ -105,19 +108,3 @@ def test_draws_are_uniform() -> None:
     negatives = Counter(frames[frames[:, 0] == 9][:, 2:].ravel().tolist())
     assert set(negatives) == {1, 2, 3, 4, 13, 14, 15, 16}
     assert max(negatives.values()) / min(negatives.values()) < 1.2
-
-
-def test_crops_stay_inside_and_cover_what_they_should() -> None:
-    draws = np.random.default_rng(2).random((5000, 2, 4))
-    size = np.array([[[60, 80]]]).repeat(5000, axis=0)
-    boxes, flips = draw_crops(size, Crop(0.25, 0.5), draws)
-    assert (boxes[..., :2] >= 0).all()
-    assert (boxes[..., 0] + boxes[..., 2] <= 60).all()
-    assert (boxes[..., 1] + boxes[..., 3] <= 80).all()
-    assert boxes[..., 2].min() == 30
-    assert boxes[..., 2].max() == 60
-    assert 0.45 < flips.mean() < 0.55
-    boxes, flips = draw_crops(size, Crop(), draws)
-    assert set(boxes[..., 1].ravel()) == set(range(21))
-    assert (boxes[..., [0, 2, 3]] == [0, 60, 60]).all()
-    assert not flips.any()

@@ -1,17 +1,21 @@
-"""What is kept, what is decoded, and the compiled crop against float64."""
+"""What is kept, and what is decoded."""
 
-import itertools
+import dataclasses
+import errno
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
+from tests.feed.reference import expected
 from tests.feed.test_loaders import delivery, plans_of
-from usucl_fast.feed import ShardStore, choose_loader, make_loader, resident_loader
-from usucl_fast.feed.cut import cut
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import AUGMENTATIONS, ShardStore, choose_loader, make_loader, open_shards, resident_loader
 from usucl_fast.feed.loader import decoded_bytes
+from usucl_fast.feed.resident_loader import DeviceResidentLoader
 
 
 @pytest.fixture
@@ -28,10 +32,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ids
 
 
-def loaded(store: ShardStore, resident_bytes: int, repeats: int) -> list[torch.Tensor]:
+def loaded(store: ShardStore, resident_bytes: int, repeats: int, resident_file: bool = False) -> list[torch.Tensor]:
     """All batches of the plans, `repeats` times by one loader in one thread."""
-    how = delivery(threads=1)
-    loader = make_loader("resident", store, type(how)(**{**vars(how), "resident_bytes": resident_bytes}))
+    how = dataclasses.replace(delivery(threads=1), resident_bytes=resident_bytes, resident_file=resident_file)
+    loader = make_loader("resident", store, how)
     return [batch.frames for _ in range(repeats) for batch in loader.run(plans_of(store))]
 
 
@@ -66,30 +70,40 @@ def test_the_choice_says_why(store: ShardStore, monkeypatch: pytest.MonkeyPatch)
     assert name == "dali"
     assert "more than --resident-gb" in why
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert choose_loader(store, 3, needed - 1, resident_file=True)[0] == "resident"
     name, why = choose_loader(store, 3, needed - 1)
     assert name == "torch"
     assert "DALI is not installed" in why
 
 
+def test_a_file_keeps_what_memory_does_not(shards: Path, tmp_path: Path, store: ShardStore, decoded: list[int]) -> None:
+    everything = loaded(store, 10**9, repeats=1)
+    copy = open_shards(Path(shutil.copytree(shards, tmp_path / "shards")))
+    before = sorted(copy.folder.iterdir())
+    decoded.clear()
+    room = int(decoded_bytes(store.table, 1).sum() / 3)
+    part = loaded(copy, room, repeats=2, resident_file=True)
+    assert len(decoded) == len(set(decoded))
+    assert all(torch.equal(a, b) for a, b in zip(everything * 2, part, strict=True))
+    assert sorted(copy.folder.iterdir()) == before
+
+
+def test_a_file_without_room_is_refused_in_one_line(store: ShardStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(UsageError, match=r"--resident-file: .*No space left"):
+        loaded(store, 0, repeats=1, resident_file=True)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [1, 7, 32, 60])
-def test_crops_against_float64(size: int, channels: int) -> None:
-    draw = np.random.default_rng(size)
-    shapes = [(40, 60), (33, 32), (64, 35)]
-    pictures = [draw.integers(0, 256, (*shape, channels), dtype=np.uint8) for shape in shapes]
-    starts = np.cumsum([0] + [picture.size for picture in pictures[:-1]])
-    jobs = list(itertools.product(range(3), [False, True], [(0, 0, 0, 0), (3, 2, 7, 5), (1, 0, size, size)]))
-    number = np.array([job[0] for job in jobs])
-    boxes = np.array([box if box[2] and box[2] <= 32 else (0, 0, *shapes[n]) for n, _, box in jobs])
-    flips = np.array([job[1] for job in jobs])
-    out = np.zeros((len(jobs), size, size, channels), np.uint8)
-    places = draw.permutation(len(jobs))
-    pixels = np.concatenate([picture.ravel() for picture in pictures])
-    cut(pixels, starts[number], np.array([w for _, w in shapes])[number], boxes, flips, places, out)
-    for n, (top, left, height, width), flip, place in zip(number, boxes, flips, places, strict=True):
-        crop = torch.from_numpy(pictures[n][top : top + height, left : left + width].astype(np.float64))
-        expected = F.interpolate(
-            crop.permute(2, 0, 1)[None], size=(size, size), mode="bilinear", antialias=True, align_corners=False
-        )[0].permute(1, 2, 0)
-        expected = expected.flip(1) if flip else expected
-        assert (torch.from_numpy(out[place]).double() - expected).abs().max() <= 0.501
+def test_pictures_made_on_the_device(store: ShardStore, decoded: list[int], channels: int) -> None:
+    """The loader of a GPU, on the CPU."""
+    loader = DeviceResidentLoader(store, delivery(channels=channels))
+    plans = plans_of(store, AUGMENTATIONS["ultrasound"], epochs=3)
+    for _ in range(2):
+        for plan, batch in zip(plans, loader.run(plans), strict=True):
+            assert batch.frames.shape == (*plan.frame_ids.shape, channels, 48, 48)
+            assert (batch.frames.double() - expected(store, plan, 48, channels)).abs().mean() <= 1
+    assert len(decoded) == len(set(decoded))

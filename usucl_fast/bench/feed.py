@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from usucl_fast.bench.harness import Arm
 from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, webdataset_batches
-from usucl_fast.feed import Crop, Delivery, Loader, Normaliser, Planner, ShardStore, make_loader
+from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, make_loader
 from usucl_fast.feed.loader import decoded_bytes
 from usucl_fast.pack import Source
 
@@ -58,7 +58,7 @@ def feed_arms(
         batch_size=batch_size,
         negatives=3,
         curriculum="cosine",
-        crop=Crop(),
+        augmentation=AUGMENTATIONS["reference"],
         encode_unused=True,
     )
     tuples = min(batch_size, len(store.table.videos))

@@ -70,6 +70,11 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Memory, in GB, for decoded frames that the loader resident keeps; what does not fit is decoded each time.",
 )
 @click.option(
+    "--resident-file",
+    is_flag=True,
+    help="Keep what does not fit into --resident-gb in a memory-mapped file beside SHARDS, until the run ends.",
+)
+@click.option(
     "--checkpoint-every",
     default=100,
     show_default=True,
@@ -94,6 +99,7 @@ def main(
     device: str,
     threads: int,
     resident_gb: float,
+    resident_file: bool,
     checkpoint_every: int,
     stop_after: int | None,
     resume: bool,
@@ -127,9 +133,11 @@ def main(
     resident_bytes = int(resident_gb * 1e9)
     name = "dali" if dali else loader or "auto"
     if name == "auto":
-        name, why = choose_loader(store, config.channels, resident_bytes)
+        name, why = choose_loader(store, config.channels, resident_bytes, resident_file)
         click.echo(f"--loader {name}: {why}")
-    execution = Execution(name, pick_device(device), threads, resident_bytes, checkpoint_every, stop_after)
+    execution = Execution(
+        name, pick_device(device), threads, resident_bytes, resident_file, checkpoint_every, stop_after
+    )
     with _told_to_stop() as told:
         summary = train(config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told)
     losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]

@@ -1,26 +1,30 @@
 """Frame ids in, device tensors out.
 
 store.py            shard folders, memory-mapped: `open_shards`
-plan.py             which frames and crops a step uses: `Planner`, `BatchPlan`
+augmentation.py     what may be done to a picture: `Augmentation`
+plan.py             which frames a step uses, and what is done to them: `Planner`, `BatchPlan`
 loader.py           what a loader is, and choosing one: `choose_loader`, `make_loader`
 dali_loader.py      NVIDIA DALI
 threaded.py         what the two that follow have in common
 torch_loader.py     libjpeg-turbo in threads
-resident_loader.py  decoded frames kept in memory; cut.py, its compiled part
+resident_loader.py  decoded frames kept in memory
+render.py           decoded pictures -> those of the plan, compiled, on the CPU
 normalise.py        uint8 pictures -> what a network takes
 """
 
+from usucl_fast.feed.augmentation import AUGMENTATIONS, Augmentation
 from usucl_fast.feed.loader import LOADERS, RESIDENT_BYTES, Batch, Delivery, Loader, choose_loader, make_loader
 from usucl_fast.feed.normalise import Normaliser
-from usucl_fast.feed.plan import BatchPlan, Crop, Planner, whole_frames
+from usucl_fast.feed.plan import BatchPlan, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, open_shards
 
 __all__ = [
+    "AUGMENTATIONS",
     "LOADERS",
     "RESIDENT_BYTES",
+    "Augmentation",
     "Batch",
     "BatchPlan",
-    "Crop",
     "Delivery",
     "Loader",
     "Normaliser",

@@ -45,6 +45,7 @@ class Delivery:
     threads: CPU threads that decode.
     most_frames: no batch has more pictures than this.
     resident_bytes: memory that the resident loader may keep pixels in.
+    resident_file: keep what does not fit there in a memory-mapped file beside the shards.
     """
 
     size: int
@@ -53,6 +54,7 @@ class Delivery:
     threads: int
     most_frames: int
     resident_bytes: int = RESIDENT_BYTES
+    resident_file: bool = False
 
 
 class Loader(Protocol):
@@ -67,8 +69,12 @@ class Loader(Protocol):
         ...
 
 
-def choose_loader(store: ShardStore, channels: int, resident_bytes: int) -> tuple[str, str]:
+def choose_loader(
+    store: ShardStore, channels: int, resident_bytes: int, resident_file: bool = False
+) -> tuple[str, str]:
     """The fastest loader for these shards here, and why it is that one."""
+    if resident_file:
+        return "resident", "--resident-file keeps all decoded frames"
     needed = int(decoded_bytes(store.table, channels).sum())
     if needed <= resident_bytes:
         return "resident", f"all frames decoded take {needed / 1e9:.1f} GB"
@@ -80,8 +86,7 @@ def choose_loader(store: ShardStore, channels: int, resident_bytes: int) -> tupl
 
 def decoded_bytes(table: FrameTable, channels: int) -> NDArray[np.int64]:
     """Bytes of every frame once it is decoded, `[N]`."""
-    size: NDArray[np.int64] = table.size.prod(axis=-1)[table.rows["video"]] * channels
-    return size
+    return table.size.prod(axis=-1)[table.rows["video"]] * channels
 
 
 def make_loader(name: str, store: ShardStore, delivery: Delivery) -> Loader:
@@ -114,9 +119,9 @@ def _dali(store: ShardStore, delivery: Delivery) -> Loader:
 
 
 def _resident(store: ShardStore, delivery: Delivery) -> Loader:
-    from usucl_fast.feed.resident_loader import ResidentLoader
+    from usucl_fast.feed.resident_loader import make_resident
 
-    return ResidentLoader(store, delivery)
+    return make_resident(store, delivery)
 
 
 _LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {

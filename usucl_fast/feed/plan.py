@@ -1,4 +1,4 @@
-"""The batch plan: which frames, which crops. All chance is drawn here, and nowhere else.
+"""The batch plan: which frames, and what is done to their pictures. All chance is drawn here, and nowhere else.
 
 A plan is a pure function of (seed, epoch, step): the draws of tuple i of an epoch are read at position i of
 a Philox stream keyed by (seed, epoch), so any tuple can be planned alone, in any process.
@@ -12,10 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.feed.augmentation import (
+    BOX_DRAWS,
+    PHOTOMETRY_DRAWS,
+    UNCHANGED,
+    Augmentation,
+    draw_boxes,
+    draw_photometry,
+)
 from usucl_fast.frames import FrameTable
 from usucl_fast.mining.curriculum import CURRICULA, Stage, window_bounds
 
-ORDER_STREAM, TUPLE_STREAM = 0, 1
+ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM = 0, 1, 2
+PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,32 +36,22 @@ class BatchPlan:
     frame_ids: int64 `[B, V]`.
     valid: bool `[B, V]`; False where a video is too short for such a view. The frame id is then the
         anchor's, so that there is always something to load.
-    boxes: int64 `[B, V, 4]`, the crop's top, left, height, width in pixels of the stored frame.
+    boxes: int64 `[B, V, 4]`, the crop's top, left, height, width in pixels of the stored frame; it may reach beyond it.
     flips: bool `[B, V]`, mirrored left to right after cropping.
+    photometry: `PHOTOMETRY` `[B, V]`, what is done to the grey levels.
     """
 
     frame_ids: NDArray[np.int64]
     valid: NDArray[np.bool_]
     boxes: NDArray[np.int64]
     flips: NDArray[np.bool_]
+    photometry: NDArray[np.void]
 
     def digest(self) -> str:
         """16 hexadecimal digits that differ when anything a loader sees differs."""
         parts = (self.frame_ids, self.valid, self.boxes, self.flips)
-        return hashlib.sha256(b"".join(part.astype("<i8").tobytes() for part in parts)).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Crop:
-    """How crops are drawn.
-
-    min_area: smallest share of the largest centred square that a crop may cover; 1 keeps the whole short
-        side and moves only along the long one (the published augmentation).
-    flip: chance of a mirrored crop.
-    """
-
-    min_area: float = 1.0
-    flip: float = 0.0
+        data = [*(part.astype("<i8").tobytes() for part in parts), self.photometry.tobytes()]
+        return hashlib.sha256(b"".join(data)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class Planner:
     batch_size: int
     negatives: int
     curriculum: str
-    crop: Crop
+    augmentation: Augmentation
     encode_unused: bool
 
     @property
@@ -104,24 +103,26 @@ class Planner:
         negatives = self.negatives if stage.intra or self.encode_unused else 0
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
-        draws = _uniform(self.seed, epoch, first, len(video), 2 + self.negatives + 4 * (2 + self.negatives))
-        choice, crops = draws[:, : 2 + self.negatives], draws[:, 2 + self.negatives :]
-        frames, valid = draw_tuple(length, stage.window, choice[:, : 2 + negatives])
-        views = 2 + negatives
-        boxes, flips = draw_crops(
-            self.table.size[video][:, None], self.crop, crops.reshape(len(video), -1, 4)[:, :views]
-        )
-        return BatchPlan(frames + self.table.first_row[video][:, None], valid, boxes, flips)
+        tuples, views = range(first, first + len(video)), 2 + negatives
+        draws = _uniform(self.seed, epoch, TUPLE_STREAM, tuples, 2 + self.negatives)[:, :views]
+        frames, valid = draw_tuple(length, stage.window, draws)
+        draws = _uniform(self.seed, epoch, AUGMENTATION_STREAM, tuples, (2 + self.negatives) * PICTURE_DRAWS)
+        draws = draws.reshape(len(video), -1, PICTURE_DRAWS)[:, :views]
+        boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
+        photometry = draw_photometry(self.augmentation, draws[..., BOX_DRAWS:])
+        return BatchPlan(frames + self.table.first_row[video][:, None], valid, boxes, flips, photometry)
 
 
 def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: int) -> Iterator[BatchPlan]:
     """Plans frames as they are, for looking at and evaluating: one view each, its largest centred square."""
     for start in range(0, len(frame_ids), batch_size):
         ids = frame_ids[start : start + batch_size, None]
-        size = table.size[table.rows["video"][ids]]
+        size = table.size_of(ids)
         side = size.min(axis=-1, keepdims=True)
         boxes = np.concatenate([(size - side) // 2, side, side], axis=-1)
-        yield BatchPlan(ids, np.ones(ids.shape, np.bool_), boxes, np.zeros(ids.shape, np.bool_))
+        yield BatchPlan(
+            ids, np.ones(ids.shape, np.bool_), boxes, np.zeros(ids.shape, np.bool_), np.full(ids.shape, UNCHANGED)
+        )
 
 
 def draw_tuple(
@@ -158,27 +159,6 @@ def draw_tuple(
     return frames, valid
 
 
-def draw_crops(
-    size: NDArray[np.int64], crop: Crop, draws: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draws square crops.
-
-    Args:
-        size: `[B, 1, 2]`, height and width of the frames in pixels.
-        crop: how.
-        draws: `[B, V, 4]`, uniform in [0, 1).
-
-    Returns:
-        boxes `[B, V, 4]` (top, left, height, width in pixels) and flips `[B, V]`.
-    """
-    short = size.min(axis=-1)
-    area = crop.min_area + (1 - crop.min_area) * draws[..., 0]
-    side = np.maximum(1, np.rint(short * np.sqrt(area)).astype(np.int64))
-    top = _scale(draws[..., 1], size[..., 0] - side + 1)
-    left = _scale(draws[..., 2], size[..., 1] - side + 1)
-    return np.stack([top, left, side, side], axis=-1), draws[..., 3] < crop.flip
-
-
 def _scale(draws: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.int64]:
     """Uniform draws -> uniform integers in [0, count); 0 where count is 0."""
     return np.floor(draws * count).astype(np.int64)
@@ -190,8 +170,8 @@ def _order(seed: int, epoch: int, videos: int) -> NDArray[np.int64]:
     return generator.permutation(videos)
 
 
-def _uniform(seed: int, epoch: int, first: int, tuples: int, count: int) -> NDArray[np.float64]:
-    """`[tuples, count]` uniform draws of the tuples `first`, `first + 1`, … of an epoch."""
+def _uniform(seed: int, epoch: int, stream: int, tuples: range, count: int) -> NDArray[np.float64]:
+    """`[tuples, count]` uniform draws of some tuples of an epoch."""
     blocks = -(-count // 4)  # Philox yields four numbers a counter value
-    philox = np.random.Philox(key=[seed, epoch], counter=[first * blocks, TUPLE_STREAM, 0, 0])
-    return np.random.Generator(philox).random((tuples, blocks * 4))[:, :count]
+    philox = np.random.Philox(key=[seed, epoch], counter=[tuples.start * blocks, stream, 0, 0])
+    return np.random.Generator(philox).random((len(tuples), blocks * 4))[:, :count]

@@ -1,21 +1,28 @@
 """What the loaders that work in threads of this process have in common."""
 
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from usucl_fast.feed.augmentation import UNCHANGED
+from usucl_fast.feed.develop import develop
 from usucl_fast.feed.loader import PREFETCH, Batch, Delivery
 from usucl_fast.feed.plan import BatchPlan
+from usucl_fast.feed.render import render
 from usucl_fast.feed.store import ShardStore
+
+Ints = NDArray[np.int64]
 
 
 class ThreadedLoader(ABC):
-    """Fills batches in threads, each picture straight into its place.
+    """Fills batches in threads, each picture straight into its place. On a GPU the grey levels are changed there.
 
     chunks_a_thread: in how many parts a batch is handed out. With more, no thread is left alone with much at its end;
         with fewer, less time goes into handing out.
@@ -26,36 +33,80 @@ class ThreadedLoader(ABC):
     def __init__(self, store: ShardStore, delivery: Delivery) -> None:
         self._store = store
         self._delivery = delivery
+        self._buffers = _Buffers(delivery)
+
+    def _prepare(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[BatchPlan, Any]]:
+        """The plans, each with what is decoded ahead of `_fill`: here nothing."""
+        return ((plan, None) for plan in plans)
 
     @abstractmethod
-    def _fill(self, out_NHWC: torch.Tensor, plan: BatchPlan, chunk: NDArray[np.int64]) -> None:
+    def _fill(self, out_NHWC: NDArray[np.uint8], plan: BatchPlan, prepared: Any, chunk: Ints) -> None:
         """Writes the pictures `chunk` of the plan, counted over all its views, to their places in `out_NHWC`."""
+
+    def _render(
+        self, addresses: Ints, shapes: Ints, boxes: Ints, plan: BatchPlan, chunk: Ints, out_NHWC: NDArray[np.uint8]
+    ) -> None:
+        """`render` for the pictures `chunk` of the plan, which lie at `addresses`."""
+        photometry = plan.photometry.ravel()[chunk]
+        if self._delivery.device.type == "cuda":
+            photometry = np.full(len(chunk), UNCHANGED)
+        render(addresses, shapes, boxes, plan.flips.ravel()[chunk], photometry, chunk, out_NHWC)
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
-        remaining = iter(plans)
+        prepared = self._prepare(plans)
         ahead: deque[tuple[BatchPlan, torch.Tensor, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(self._delivery.threads, thread_name_prefix="usucl-feed")
         try:
             while True:
-                while len(ahead) <= PREFETCH and (plan := next(remaining, None)) is not None:
-                    ahead.append((plan, *self._start(pool, plan)))
+                while len(ahead) <= PREFETCH and (following := next(prepared, None)) is not None:
+                    ahead.append((following[0], *self._start(pool, *following)))
                 if not ahead:
                     return
                 plan, frames_NHWC, jobs = ahead.popleft()
                 for job in jobs:
                     job.result()
-                frames = frames_NHWC.to(self._delivery.device, non_blocking=True)
-                yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape).movedim(-1, -3))
+                frames = frames_NHWC.to(self._delivery.device, non_blocking=True).movedim(-1, -3)
+                if self._delivery.device.type == "cuda":
+                    frames = develop(frames, plan.photometry.ravel())
+                yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape))
+                del frames_NHWC, frames  # the consumer alone says how long they live
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, plan: BatchPlan) -> tuple[torch.Tensor, list[Future[None]]]:
-        size, channels = self._delivery.size, self._delivery.channels
+    def _start(
+        self, pool: ThreadPoolExecutor, plan: BatchPlan, prepared: Any
+    ) -> tuple[torch.Tensor, list[Future[None]]]:
         count = plan.frame_ids.size
-        frames_NHWC = torch.empty(
-            (count, size, size, channels), dtype=torch.uint8, pin_memory=self._delivery.device.type == "cuda"
-        )
+        frames_NHWC = self._buffers.take(count)
         parts = min(count, self.chunks_a_thread * self._delivery.threads)
         chunks = np.array_split(np.arange(count), max(1, parts))
-        return frames_NHWC, [pool.submit(self._fill, frames_NHWC, plan, chunk) for chunk in chunks]
+        out_NHWC = frames_NHWC.numpy()
+        return frames_NHWC, [pool.submit(self._fill, out_NHWC, plan, prepared, chunk) for chunk in chunks]
+
+
+def addresses_of(pictures: Sequence[NDArray[np.uint8]]) -> Ints:
+    """Where the arrays lie in memory; whoever asks has to keep them alive."""
+    return np.array([picture.ctypes.data for picture in pictures], np.int64)
+
+
+class _Buffers:
+    """Memory for batches, used again when the last tensor over it is gone: taking it fresh from the system each time
+    costs more than filling it."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, count: int) -> torch.Tensor:
+        """uint8 `[count, size, size, channels]`, not initialised."""
+        size, channels = self._delivery.size, self._delivery.channels
+        if self._delivery.device.type == "cuda":  # torch keeps pinned memory for use again by itself
+            return torch.empty((count, size, size, channels), dtype=torch.uint8, pin_memory=True)
+        most = max(count, self._delivery.most_frames)
+        if not self._free or len(self._free[-1]) < count:
+            self._free = [np.empty((most, size, size, channels), np.uint8)]
+        buffer = self._free.pop()
+        view = buffer[:count]
+        weakref.finalize(view, self._free.append, buffer).atexit = False
+        return torch.from_numpy(view)

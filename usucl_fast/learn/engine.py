@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import RESIDENT_BYTES, Batch, Crop, Delivery, Planner, ShardStore, make_loader
+from usucl_fast.feed import AUGMENTATIONS, RESIDENT_BYTES, Batch, Delivery, Planner, ShardStore, make_loader
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.encoder import Encoder, MomentumPair
@@ -34,7 +34,7 @@ class Execution:
 
     loader: name in `usucl_fast.feed.LOADERS`.
     threads: CPU threads that decode.
-    resident_bytes: memory that the resident loader may keep pixels in.
+    resident_bytes, resident_file: where the resident loader may keep pixels, see `Delivery`.
     checkpoint_every: steps between checkpoints.
     stop_after: stop after this many steps in all, as if told to; None for the whole run.
     """
@@ -43,6 +43,7 @@ class Execution:
     device: torch.device
     threads: int
     resident_bytes: int = RESIDENT_BYTES
+    resident_file: bool = False
     checkpoint_every: int = 100
     stop_after: int | None = None
 
@@ -90,7 +91,7 @@ class _Run:
             batch_size=config.batch_size,
             negatives=config.negatives,
             curriculum=config.curriculum,
-            crop=Crop(config.min_area, config.flip),
+            augmentation=AUGMENTATIONS[config.augment],
             encode_unused=config.candidates == "batch",
         )
         self.steps = config.epochs * self.planner.steps_per_epoch
@@ -104,6 +105,7 @@ class _Run:
                 execution.threads,
                 self.planner.most_frames,
                 execution.resident_bytes,
+                execution.resident_file,
             ),
         )
         _check_negatives(config, store)

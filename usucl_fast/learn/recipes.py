@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from usucl_fast.errors import UsageError
+from usucl_fast.feed import AUGMENTATIONS
 from usucl_fast.mining.curriculum import CURRICULA
 
 
@@ -60,13 +61,11 @@ class TrainConfig:
     lr_schedule: str = _setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
     momentum: float = _setting(0.9, "Momentum of SGD.", low=0, high=1)
     weight_decay: float = _setting(1e-4, "Weight decay of SGD.", low=0)
-    min_area: float = _setting(
-        0.4,
-        "Smallest share of the picture that a crop covers; 1 crops along the long side only.",
-        low=0.01,
-        high=1,
+    augment: str = _setting(
+        "crops",
+        "What is done to the pictures, drawn in the plan: see `usucl_fast.feed.augmentation`.",
+        choices=tuple(AUGMENTATIONS),
     )
-    flip: float = _setting(0.5, "Chance of a mirrored crop.", low=0, high=1)
     precision: str = _setting(
         "auto",
         "Arithmetic of the encoders; auto is bf16 where the device computes in it, else fp32.",
@@ -97,8 +96,7 @@ def reference() -> TrainConfig:
         key_momentum=0.999,
         lr=0.003,
         lr_schedule="epoch",
-        min_area=1.0,
-        flip=0.0,
+        augment="reference",
         precision="fp32",
     )
 
