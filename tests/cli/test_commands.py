@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import SAMPLE
 from tests.videos import moving_texture, write_video
 from usucl_fast.cli import bench, shard, train
-from usucl_fast.feed import open_shards
+from usucl_fast.feed import LOADERS, open_shards
 from usucl_fast.learn.engine import read_metrics
 
 TINY = ["--size", "32", "--epochs", "6", "--batch-size", "3", "--dim", "16", "--precision", "fp32", "--threads", "2"]
@@ -291,6 +291,36 @@ def test_sigterm_saves_and_exits_0(tmp_path: Path) -> None:
     assert "--resume" in output
     steps = len(read_metrics(out / "metrics.jsonl"))
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{steps:08d}.pt"]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_ctrl_c_ends_training_with_no_process_and_no_shared_memory_left(tmp_path: Path, loader: str) -> None:
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir()) if shared.is_dir() else set()
+    # A shell's background jobs ignore SIGINT; the group is interrupted, as by a terminal.
+    program = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from usucl_fast.cli.train import main
+main()
+"""
+    arguments = [SAMPLE, *TINY, "--epochs", 10000, "--loader", loader, "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not metrics.exists() or metrics.stat().st_size == 0:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert (set(shared.iterdir()) if shared.is_dir() else set()) <= before
+    assert read_metrics(metrics)
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import contextlib
+import dataclasses
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +109,40 @@ def test_batches_stay_what_they_were_while_others_are_loaded(store: ShardStore, 
     kept = list(loader.run(plans))
     for batch, again in zip(kept, loader.run(plans), strict=True):
         assert torch.equal(batch.frames, again.frames)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
+    store: ShardStore, name: str, batch_size: int, threads: int
+) -> None:
+    planner = Planner(
+        store.table,
+        seed=5,
+        epochs=2,
+        batch_size=batch_size,
+        negatives=3,
+        curriculum="cosine",
+        augmentation=ANYWHERE,
+        encode_unused=True,
+    )
+    plans = [planner.plan(1, step) for step in range(planner.steps_per_epoch)]
+    how = dataclasses.replace(delivery(threads=threads), most_frames=planner.most_frames)
+    for ranks in (1, 2, 3):
+        ids: Counter[int] = Counter()
+        pictures: dict[int, torch.Tensor] = {}
+        for rank in range(ranks):
+            shares = [plan.share(rank, ranks) for plan in plans]
+            for share, batch in zip(shares, make_loader(name, store, how).run(shares), strict=True):
+                assert batch.frames.shape == (*share.frame_ids.shape, 1, 48, 48)
+                ids.update(share.frame_ids.ravel().tolist())
+                pictures.update(zip(share.frame_ids[:, 0].tolist(), batch.frames[:, 0].clone(), strict=True))
+        assert ids == Counter(np.concatenate([plan.frame_ids.ravel() for plan in plans]).tolist())
+        anchors = [frame for plan in plans for frame in plan.frame_ids[:, 0].tolist()]
+        together = torch.stack([pictures[frame] for frame in anchors])
+        if ranks == 1:
+            whole = together
+        assert torch.equal(together, whole)
 
 
 def test_no_plans_no_batches(store: ShardStore, name: str) -> None:

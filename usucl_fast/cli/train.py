@@ -59,8 +59,8 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     "--threads",
     default=cores(),
     show_default="one a CPU core",
-    type=click.IntRange(1),
-    help="CPU threads that decode.",
+    type=click.IntRange(0),
+    help="CPU threads that decode; 0 decodes in the main thread.",
 )
 @click.option(
     "--resident-gb",

@@ -106,7 +106,7 @@ AUGMENTATIONS = {
         gain=(0.7, 1.4),
         attenuation=(-0.5, 1.0),
         speckle_chance=0.5,
-        speckle=(0.05, 0.25),
+        speckle=(0.02, 0.15),
     ),
 }
 """By name."""

@@ -81,7 +81,7 @@ class DaliLoader(ThreadedLoader):
 
         @pipeline_def(
             batch_size=self._delivery.most_frames,
-            num_threads=self._delivery.threads,
+            num_threads=max(1, self._delivery.threads),
             device_id=(self._delivery.device.index or 0) if gpu else None,
             prefetch_queue_depth=PREFETCH,
             exec_dynamic=True,

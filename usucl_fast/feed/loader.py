@@ -42,7 +42,7 @@ class Delivery:
     size: height and width of the pictures in pixels.
     channels: 1 or 3.
     device: where they are delivered.
-    threads: CPU threads that decode.
+    threads: CPU threads that decode; 0 decodes in the caller's own.
     most_frames: no batch has more pictures than this.
     resident_bytes: memory that the resident loader may keep pixels in.
     resident_file: keep what does not fit there in a memory-mapped file beside the shards.

@@ -4,6 +4,7 @@ A plan is a pure function of (seed, epoch, step): the draws of tuple i of an epo
 a Philox stream keyed by (seed, epoch), so any tuple can be planned alone, in any process.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -46,6 +47,11 @@ class BatchPlan:
     boxes: NDArray[np.int64]
     flips: NDArray[np.bool_]
     photometry: NDArray[np.void]
+
+    def share(self, rank: int, ranks: int) -> "BatchPlan":
+        """The tuples that fall to one of several ranks; the sizes of their shares differ by one at most."""
+        first, end = (number * len(self.frame_ids) // ranks for number in (rank, rank + 1))
+        return BatchPlan(*(getattr(self, field.name)[first:end] for field in dataclasses.fields(self)))
 
     def digest(self) -> str:
         """16 hexadecimal digits that differ when anything a loader sees differs."""

@@ -5,7 +5,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from usucl_fast.feed.gather import gather
 from usucl_fast.feed.loader import Batch, Delivery, decode_frame, decoded_bytes
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.store import ShardStore
-from usucl_fast.feed.threaded import Ints, ThreadedLoader, addresses_of
+from usucl_fast.feed.threaded import Ints, ThreadedLoader, addresses_of, make_pool
 
 Pixels = NDArray[np.uint8]
 
@@ -115,7 +115,7 @@ class DeviceResidentLoader:
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
-        with ThreadPoolExecutor(self._delivery.threads, thread_name_prefix="usucl-feed") as pool:
+        with make_pool(self._delivery.threads) as pool:
             for plan in plans:
                 self._keep(pool, np.unique(plan.frame_ids))
                 frame_ids, boxes = plan.frame_ids.ravel(), plan.boxes.reshape(-1, 4)
@@ -131,7 +131,7 @@ class DeviceResidentLoader:
                 frames = develop(frames, plan.photometry.ravel())
                 yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape))
 
-    def _keep(self, pool: ThreadPoolExecutor, frame_ids: Ints) -> None:
+    def _keep(self, pool: Executor, frame_ids: Ints) -> None:
         fresh = frame_ids[~self._is_decoded[frame_ids]]
         decode = functools.partial(decode_frame, self._store)
         channels = itertools.repeat(self._delivery.channels)

@@ -3,8 +3,8 @@
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class ThreadedLoader(ABC):
         """See `Loader.run`."""
         prepared = self._prepare(plans)
         ahead: deque[tuple[BatchPlan, torch.Tensor, list[Future[None]]]] = deque()
-        pool = ThreadPoolExecutor(self._delivery.threads, thread_name_prefix="usucl-feed")
+        pool = make_pool(self._delivery.threads)
         try:
             while True:
                 while len(ahead) <= PREFETCH and (following := next(prepared, None)) is not None:
@@ -74,15 +74,28 @@ class ThreadedLoader(ABC):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(
-        self, pool: ThreadPoolExecutor, plan: BatchPlan, prepared: Any
-    ) -> tuple[torch.Tensor, list[Future[None]]]:
+    def _start(self, pool: Executor, plan: BatchPlan, prepared: Any) -> tuple[torch.Tensor, list[Future[None]]]:
         count = plan.frame_ids.size
         frames_NHWC = self._buffers.take(count)
         parts = min(count, self.chunks_a_thread * self._delivery.threads)
-        chunks = np.array_split(np.arange(count), max(1, parts))
+        chunks = np.array_split(np.arange(count), max(1, parts)) if count else []
         out_NHWC = frames_NHWC.numpy()
         return frames_NHWC, [pool.submit(self._fill, out_NHWC, plan, prepared, chunk) for chunk in chunks]
+
+
+def make_pool(threads: int) -> Executor:
+    """Threads for a loader; with 0, whatever is handed to the pool is done at once, where it can be stepped through."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="usucl-feed") if threads else _Inline()
+
+
+class _Inline(Executor):
+    def submit(self, task: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(task(*arguments, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def addresses_of(pictures: Sequence[NDArray[np.uint8]]) -> Ints:
