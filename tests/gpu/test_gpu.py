@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.feed.test_loaders import expected, plans_of
-from usucl_fast.feed import LOADERS, Delivery, ShardStore, make_loader
+from tests.feed.reference import expected
+from tests.feed.test_loaders import plans_of
+from usucl_fast.feed import AUGMENTATIONS, LOADERS, Delivery, ShardStore, make_loader
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.mining import MemoryBank
@@ -18,10 +19,13 @@ GPU = torch.device("cuda", 0)
 
 @pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_loaders_deliver_the_plans_pictures_on_the_gpu(sample: ShardStore, name: str, channels: int) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_loaders_deliver_the_plans_pictures_on_the_gpu(
+    sample: ShardStore, name: str, channels: int, augmentation: str
+) -> None:
     if name == "dali":
         pytest.importorskip("nvidia.dali")
-    plans = plans_of(sample)
+    plans = plans_of(sample, AUGMENTATIONS[augmentation])
     loader = make_loader(name, sample, Delivery(48, channels, GPU, threads=2, most_frames=20))
     kept = list(loader.run(plans))
     for plan, batch in zip(plans, kept, strict=True):
