@@ -1,6 +1,7 @@
 """Frame ids in, device tensors out.
 
-store.py            shard folders, memory-mapped: `open_shards`
+store.py            shards in a folder, memory-mapped, or at a URL: `open_shards`
+remote_shards.py    those at a URL; remote.py fetches their files, cache.py keeps them
 plan.py             which frames and crops a step uses: `Planner`, `BatchPlan`
 loader.py           what a loader is, and choosing one: `choose_loader`, `make_loader`
 dali_loader.py      NVIDIA DALI
@@ -13,7 +14,7 @@ normalise.py        uint8 pictures -> what a network takes
 from usucl_fast.feed.loader import LOADERS, RESIDENT_BYTES, Batch, Delivery, Loader, choose_loader, make_loader
 from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.feed.plan import BatchPlan, Crop, Planner, whole_frames
-from usucl_fast.feed.store import ShardStore, open_shards
+from usucl_fast.feed.store import ShardStore, is_url, open_shards
 
 __all__ = [
     "LOADERS",
@@ -27,6 +28,7 @@ __all__ = [
     "Planner",
     "ShardStore",
     "choose_loader",
+    "is_url",
     "make_loader",
     "open_shards",
     "whole_frames",

@@ -47,6 +47,9 @@ class ThreadedLoader(ABC):
                     job.result()
                 frames = frames_NHWC.to(self._delivery.device, non_blocking=True)
                 yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape).movedim(-1, -3))
+        except KeyboardInterrupt:
+            self._store.close()  # or the threads would go on waiting for shards at a URL
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
