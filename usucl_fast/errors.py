@@ -2,8 +2,9 @@
 
 UsuclError            one line: what is wrong with which file, video or option, and the way out
 ├── UsageError        the request cannot be carried out; nothing was written       (exit 2)
-└── DataError         a file that should be readable is not                        (exit 1)
-    └── DecodeError   a video or a frame that does not decode
+├── DataError         a file that should be readable is not                        (exit 1)
+│   └── DecodeError   a video or a frame that does not decode
+└── StoppedError      waiting for data was given up, as somebody asked for         (exit 1)
 """
 
 
@@ -25,3 +26,7 @@ class DataError(UsuclError):
 
 class DecodeError(DataError):
     """A video or a frame cannot be decoded."""
+
+
+class StoppedError(UsuclError):
+    """Data was waited for, and somebody asked for an end."""

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all; room for those that can be fetched again."""
 
 import contextlib
 import json
@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+CACHE_BYTES = 50 * 10**9
+"""Disk space that files fetched from a URL may take, where nobody says otherwise."""
 
 
 @contextlib.contextmanager

@@ -10,8 +10,11 @@ Shape legend, used as suffixes of tensors and arrays throughout the package:
     D  embedding dimension          K  answers of a query
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,3 +107,9 @@ class FrameTable:
         """The frame as its shard calls it, `<video>/<frame>`, for messages."""
         row = self.rows[frame_id]
         return f"{self.videos[row['video']].id}/{row['frame']:06d}"
+
+
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own `sha256`, as JSON with sorted keys and no spaces."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -28,9 +28,9 @@ def test_every_frame_of_every_container_is_packed(store: ShardStore) -> None:
     assert len(store.table) == sum(expected.values())
 
 
-def test_frames_lie_where_the_table_says(store: ShardStore) -> None:
+def test_frames_lie_where_the_table_says(shards: Path, store: ShardStore) -> None:
     frame_id = 0
-    for shard in range(len(list(store.folder.glob("*.tar")))):
+    for shard in range(len(list(shards.glob("*.tar")))):
         with tarfile.open(store.shard_path(shard)) as tar:
             for member in tar.getmembers():
                 assert member.name == f"{store.table.name_of(frame_id)}.jpg"

@@ -13,6 +13,7 @@ from usucl_fast.bench.shard import ARMS as SHARD_ARMS
 from usucl_fast.bench.shard import shard_arms
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
+from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.machine import cores
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 @main.command(cls=Command)
-@click.argument("shards", type=click.Path(path_type=Path))
+@shards_argument
 @click.option(
     "--videos",
     type=click.Path(path_type=Path),
@@ -76,7 +77,9 @@ def main() -> None:
 @device_option
 @json_option
 def feed(
-    shards: Path,
+    shards: str,
+    cache: Path | None,
+    cache_gb: float,
     videos: Path | None,
     arms: str,
     deliver: str,
@@ -94,7 +97,7 @@ def feed(
     Example:
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
-    store = open_shards(shards)
+    store = open_shards(shards, cache, int(cache_gb * 1e9))
     names = _split(arms, FEED_ARMS)
     sources = {}
     if "published" in names:
@@ -103,7 +106,7 @@ def feed(
         sources = {source.name: source for source in find_sources([videos])[0]}
         missing = [video.name for video in store.table.videos if video.name not in sources]
         if missing:
-            raise UsageError(f"--videos {videos} does not hold {missing[0]!r}, which SHARDS {shards} was made of")
+            raise UsageError(f"--videos {videos} does not hold {missing[0]!r}, which SHARDS {store.name} was made of")
     with tempfile.TemporaryDirectory(prefix="usucl-bench-") as work:
         ready = feed_arms(
             names,

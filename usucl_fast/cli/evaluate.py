@@ -11,6 +11,7 @@ from rich.table import Table
 from usucl_fast import __version__
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
+from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import PROTOCOLS, embed, load_backbone, predict, summarise
 from usucl_fast.evaluate.embed import BATCH, spread_frames
@@ -24,7 +25,7 @@ from usucl_fast.machine import cores
 
 @click.command(cls=Command)
 @click.argument("model")
-@click.argument("shards", type=click.Path(path_type=Path))
+@shards_argument
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for summary.json.")
 @click.option(
     "--protocol",
@@ -51,7 +52,9 @@ from usucl_fast.machine import cores
 @click.version_option(__version__, package_name="usucl-fast")
 def main(
     model: str,
-    shards: Path,
+    shards: str,
+    cache: Path | None,
+    cache_gb: float,
     out: Path,
     protocol: str,
     arch: str | None,
@@ -66,7 +69,8 @@ def main(
 ) -> None:
     """Classifies the labelled videos in SHARDS by the features of MODEL, on folds that never cut a group.
 
-    MODEL is a run folder, a safetensors file with torchvision's names, or the word random for untrained weights.
+    SHARDS is a folder made by usucl-shard, or the URL of one. MODEL is a run folder, a safetensors file with
+    torchvision's names, or the word random for untrained weights.
 
     \b
     Example:
@@ -74,7 +78,7 @@ def main(
     """
     if (out / "summary.json").exists() and not overwrite:
         raise UsageError(f"--out {out} holds an evaluation; name another folder or add --overwrite")
-    store = open_shards(shards)
+    store = open_shards(shards, cache, int(cache_gb * 1e9))
     table = store.table
     weights, channels = None, 1
     if model != "random":
@@ -89,7 +93,7 @@ def main(
     names = sorted({video.label for video in table.videos if video.label})
     videos = np.array([n for n, video in enumerate(table.videos) if video.label], np.int64)
     if not len(videos):
-        raise UsageError(f"SHARDS {shards} holds no labelled video; pack them with usucl-shard --labels")
+        raise UsageError(f"SHARDS {store.name} holds no labelled video; pack them with usucl-shard --labels")
     if len(videos) < len(table.videos):
         click.echo(f"left out: {len(table.videos) - len(videos)} videos without a label", err=True)
     frame_ids = spread_frames(table, videos, frames)

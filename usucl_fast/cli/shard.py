@@ -12,6 +12,7 @@ from rich.table import Table
 
 from usucl_fast import __version__
 from usucl_fast.cli.command import Command
+from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
 from usucl_fast.pack import PackSettings, Source, find_sources
@@ -244,13 +245,18 @@ def _tell(out: Path, summary: dict[str, Any]) -> None:
 
 
 @main.command(cls=Command)
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards")
 @click.pass_context
-def verify(ctx: click.Context, shards: Path) -> None:
+def verify(ctx: click.Context, shards: str) -> None:
     """Reads SHARDS again in full: a line for each fault, with shard, video and frame, and exit status 1."""
-    from usucl_fast.pack.verify import verify as find_faults  # needs torch, which takes seconds to import
+    from usucl_fast.feed import is_url  # these need torch, which takes seconds to import
+    from usucl_fast.pack.verify import verify as find_faults
 
-    faults = find_faults(shards)
+    if is_url(shards):
+        raise UsageError(
+            "SHARDS is at a URL, and verify reads a folder; what is fetched from a URL is verified each time"
+        )
+    faults = find_faults(Path(shards))
     for fault in faults:
         click.echo(fault)
     if faults:
@@ -259,12 +265,12 @@ def verify(ctx: click.Context, shards: Path) -> None:
 
 
 @main.command("list", cls=Command)
-@click.argument("shards", type=click.Path(path_type=Path))
-def list_videos(shards: Path) -> None:
+@shards_argument
+def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
     """Shows the videos in SHARDS as a table, with their first frame ids."""
     from usucl_fast.feed import open_shards
 
-    table = open_shards(shards).table
+    table = open_shards(shards, cache, int(cache_gb * 1e9)).table
     shown = Table("first frame id", "frames", "size", "colour", "frames/s", "label", "group", "split", "video")
     for video, first in zip(table.videos, table.first_row[:-1].tolist(), strict=True):
         size, rate = f"{video.width}x{video.height}", f"{video.frame_rate:.4g}"

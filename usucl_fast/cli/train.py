@@ -12,8 +12,9 @@ import click
 from usucl_fast import __version__
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
+from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import LOADERS, RESIDENT_BYTES, choose_loader, open_shards
+from usucl_fast.feed import LOADERS, RESIDENT_BYTES, ShardStore, choose_loader, open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.engine import read_config, read_metrics
 from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config
@@ -40,7 +41,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command(cls=Command)
-@click.argument("shards", type=click.Path(path_type=Path))
+@shards_argument
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option(
     "--recipe",
@@ -91,7 +92,9 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @_setting_options
 def main(
-    shards: Path,
+    shards: str,
+    cache: Path | None,
+    cache_gb: float,
     out: Path,
     recipe: str | None,
     loader: str | None,
@@ -106,7 +109,7 @@ def main(
     overwrite: bool,
     **settings: Any,
 ) -> None:
-    """Trains an encoder on SHARDS (made by usucl-shard) and writes it to --out.
+    """Trains an encoder on SHARDS (a folder made by usucl-shard, or the URL of one) and writes it to --out.
 
     The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
     backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C or SIGTERM saves a checkpoint and
@@ -120,7 +123,7 @@ def main(
         raise UsageError(f"--dali and --loader {loader} contradict each other")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other")
-    store = open_shards(shards)
+    store = open_shards(shards, cache, int(cache_gb * 1e9))
     overrides = {name: value for name, value in settings.items() if value is not None}
     if "channels" in overrides:
         overrides["channels"] = int(overrides["channels"])
@@ -138,7 +141,7 @@ def main(
     execution = Execution(
         name, pick_device(device), threads, resident_bytes, resident_file, checkpoint_every, stop_after
     )
-    with _told_to_stop() as told:
+    with _told_to_stop(store) as told:
         summary = train(config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told)
     losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
     click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
@@ -148,11 +151,11 @@ def main(
         f" effective rank of the embeddings {summary['effective_rank']:.1f}"
     )
     if summary["steps"] < summary["of"]:
-        click.echo(f"stopped; go on with: usucl-train {shards} --out {out} --resume")
+        click.echo(f"stopped; go on with: usucl-train {store.name} --out {out} --resume")
 
 
 @contextlib.contextmanager
-def _told_to_stop() -> Iterator[Callable[[], bool]]:
+def _told_to_stop(store: ShardStore) -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM or SIGINT has come since; a second one ends the process as usual."""
     told: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -163,6 +166,7 @@ def _told_to_stop() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _: object) -> None:
         told.append(number)
+        store.close()  # a step that waits for shards would not end
         restore()
 
     for number in before:

@@ -1,6 +1,7 @@
 """Frame ids in, device tensors out.
 
-store.py            shard folders, memory-mapped: `open_shards`
+store.py            shards in a folder, memory-mapped, or at a URL: `open_shards`
+remote_shards.py    those at a URL; remote.py fetches their files, cache.py keeps them
 augmentation.py     what may be done to a picture: `Augmentation`
 plan.py             which frames a step uses, and what is done to them: `Planner`, `BatchPlan`
 loader.py           what a loader is, and choosing one: `choose_loader`, `make_loader`
@@ -16,7 +17,7 @@ from usucl_fast.feed.augmentation import AUGMENTATIONS, Augmentation
 from usucl_fast.feed.loader import LOADERS, RESIDENT_BYTES, Batch, Delivery, Loader, choose_loader, make_loader
 from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.feed.plan import BatchPlan, Planner, whole_frames
-from usucl_fast.feed.store import ShardStore, open_shards
+from usucl_fast.feed.store import ShardStore, is_url, open_shards
 
 __all__ = [
     "AUGMENTATIONS",
@@ -31,6 +32,7 @@ __all__ = [
     "Planner",
     "ShardStore",
     "choose_loader",
+    "is_url",
     "make_loader",
     "open_shards",
     "whole_frames",

@@ -126,7 +126,7 @@ class DaliLoader(ThreadedLoader):
                 except DataError as fault:
                     return fault
         reason = str(error).strip().splitlines()
-        return DataError(f"DALI cannot load frames of {self._store.folder}: {reason[0] if reason else error!r}")
+        return DataError(f"DALI cannot load frames of {self._store.name}: {reason[0] if reason else error!r}")
 
 
 def _inside(boxes: Ints, size: Ints) -> Ints:

@@ -157,5 +157,5 @@ def decode_frame(store: ShardStore, frame_id: int, data: np.ndarray, channels: i
 
 def frame_place(store: ShardStore, frame_id: int) -> str:
     """Where a frame lies, for messages: shard file, member, frame id."""
-    shard = store.shard_path(int(store.table.rows[frame_id]["shard"]))
+    shard = store.place(int(store.table.rows[frame_id]["shard"]))
     return f"frame {store.table.name_of(frame_id)} (id {frame_id}) in {shard}"

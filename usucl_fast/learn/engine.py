@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import torch
 from safetensors.torch import save as safetensors_bytes
 
-from usucl_fast.errors import DataError, UsageError
+from usucl_fast.errors import DataError, StoppedError, UsageError
 from usucl_fast.feed import AUGMENTATIONS, RESIDENT_BYTES, Batch, Delivery, Planner, ShardStore, make_loader
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
@@ -60,12 +60,14 @@ def train(
 ) -> dict[str, Any]:
     """Trains into the run folder `out`, and returns the summary (also in `summary.json`).
 
-    Stops early, with a checkpoint, when `told_to_stop()` is true after a step. A resumed run goes on as if it
+    Stops early, with a checkpoint, when `told_to_stop()` is true after a step, or when waiting for data was ended and
+    it is true. A resumed run goes on as if it
     had never stopped.
 
     Raises:
         UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to
             resume, or it was begun with other settings or shards.
+        StoppedError: waiting for data was ended before the first step.
     """
     if config.precision == "auto":
         config = dataclasses.replace(config, precision="bf16" if computes_in_bf16(execution.device) else "fp32")
@@ -153,7 +155,13 @@ class _Run:
             contextlib.closing(self.loader.run(self.planner.plans(self.step))) as batches,
         ):
             while self.step < last:
-                line = self._one_step(batches, metrics)
+                try:
+                    line = self._one_step(batches, metrics)
+                except StoppedError:  # while it waited for data: no step has begun
+                    if not (told_to_stop() and self.step):
+                        raise
+                    self.save()
+                    break
                 frames += line["frames"]
                 progress.advance(frames, loss=f"{line['loss']:.4f}", data_wait=f"{line['data_wait']:.0%}")
                 stop = told_to_stop()
@@ -232,7 +240,7 @@ def _check_negatives(config: TrainConfig, store: ShardStore) -> None:
     kinds = {"group": len(set(table.group)), "video": len(table.videos), "none": 2}[config.exclude]
     if config.candidates == "bank" and kinds < 2:
         raise UsageError(
-            f"--exclude {config.exclude} leaves no cross-video negatives: {store.folder} holds one {config.exclude}"
+            f"--exclude {config.exclude} leaves no cross-video negatives: {store.name} holds one {config.exclude}"
             f" alone; use --exclude {'video' if len(table.videos) > 1 else 'none'}"
         )
 

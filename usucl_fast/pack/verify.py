@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from usucl_fast.feed.store import ShardStore, open_shards
-from usucl_fast.frames import FRAMES, MANIFEST, MEMBER_SUFFIX
+from usucl_fast.frames import FRAMES, MANIFEST, MEMBER_SUFFIX, manifest_checksum
 from usucl_fast.pack.spool import BLOCK, MemberHeader
-from usucl_fast.pack.writer import manifest_checksum
 from usucl_fast.report.progress import Progress
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.files import write_json, write_whole
-from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, VideoRecord
+from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, VideoRecord, manifest_checksum
 from usucl_fast.pack.spool import Spooled
 
 END_OF_ARCHIVE = bytes(1024)
@@ -130,9 +130,3 @@ class ShardWriter:
             "videos": [dataclasses.asdict(video) for video in self.videos],
         }
         write_json(self.folder / MANIFEST, {**manifest, "sha256": manifest_checksum(manifest)})
-
-
-def manifest_checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own `sha256`, as JSON with sorted keys and no spaces."""
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

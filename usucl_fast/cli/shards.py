@@ -1,0 +1,34 @@
+"""SHARDS, the argument that most commands take, and where shards from a URL are kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from usucl_fast.files import CACHE_BYTES
+
+
+def shards_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """SHARDS, a folder or a URL, with `--cache` and `--cache-gb`, for `open_shards`.
+
+    The command gets `shards` as text, `cache` as a path or None, and `cache_gb`.
+    """
+    for add in (
+        click.option(
+            "--cache-gb",
+            default=CACHE_BYTES / 1e9,
+            show_default=True,
+            type=click.FloatRange(0),
+            help="Disk space, in GB, for SHARDS from a URL; what was used longest ago goes first.",
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path),
+            help="Folder for SHARDS from a URL; any number of processes may share it."
+            "  [default: usucl_fast in the user's cache folder]",
+        ),
+        click.argument("shards"),
+    ):
+        command = add(command)
+    return command

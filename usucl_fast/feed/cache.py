@@ -1,0 +1,184 @@
+"""A folder of verified files, named by their SHA-256, that keeps itself below a size.
+
+    <sha256>                                whole, verified, on disk
+    <sha256>.<length>.<unique>.partial      room taken by a download; `…partial-<n>` is its n-th attempt
+    <sha256>.lock, cache.lock               held while a file is fetched, and while room is made
+
+Several processes may share it. A file appears by a rename, so none ever sees half of one; the locks only spare them
+fetching the same file twice, so a process that hangs while it holds one does not stop the others for good. The files
+used longest ago go first. One that goes while somebody has it mapped stays readable there, and its room on disk is free
+once the map is dropped.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.feed.remote import POLL_SECONDS, Check, RemoteFolder, check_bytes
+
+FORSAKEN_SECONDS = 120.0
+"""A download that has not moved for this long belongs to a process that is gone or hangs."""
+_NAME = re.compile(r"[0-9a-f]{64}(?:\.(\d+)\.\w+\.partial(-\d+)?)?")
+
+
+def default_folder() -> Path:
+    """The platform's place for what can be fetched again."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "usucl_fast"
+
+
+class Cache:
+    """See above.
+
+    folder: made, for its owner alone, where it is missing; files of others in it are left alone.
+    limit: bytes of all files together.
+
+    Raises:
+        UsageError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--cache {folder}: {error.strerror}; name another folder") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"--cache {folder} may not be written to; name another folder")
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the file is here; it then counts as used just now."""
+        try:
+            os.utime(self.folder / sha256)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def get(self, remote: RemoteFolder, name: str, sha256: str, length: int | None = None) -> NDArray[np.uint8]:
+        """The bytes of a file, mapped; fetched unless they are here.
+
+        length: bytes of the file. A file that is here is checked by its length, or, where that is not known, by its
+            SHA-256.
+
+        Raises:
+            DataError, StoppedError: as `RemoteFolder.download`.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise DataError(f"{remote.place(name)}: {sha256!r} in the manifest is no SHA-256; pack the videos again")
+        check = check_bytes(sha256, length)
+        here = _has_length(length) if length is not None else check
+        if (data := self._open(sha256, here)) is not None:
+            return data
+        stop = functools.partial(remote.stop_if_closed, name)
+        with self._locked(sha256, stop):
+            if (data := self._open(sha256, here)) is not None:  # from another process, meanwhile
+                return data
+            partial = self._take_room(sha256, length or 0, stop)
+            try:
+                remote.download(name, partial, check, length)
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                data = _map(partial)  # before others see it, who may need its room at once
+                partial.replace(self.folder / sha256)
+                return data
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _open(self, sha256: str, check: Check) -> NDArray[np.uint8] | None:
+        path = self.folder / sha256
+        try:
+            os.utime(path)
+            if not check(path):
+                return _map(path)
+            path.unlink()  # damaged on disk: to be fetched again
+        except FileNotFoundError:
+            pass
+        return None
+
+    @contextlib.contextmanager
+    def _locked(self, sha256: str, stop: Callable[[], None]) -> Iterator[None]:
+        """Alone with this file among all processes, unless whoever else fetches it does not get on."""
+        lock, began = FileLock(self.folder / f"{sha256}.lock"), time.monotonic()
+        while True:
+            try:
+                lock.acquire(timeout=POLL_SECONDS)
+                break
+            except Timeout:
+                stop()
+                partials = self.folder.glob(f"{sha256}.*.partial")
+                if time.monotonic() - began > FORSAKEN_SECONDS and all(map(_is_forsaken, partials)):
+                    break
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _take_room(self, sha256: str, length: int, stop: Callable[[], None]) -> Path:
+        """Makes room for a download and takes it, by an empty file; waits while other downloads leave too little.
+
+        They all end, for none waits for a reader.
+        """
+        partial = self.folder / f"{sha256}.{length}.{uuid.uuid4().hex}.partial"
+        while True:
+            with FileLock(self.folder / "cache.lock"):
+                taken, files = self._look()
+                if taken == 0 or taken + length <= self.limit:
+                    room = self.limit - taken - length - sum(size for _, size, _ in files)
+                    for _, size, path in sorted(files):
+                        if room >= 0:
+                            break
+                        path.unlink(missing_ok=True)
+                        room += size
+                    partial.touch()
+                    return partial
+            stop()
+            time.sleep(POLL_SECONDS)
+
+    def _look(self) -> tuple[int, list[tuple[float, int, Path]]]:
+        """Bytes that downloads under way will take, and the whole files: when they were used last, bytes, path."""
+        taken, files = 0, []
+        for path in self.folder.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if not match:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if match[1] is None:
+                    stat = path.stat()
+                    files.append((stat.st_mtime, stat.st_size, path))
+                elif _is_forsaken(path):
+                    path.unlink()
+                elif match[2] is None:
+                    taken += int(match[1])
+        return taken, files
+
+
+def _is_forsaken(partial: Path) -> bool:
+    try:
+        return time.time() - partial.stat().st_mtime > FORSAKEN_SECONDS
+    except FileNotFoundError:
+        return True
+
+
+def _has_length(length: int) -> Check:
+    return lambda path: "" if path.stat().st_size == length else "it has another length"
+
+
+def _map(path: Path) -> NDArray[np.uint8]:
+    return np.memmap(path, np.uint8, mode="r").view(np.ndarray)

@@ -1,0 +1,196 @@
+"""Shards at a URL: fetched into a cache in the background, those that are asked for first, and mapped."""
+
+import atexit
+import io
+import json
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.feed.cache import Cache
+from usucl_fast.feed.remote import POLL_SECONDS, MissingFileError, RemoteFolder
+from usucl_fast.frames import FRAMES, MANIFEST, manifest_checksum
+
+SIDE_BY_SIDE = 8
+"""Shards that are fetched at a time because somebody waits for them."""
+AHEAD = 2
+"""Shards that are fetched at a time because they will be needed."""
+
+
+class RemoteShards:
+    """The shards of a dataset at a URL; see `usucl_fast.feed.store.Shards`.
+
+    The first `maps` starts fetching ahead, in the order of the shards, as long as all that was asked for fits into the
+    cache. Reading waits for the shards it needs and for no other, and downloads wait for no reader: a batch that needs
+    more shards than the cache holds gets them one after the other, and the maps it has stay valid.
+    """
+
+    def __init__(self, remote: RemoteFolder, cache: Cache, records: list[dict[str, Any]]) -> None:
+        self.name = remote.name
+        self.folder = cache.folder
+        self._remote = remote
+        self._cache = cache
+        self._records = records
+        self._lock = threading.Lock()
+        self._maps: dict[int, Future[NDArray[np.uint8]]] = {}  # those in the cache, and those on their way to it
+        self._side_by_side = threading.Semaphore(SIDE_BY_SIDE)
+        self._waiting = 0  # readers
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._ahead: Iterator[int] | None = None
+        for record in records:
+            if record["bytes"] > cache.limit:
+                raise UsageError(
+                    f"--cache-gb {cache.limit / 1e9:g} is less than the {record['bytes'] / 1e9:.3g} GB of the shard"
+                    f" {remote.place(record['name'])}; give more"
+                )
+        _OPEN.add(self)
+
+    def place(self, shard: int) -> str:
+        """The URL of a shard, for messages."""
+        return self._remote.place(self._records[shard]["name"])
+
+    def path(self, shard: int) -> Path:
+        """There is none.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.place(shard)} is at a URL, and files are needed; copy the shards to a folder first")
+
+    def maps(self, shards: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+        """The bytes of these shards, once all have come.
+
+        Raises:
+            DataError: one cannot be fetched.
+            StoppedError: one is not here, and `close` was called.
+        """
+        futures = {shard: self._ask(shard, self._side_by_side) for shard in set(shards)}
+        with self._lock:
+            self._waiting += 1
+            if self._ahead is None:
+                self._ahead = iter(range(len(self._records)))
+                for _ in range(AHEAD):
+                    self._start(self._fetch_ahead)
+        try:
+            return {shard: self._wait(shard, future) for shard, future in futures.items()}
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def close(self) -> None:
+        """Ends all fetching, and all waiting for it, for good; may be called in a signal handler."""
+        self._remote.closed = True
+
+    def join(self, seconds: float) -> None:
+        """Waits until the threads that fetch have ended and cleaned up, or for so long."""
+        end = time.monotonic() + seconds
+        for thread in list(self._threads):
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _ask(self, shard: int, turn: threading.Semaphore) -> "Future[NDArray[np.uint8]]":
+        """The shard's map, or the promise of it; `turn` is taken while it is fetched."""
+        with self._lock:
+            future = self._maps.get(shard)
+            if future is None or (future.done() and not self._cache.holds(self._records[shard]["sha256"])):
+                self._remote.stop_if_closed(self._records[shard]["name"])
+                future = self._maps[shard] = Future()
+                self._start(self._fetch, shard, future, turn)
+        return future
+
+    def _wait(self, shard: int, future: "Future[NDArray[np.uint8]]") -> NDArray[np.uint8]:
+        while not wait([future], timeout=POLL_SECONDS).done:
+            self._remote.stop_if_closed(self._records[shard]["name"])
+        return future.result()
+
+    def _start(self, work: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, name="usucl-fetch", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _fetch(self, shard: int, future: "Future[NDArray[np.uint8]]", turn: threading.Semaphore) -> None:
+        record = self._records[shard]
+        try:
+            with turn:
+                data = self._cache.get(self._remote, record["name"], record["sha256"], record["bytes"])
+        except BaseException as error:
+            with self._lock:
+                del self._maps[shard]  # whoever asks again has it tried again
+            future.set_exception(error)
+            return
+        future.set_result(data)
+        with self._lock:  # a map that is kept would keep the room on disk of a file that had to go
+            for other, done in list(self._maps.items()):
+                if done.done() and not (self._cache.folder / self._records[other]["sha256"]).exists():
+                    del self._maps[other]
+
+    def _fetch_ahead(self) -> None:
+        assert self._ahead is not None
+        turn = threading.Semaphore()
+        for shard in self._ahead:
+            while self._waiting and not self._remote.closed:
+                time.sleep(POLL_SECONDS)
+            with self._lock:
+                asked = sum(self._records[other]["bytes"] for other in {*self._maps, shard})
+            if asked > self._cache.limit:
+                return
+            try:
+                self._wait(shard, self._ask(shard, turn))
+            except Exception:  # whoever needs the shard asks again, and is told
+                return
+
+
+_OPEN: "weakref.WeakSet[RemoteShards]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Lets what is under way at the end of the process remove its partial files."""
+    for shards in list(_OPEN):
+        shards.close()
+    for shards in list(_OPEN):
+        shards.join(0.5)
+
+
+def fetch_manifest(remote: RemoteFolder) -> bytes:
+    """The manifest at the URL, fetched anew each time: it says what all else must be.
+
+    Raises:
+        UsageError: there is none, or it cannot be fetched.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="usucl-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / MANIFEST
+            remote.download(MANIFEST, path, _check_manifest)
+            return path.read_bytes()
+    except MissingFileError:
+        raise UsageError(
+            f"SHARDS {remote.name} is not a shard folder (it has no {MANIFEST}); make one with usucl-shard"
+        ) from None
+    except DataError as error:
+        raise UsageError(f"SHARDS {error}") from error
+
+
+def _check_manifest(path: Path) -> str:
+    try:
+        manifest = json.loads(path.read_bytes())
+        whole = manifest_checksum(manifest) == manifest["sha256"]
+    except ValueError:
+        return "it did not come as JSON"
+    except (LookupError, TypeError, AttributeError):
+        return ""  # of another program: whoever reads it says so
+    return "" if whole else "what came is not what its checksum says"
+
+
+def fetch_frames(remote: RemoteFolder, cache: Cache, sha256: str) -> NDArray[np.void]:
+    """The frame table at the URL, through the cache, in memory."""
+    rows: NDArray[np.void] = np.load(io.BytesIO(cache.get(remote, FRAMES, sha256).tobytes()))
+    return rows
