@@ -7,6 +7,7 @@ dali_loader.py      NVIDIA DALI
 threaded.py         what the two that follow have in common
 torch_loader.py     libjpeg-turbo in threads
 resident_loader.py  decoded frames kept in memory; cut.py, its compiled part
+beton.py            FFCV's files: exporting shards, decoding with FFCV's decoder
 normalise.py        uint8 pictures -> what a network takes
 """
 
