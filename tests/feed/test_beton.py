@@ -4,6 +4,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,19 @@ from usucl_fast.feed.loader import decode_frame
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 pytest.importorskip("ffcv")
-# numba's own, when the code that FFCV has compiled goes.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+KEPT: list[Any] = []
+"""Stock loaders: numba trips over itself when code that FFCV has compiled is freed."""
 
 
 def export(*arguments: object) -> Result:
     return CliRunner().invoke(shard.main, ["export-ffcv", *map(str, arguments)], prog_name="usucl-shard")
+
+
+def stock_loader(path: Path, **settings: object) -> Any:
+    from ffcv.loader import Loader
+
+    KEPT.append(Loader(str(path), num_workers=1, **settings))
+    return KEPT[-1]
 
 
 @pytest.fixture
@@ -68,10 +76,9 @@ def test_lossless_frames_are_stored_as_pixels(lossless: ShardStore, tmp_path: Pa
 
 def test_stock_ffcv_opens_it(store: ShardStore, beton: Path) -> None:
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader
 
     for decoder in (CenterCropRGBImageDecoder((32, 32), 1), RandomResizedCropRGBImageDecoder((32, 32))):
-        loader = Loader(str(beton), batch_size=8, num_workers=1, drop_last=False, pipelines={"image": [decoder]})
+        loader = stock_loader(beton, batch_size=8, drop_last=False, pipelines={"image": [decoder]})
         # FFCV fills its batches again.
         images, frame_ids, videos = zip(
             *([np.asarray(field).copy() for field in batch] for batch in loader), strict=True
@@ -83,13 +90,11 @@ def test_stock_ffcv_opens_it(store: ShardStore, beton: Path) -> None:
 
 
 def test_stock_simple_decoder_gives_our_pixels(videos: Path, tmp_path: Path) -> None:
-    from ffcv.loader import Loader
-
     pack(find_sources([videos / "a.mp4"])[0], tmp_path / "one", PackSettings(size=64), workers=1)
     store = open_shards(tmp_path / "one")
     export_beton(store, tmp_path / "one.beton")
     opened = Beton(tmp_path / "one.beton", store)
-    for images, frame_ids, _ in Loader(str(tmp_path / "one.beton"), batch_size=10, num_workers=1, os_cache=False):
+    for images, frame_ids, _ in stock_loader(tmp_path / "one.beton", batch_size=10, os_cache=False):
         for image, frame_id in zip(images.numpy(), frame_ids.ravel().tolist(), strict=True):
             assert np.array_equal(image, opened.decode(frame_id))
 

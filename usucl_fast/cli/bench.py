@@ -37,7 +37,7 @@ def main() -> None:
 @click.option(
     "--videos",
     type=click.Path(path_type=Path),
-    help="The SOURCE that SHARDS was made of; the published way reads its frames.",
+    help="The SOURCE that SHARDS was made of; published and torchcodec read it.",
 )
 @click.option(
     "--arms",
@@ -97,9 +97,10 @@ def feed(
     store = open_shards(shards)
     names = _split(arms, FEED_ARMS)
     sources = {}
-    if "published" in names:
+    needy = [name for name in names if name in ("published", "torchcodec")]
+    if needy:
         if videos is None:
-            raise UsageError("the arm published needs --videos, the SOURCE that SHARDS was made of")
+            raise UsageError(f"the arm {needy[0]} needs --videos, the SOURCE that SHARDS was made of")
         sources = {source.name: source for source in find_sources([videos])[0]}
         missing = [video.name for video in store.table.videos if video.name not in sources]
         if missing:
@@ -109,7 +110,7 @@ def feed(
             names,
             store,
             sources,
-            Path(work) / "frames",
+            Path(work),
             deliver=deliver,
             size=size,
             batch_size=batch_size,

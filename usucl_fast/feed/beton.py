@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, DecodeError, UsageError
@@ -24,6 +25,7 @@ def import_ffcv(module: str) -> Any:
     Raises:
         UsageError: FFCV is not installed.
     """
+    threads = torch.get_num_threads()
     try:
         return importlib.import_module(f"ffcv.{module}")
     except (ImportError, OSError) as error:  # OSError: a library that its compiled part needs is gone
@@ -31,6 +33,8 @@ def import_ffcv(module: str) -> Any:
             f"FFCV is not there ({error}): pip install 'usucl-fast[ffcv]', which needs the headers of OpenCV and"
             " TurboJPEG (Debian: libopencv-dev, libturbojpeg0-dev, pkg-config)"
         ) from error
+    finally:
+        torch.set_num_threads(threads)  # FFCV sets it to 1 when it is imported
 
 
 def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
