@@ -72,7 +72,7 @@ def test_feed_at_tiny_size(shards: Path, videos: Path, tmp_path: Path, deliver: 
         skip_without(arm)
     report_file = tmp_path / "deep" / "feed.json"
     arguments = ["feed", shards, "--videos", videos, "--size", 32, "--batch-size", 3, "--batches", 2, "--runs", 2]
-    arguments += ["--arms", ",".join(arms), "--deliver", deliver, "--threads", 1]
+    arguments += ["--arms", ",".join(arms), "--deliver", deliver, "--threads", 1, "--page-cache", "cold"]
     result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--json", report_file]])
     assert result.exit_code == 0, result.output
     report = json.loads(report_file.read_bytes())
@@ -81,7 +81,12 @@ def test_feed_at_tiny_size(shards: Path, videos: Path, tmp_path: Path, deliver: 
     assert all(what in arm["delivers"] for arm in report["arms"] if arm["name"] != "floor-decode")
     assert all(0 < arm["min"] <= arm["median"] <= arm["max"] and len(arm["runs"]) == 2 for arm in report["arms"])
     assert {"dali/torch", "dali/published", "torch/published"} <= set(report["ratios"])
-    assert report["kind"] == "feed"
+    assert all(0 < arm["cpu"] and arm["memory_mb"] > 50 for arm in report["arms"])
+    stages = {arm["name"]: arm["stages"] for arm in report["arms"]}
+    assert all(sum(stages[name].values()) == pytest.approx(1) for name in ("dali", "torch", "resident"))
+    assert stages["published"] == {}
+    assert (report["kind"], report["page_cache"]) == ("feed", "cold")
+    assert {"ffcv", "spdl", "webdataset"} <= report["versions"].keys()
     assert report_file.with_suffix(".png").stat().st_size > 1000
 
 

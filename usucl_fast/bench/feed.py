@@ -6,7 +6,8 @@ import importlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from usucl_fast.bench.ffcv_arm import ffcv_batches
 from usucl_fast.bench.harness import Arm
 from usucl_fast.bench.published import FrameFiles, extract_frames
-from usucl_fast.bench.stock import dali_batches, webdataset_batches
+from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import Crop, Delivery, Loader, Normaliser, Planner, ShardStore, make_loader
 from usucl_fast.feed.beton import export_beton
@@ -85,15 +86,25 @@ def feed_arms(
         normalise = Normaliser(device)
         return lambda frames: normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
-    def ours(loader: Loader) -> Iterator[torch.Tensor]:
-        with contextlib.closing(loader.run(plans)) as loaded:
-            yield from map(finisher(), (batch.frames for batch in loaded))
+    seconds: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in names}
 
-    def resident(share: float) -> Callable[[], Iterator[torch.Tensor]]:
+    def ours(loader: Loader, name: str) -> Iterator[torch.Tensor]:
+        finish, spent = finisher(), seconds[name]
+        with contextlib.closing(loader.run(plans)) as loaded:
+            asked = time.perf_counter()
+            for batch in loaded:
+                got = time.perf_counter()
+                frames = finish(batch.frames)
+                spent["wait"] += got - asked
+                spent["finish"] += time.perf_counter() - got
+                yield frames
+                asked = time.perf_counter()
+
+    def resident(name: str, share: float) -> Callable[[], Iterator[torch.Tensor]]:
         loader = make_loader("resident", store, replace(delivery, resident_bytes=math.ceil(needed * share)))
         for _ in loader.run(plans):
             pass
-        return functools.partial(ours, loader)
+        return functools.partial(ours, loader, name)
 
     def published() -> Iterator[torch.Tensor]:
         data = FrameFiles(work / "frames", plans, size, tensors=deliver == "tensors")
@@ -112,8 +123,9 @@ def feed_arms(
         with contextlib.closing(batches(*what, plans, **how)) as loaded:
             yield from map(finisher(), loaded)
 
+    beton = work / "shards.beton"
+
     def stock_ffcv() -> Callable[[], Iterator[torch.Tensor]]:
-        beton = work / "shards.beton"
         export_beton(store, beton)
         return functools.partial(stock, ffcv_batches, beton=beton, threads=threads)
 
@@ -139,8 +151,8 @@ def feed_arms(
             yield output.clone() if copy else finish(batch)
 
     starts: dict[str, Callable[[], Callable[[], Iterator[torch.Tensor]]]] = {
-        "resident": lambda: resident(1),
-        "resident-half": lambda: resident(0.5),
+        "resident": lambda: resident("resident", 1),
+        "resident-half": lambda: resident("resident-half", 0.5),
         "published": lambda: published,
         "stock-webdataset": lambda: functools.partial(stock, webdataset_batches, workers=threads),
         "stock-dali": lambda: functools.partial(stock, dali_batches, threads=threads),
@@ -161,10 +173,17 @@ def feed_arms(
     }
     arms = []
     for name in names:
+        files: Sequence[Path] = shard_files(store)
         if name == "published":
             extract_frames(store.table, sources, np.concatenate([plan.frame_ids for plan in plans]), work / "frames")
-        start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery))
-        arms.append(Arm(name, others.get(name, delivers), functools.partial(_rate, start, device)))
+            files = sorted((work / "frames").iterdir())
+        start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery), name)
+        if name == "stock-ffcv":
+            files = [beton]
+        elif name == "torchcodec":
+            files = [file for video in store.table.videos for file in sources[video.name].files]
+        run = functools.partial(_rate, start, device, seconds[name])
+        arms.append(Arm(name, others.get(name, delivers), run, files, seconds[name]))
     return arms
 
 
@@ -183,12 +202,13 @@ def _import_arm(name: str) -> Any:
         ) from error
 
 
-def _rate(start: Callable[[], Iterator[torch.Tensor]], device: torch.device) -> float:
-    """Frames/s over the batches after the warm-up."""
+def _rate(start: Callable[[], Iterator[torch.Tensor]], device: torch.device, seconds: dict[str, float]) -> float:
+    """Frames/s over the batches after the warm-up; `seconds` by stage are counted from there on, too."""
     frames, started = 0, 0.0
     for number, batch in enumerate(start()):
         if number == WARM_UP - 1:
             _wait(device)
+            seconds.clear()
             started = time.perf_counter()
         elif number >= WARM_UP:
             frames += batch.shape[0] * batch.shape[1]

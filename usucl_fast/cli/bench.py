@@ -8,7 +8,7 @@ import click
 from usucl_fast import __version__
 from usucl_fast.bench.feed import ARMS as FEED_ARMS
 from usucl_fast.bench.feed import DELIVERIES, feed_arms
-from usucl_fast.bench.harness import measure, publish
+from usucl_fast.bench.harness import PAGE_CACHES, measure, publish
 from usucl_fast.bench.shard import ARMS as SHARD_ARMS
 from usucl_fast.bench.shard import shard_arms
 from usucl_fast.cli.command import Command
@@ -20,6 +20,13 @@ from usucl_fast.pack import find_sources
 
 runs_option = click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."
+)
+page_cache_option = click.option(
+    "--page-cache",
+    default="warm",
+    show_default=True,
+    type=click.Choice(PAGE_CACHES),
+    help="cold: before each run of an arm the system forgets the files that it reads; warm: whatever it still has.",
 )
 json_option = click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG."
@@ -66,6 +73,7 @@ def main() -> None:
     "--batches", default=20, show_default=True, type=click.IntRange(1), help="Batches that a run is timed over."
 )
 @runs_option
+@page_cache_option
 @click.option(
     "--threads",
     default=cores(),
@@ -84,6 +92,7 @@ def feed(
     batch_size: int,
     batches: int,
     runs: int,
+    page_cache: str,
     threads: int,
     device: str,
     json_file: Path | None,
@@ -118,7 +127,7 @@ def feed(
             threads=threads,
             device=pick_device(device),
         )
-        publish(measure("feed", "frames/s", ready, runs), json_file)
+        publish(measure("feed", "frames/s", ready, runs, page_cache), json_file)
 
 
 @main.command(cls=Command)
@@ -139,8 +148,9 @@ def feed(
     help="Videos side by side, in each arm.",
 )
 @runs_option
+@page_cache_option
 @json_option
-def shard(source: Path, arms: str, size: int, workers: int, runs: int, json_file: Path | None) -> None:
+def shard(source: Path, arms: str, size: int, workers: int, runs: int, page_cache: str, json_file: Path | None) -> None:
     """Frames/s of packing the videos in SOURCE: usucl-shard, decoding alone, and ffmpeg with tar.
 
     A run is the whole command, from its start to its end. It writes into the folder for temporary files (TMPDIR).
@@ -150,7 +160,7 @@ def shard(source: Path, arms: str, size: int, workers: int, runs: int, json_file
       usucl-bench shard my-videos --json shard.json
     """
     ready = shard_arms(_split(arms, SHARD_ARMS), source, size=size, workers=workers)
-    publish(measure("shard", "frames/s", ready, runs), json_file)
+    publish(measure("shard", "frames/s", ready, runs, page_cache), json_file)
 
 
 def _split(arms: str, known: tuple[str, ...]) -> list[str]:
