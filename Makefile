@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# FFCV is built at installation: with it where OpenCV and TurboJPEG have their headers.
+FFCV := $(shell pkg-config --exists opencv4 libturbojpeg 2>/dev/null && echo ,ffcv)
 
 .PHONY: demo test check clean
 
@@ -13,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "usucl_fast needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dali,bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dali,bench,dev$(FFCV)]'
 	touch $(READY)
 
 demo: $(READY)

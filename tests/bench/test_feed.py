@@ -1,19 +1,65 @@
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from torchvision.transforms.functional import crop
 
 from usucl_fast.bench import feed
 from usucl_fast.bench.feed import ARMS
 from usucl_fast.bench.harness import Arm, measure
 from usucl_fast.cli.bench import main
-from usucl_fast.feed import ShardStore
-from usucl_fast.pack import find_sources
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import ShardStore, open_shards
+from usucl_fast.pack import PackSettings, find_sources, pack
 
 OURS = ("dali", "torch", "resident", "resident-half", "published")
+PEERS = ("stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec")
+
+
+def skip_without(arm: str) -> None:
+    """Skips the test where the arm's peer is not installed."""
+    if "dali" in arm:
+        pytest.importorskip("nvidia.dali")
+    if "ffcv" in arm:
+        pytest.importorskip("ffcv")
+    if arm in ("spdl", "torchcodec"):
+        try:
+            feed._import_arm(arm)
+        except UsageError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def films(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ShardStore]:
+    """A folder of video files in which torchcodec can seek, and its shards."""
+    root = tmp_path_factory.mktemp("films")
+    for name in ("a.mp4", "b c.avi", "herz-ü.gif", "doppler.mp4"):
+        shutil.copy(videos / name, root / name)
+    pack(find_sources([root])[0], root / "shards", PackSettings(size=64), workers=1)
+    return root, open_shards(root / "shards")
+
+
+def batches_of(
+    arm: str, store: ShardStore, videos: Path, work: Path, deliver: str, monkeypatch: pytest.MonkeyPatch
+) -> list[torch.Tensor]:
+    """All batches of a run of the arm, the warm-up's among them."""
+    seen: list[torch.Tensor] = []
+
+    def look(start: Callable[[], Iterator[torch.Tensor]], *_: object) -> float:
+        seen.extend(batch.clone() for batch in start())
+        return 1.0
+
+    monkeypatch.setattr(feed, "_rate", look)
+    sources = {source.name: source for source in find_sources([videos])[0]}
+    how = {"size": 32, "batch_size": 3, "batches": 1, "threads": 1, "device": torch.device("cpu")}
+    (only,) = feed.feed_arms([arm], store, sources, work, deliver=deliver, **how)  # type: ignore[arg-type]
+    only.run()
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -21,46 +67,100 @@ OURS = ("dali", "torch", "resident", "resident-half", "published")
     [("tensors", "float32 [3, 5, 3, 32, 32] normalised on cpu"), ("crops", "uint8 [3, 5, 1, 32, 32] on cpu")],
 )
 def test_feed_at_tiny_size(shards: Path, videos: Path, tmp_path: Path, deliver: str, what: str) -> None:
-    pytest.importorskip("nvidia.dali")
+    arms = [arm for arm in ARMS if arm != "torchcodec"]
+    for arm in arms:
+        skip_without(arm)
     report_file = tmp_path / "deep" / "feed.json"
     arguments = ["feed", shards, "--videos", videos, "--size", 32, "--batch-size", 3, "--batches", 2, "--runs", 2]
-    arguments += ["--arms", ",".join(ARMS), "--deliver", deliver, "--threads", 1]
+    arguments += ["--arms", ",".join(arms), "--deliver", deliver, "--threads", 1, "--page-cache", "cold"]
     result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--json", report_file]])
     assert result.exit_code == 0, result.output
     report = json.loads(report_file.read_bytes())
-    assert [arm["name"] for arm in report["arms"]] == list(ARMS)
+    assert [arm["name"] for arm in report["arms"]] == arms
     assert {arm["delivers"] for arm in report["arms"] if arm["name"] in OURS} == {what}
     assert all(what in arm["delivers"] for arm in report["arms"] if arm["name"] != "floor-decode")
     assert all(0 < arm["min"] <= arm["median"] <= arm["max"] and len(arm["runs"]) == 2 for arm in report["arms"])
     assert {"dali/torch", "dali/published", "torch/published"} <= set(report["ratios"])
-    assert report["kind"] == "feed"
+    assert all(arm["cpu"] > 0 and arm["memory_mb"] > 50 for arm in report["arms"])
+    stages = {arm["name"]: arm["stages"] for arm in report["arms"]}
+    assert all(sum(stages[name].values()) == pytest.approx(1) for name in ("dali", "torch", "resident"))
+    assert stages["published"] == {}
+    assert (report["kind"], report["page_cache"]) == ("feed", "cold")
+    assert {"ffcv", "spdl", "webdataset"} <= report["versions"].keys()
     assert report_file.with_suffix(".png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("arm", [*OURS, "stock-webdataset", "stock-dali"])
+@pytest.mark.parametrize("arm", [*OURS, *PEERS])
 @pytest.mark.parametrize("deliver", ["tensors", "crops"])
 def test_arms_deliver_what_they_say(
-    store: ShardStore, videos: Path, tmp_path: Path, arm: str, deliver: str, monkeypatch: pytest.MonkeyPatch
+    shards: Path,
+    videos: Path,
+    films: tuple[Path, ShardStore],
+    tmp_path: Path,
+    arm: str,
+    deliver: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[torch.Tensor] = []
-
-    def look(start: Callable[[], Iterator[torch.Tensor]], device: torch.device) -> float:
-        seen.extend(batch.clone() for batch in start())
-        return 1.0
-
-    monkeypatch.setattr(feed, "_rate", look)
-    sources = {source.name: source for source in find_sources([videos])[0]}
-    how = {"size": 32, "batch_size": 3, "batches": 1, "threads": 1, "device": torch.device("cpu")}
-    (only,) = feed.feed_arms([arm], store, sources, tmp_path / "files", deliver=deliver, **how)  # type: ignore[arg-type]
-    only.run()
+    skip_without(arm)
+    folder, store = films if arm == "torchcodec" else (videos, open_shards(shards))
+    seen = batches_of(arm, store, folder, tmp_path, deliver, monkeypatch)
     assert len(seen) == 1 + feed.WARM_UP
     dtype, channels = (torch.float32, 3) if deliver == "tensors" else (torch.uint8, 1)
     assert {(batch.dtype, batch.shape) for batch in seen} == {(dtype, (3, 5, channels, 32, 32))}
     assert all(batch.float().std() > 0.1 for batch in seen)
 
 
+@pytest.mark.parametrize("deliver", ["tensors", "crops"])
+def test_spdl_delivers_our_crops(
+    store: ShardStore, videos: Path, tmp_path: Path, deliver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without("spdl")
+    ours, theirs = (batches_of(arm, store, videos, tmp_path, deliver, monkeypatch) for arm in ("torch", "spdl"))
+    unit = 1.0 if deliver == "crops" else 1 / (255 * 0.225)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.float() - b.float()).abs().mean() < 3 * unit
+
+
+def test_torchcodec_delivers_the_plan_s_frames(
+    films: tuple[Path, ShardStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without("torchcodec")
+    monkeypatch.setattr("torchvision.transforms.RandomCrop.forward", lambda _, image: crop(image, 0, 0, 32, 32))
+    folder, store = films
+    theirs = batches_of("torchcodec", store, folder, tmp_path, "crops", monkeypatch)
+    expected = batches_of("published", store, folder, tmp_path, "crops", monkeypatch)
+    for a, b in zip(theirs, expected, strict=True):
+        assert (a.float() - b.float()).abs().mean() < 3
+
+
+def test_videos_that_torchcodec_cannot_seek_in_are_refused(shards: Path, videos: Path) -> None:
+    skip_without("torchcodec")
+    result = CliRunner().invoke(main, ["feed", str(shards), "--videos", str(videos), "--arms", "torchcodec"])
+    assert result.exit_code == 2
+    assert "leave the arm out" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("arm", "module"), [("spdl", "spdl.io"), ("torchcodec", "torchcodec.decoders")])
+def test_a_peer_that_is_not_installed_is_named(
+    shards: Path, videos: Path, arm: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"usucl_fast.bench.{arm}_arm", raising=False)
+    result = CliRunner().invoke(main, ["feed", str(shards), "--videos", str(videos), "--arms", arm])
+    assert result.exit_code == 2
+    assert f"the arm {arm}" in result.stderr
+    assert "pip install" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
-    ("arguments", "word"), [(["--arms", "dali,spam"], "'spam'"), (["--arms", "published"], "--videos")]
+    ("arguments", "word"),
+    [
+        (["--arms", "dali,spam"], "'spam'"),
+        (["--arms", "published"], "--videos"),
+        (["--arms", "torchcodec"], "--videos"),
+    ],
 )
 def test_bad_arms_are_refused(shards: Path, arguments: list[str], word: str) -> None:
     result = CliRunner().invoke(main, ["feed", str(shards), *arguments])

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import shutil
+import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from usucl_fast.feed import (
     Augmentation,
     BatchPlan,
     Delivery,
+    Loader,
     Normaliser,
     Planner,
     ShardStore,
@@ -51,6 +53,25 @@ def delivery(size: int = 48, channels: int = 1, threads: int = 2) -> Delivery:
 
 @pytest.fixture(params=LOADERS)
 def name(request: pytest.FixtureRequest) -> str:
+    if request.param in ("dali", "ffcv"):
+        pytest.importorskip({"dali": "nvidia.dali", "ffcv": "ffcv"}[request.param])
+    return str(request.param)
+
+
+def loader_of(name: str, store: ShardStore, how: Delivery) -> Loader:
+    """The loader, for ffcv with what it reads exported first."""
+    if name != "ffcv":
+        return make_loader(name, store, how)
+    from usucl_fast.feed.beton import export_beton
+
+    with tempfile.TemporaryDirectory() as folder:  # it is mapped by then
+        beton = Path(folder, "frames.beton")
+        export_beton(store, beton)
+        return make_loader(name, store, dataclasses.replace(how, beton=beton))
+
+
+@pytest.fixture(params=[name for name in LOADERS if name != "ffcv"])
+def shard_reader(request: pytest.FixtureRequest) -> str:
     if request.param == "dali":
         pytest.importorskip("nvidia.dali")
     return str(request.param)
@@ -64,7 +85,7 @@ def test_pictures_are_those_of_the_plan(
 ) -> None:
     plans = plans_of(store, AUGMENTATIONS[augmentation], epochs=2)
     delivered = 0
-    for plan, batch in zip(plans, make_loader(name, store, delivery(size, channels)).run(plans), strict=True):
+    for plan, batch in zip(plans, loader_of(name, store, delivery(size, channels)).run(plans), strict=True):
         assert batch.plan is plan
         assert batch.frames.dtype == torch.uint8
         assert batch.frames.shape == (*plan.frame_ids.shape, channels, size, size)
@@ -80,7 +101,7 @@ def test_lossless_shards_are_delivered_as_well(videos: Path, tmp_path: Path, nam
     store = open_shards(tmp_path / "png")
     assert {video.color for video in store.table.videos} == {"grey", "rgb"}
     plans = plans_of(store, epochs=1)
-    for plan, batch in zip(plans, make_loader(name, store, delivery(channels=channels)).run(plans), strict=True):
+    for plan, batch in zip(plans, loader_of(name, store, delivery(channels=channels)).run(plans), strict=True):
         assert (batch.frames.double() - expected(store, plan, 48, channels)).abs().mean() < 1
 
 
@@ -105,7 +126,7 @@ def test_loaders_agree(store: ShardStore) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_batches_stay_what_they_were_while_others_are_loaded(store: ShardStore, name: str, threads: int) -> None:
     plans = plans_of(store)
-    loader = make_loader(name, store, delivery(threads=threads))
+    loader = loader_of(name, store, delivery(threads=threads))
     kept = list(loader.run(plans))
     for batch, again in zip(kept, loader.run(plans), strict=True):
         assert torch.equal(batch.frames, again.frames)
@@ -133,7 +154,7 @@ def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
         pictures: dict[int, torch.Tensor] = {}
         for rank in range(ranks):
             shares = [plan.share(rank, ranks) for plan in plans]
-            for share, batch in zip(shares, make_loader(name, store, how).run(shares), strict=True):
+            for share, batch in zip(shares, loader_of(name, store, how).run(shares), strict=True):
                 assert batch.frames.shape == (*share.frame_ids.shape, 1, 48, 48)
                 ids.update(share.frame_ids.ravel().tolist())
                 pictures.update(zip(share.frame_ids[:, 0].tolist(), batch.frames[:, 0].clone(), strict=True))
@@ -146,10 +167,10 @@ def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
 
 
 def test_no_plans_no_batches(store: ShardStore, name: str) -> None:
-    assert list(make_loader(name, store, delivery()).run([])) == []
+    assert list(loader_of(name, store, delivery()).run([])) == []
 
 
-def test_a_corrupt_frame_is_named(shards: Path, tmp_path: Path, name: str) -> None:
+def test_a_corrupt_frame_is_named(shards: Path, tmp_path: Path, shard_reader: str) -> None:
     shutil.copytree(shards, tmp_path / "s")
     store = open_shards(tmp_path / "s")
     plans = plans_of(store)
@@ -160,19 +181,19 @@ def test_a_corrupt_frame_is_named(shards: Path, tmp_path: Path, name: str) -> No
         file.seek(int(row["offset"]))
         file.write(bytes(int(row["length"])))
     with pytest.raises(DataError) as caught:
-        list(make_loader(name, store, delivery()).run(plans))
+        list(make_loader(shard_reader, store, delivery()).run(plans))
     assert store.table.name_of(bad) in str(caught.value)
     assert str(tar) in str(caught.value)
 
 
-def test_a_cut_or_missing_shard_is_named(shards: Path, tmp_path: Path, name: str) -> None:
+def test_a_cut_or_missing_shard_is_named(shards: Path, tmp_path: Path, shard_reader: str) -> None:
     shutil.copytree(shards, tmp_path / "s")
     tar = tmp_path / "s" / "usucl-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-2000])
     for _ in range(2):
         store = open_shards(tmp_path / "s")
         with pytest.raises(DataError, match=r"usucl-000000\.tar"):
-            list(make_loader(name, store, delivery()).run(plans_of(store)))
+            list(make_loader(shard_reader, store, delivery()).run(plans_of(store)))
         tar.unlink(missing_ok=True)
 
 

@@ -13,7 +13,15 @@ import torch
 from tests.feed.reference import expected
 from tests.feed.test_loaders import delivery, plans_of
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import AUGMENTATIONS, ShardStore, choose_loader, make_loader, open_shards, resident_loader
+from usucl_fast.feed import (
+    AUGMENTATIONS,
+    ShardStore,
+    choose_loader,
+    make_loader,
+    open_shards,
+    resident_loader,
+    threaded,
+)
 from usucl_fast.feed.loader import decoded_bytes
 from usucl_fast.feed.resident_loader import DeviceResidentLoader
 
@@ -22,13 +30,14 @@ from usucl_fast.feed.resident_loader import DeviceResidentLoader
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ids of the frames that are decoded."""
     ids: list[int] = []
-    decode = resident_loader.decode_frame
+    decode = threaded.decode_frame
 
     def note(store: ShardStore, frame_id: int, *rest: Any) -> np.ndarray:
         ids.append(frame_id)
         return decode(store, frame_id, *rest)
 
-    monkeypatch.setattr(resident_loader, "decode_frame", note)
+    for module in (threaded, resident_loader):
+        monkeypatch.setattr(module, "decode_frame", note)
     return ids
 
 

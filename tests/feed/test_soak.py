@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feed.test_loaders import delivery, name, plans_of
-from usucl_fast.feed import ShardStore, make_loader, whole_frames
+from tests.feed.test_loaders import delivery, loader_of, name, plans_of
+from usucl_fast.feed import ShardStore, whole_frames
 
 __all__ = ["name"]
 FRAMES = int(os.environ.get("USUCL_SOAK", "5000"))
@@ -21,7 +21,7 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory_is_flat_after_the_first_epoch(store: ShardStore, name: str) -> None:
-    loader = make_loader(name, store, delivery(size=64))
+    loader = loader_of(name, store, delivery(size=64))
     frame_ids = np.arange(len(store.table))
     for _ in loader.run(whole_frames(store.table, frame_ids, 20)):
         pass

@@ -2,29 +2,35 @@
 
 import contextlib
 import functools
+import importlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
 from torch.utils.data import DataLoader
 
+from usucl_fast.bench.ffcv_arm import ffcv_batches
 from usucl_fast.bench.harness import Arm
 from usucl_fast.bench.published import FrameFiles, extract_frames
-from usucl_fast.bench.stock import dali_batches, webdataset_batches
-from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, make_loader
+from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, is_url, make_loader
+from usucl_fast.feed.beton import export_beton
 from usucl_fast.feed.loader import decoded_bytes
 from usucl_fast.pack import Source
 
 ARMS = (
-    *("dali", "torch", "resident", "resident-half"),
-    *("published", "stock-webdataset", "stock-dali"),
+    *("dali", "torch", "ffcv", "resident", "resident-half"),
+    *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec"),
     *("floor-decode", "floor-copy", "floor-replay"),
 )
 DELIVERIES = ("tensors", "crops")
@@ -45,7 +51,7 @@ def feed_arms(
     threads: int,
     device: torch.device,
 ) -> list[Arm]:
-    """The named arms, each ready to run; frames for the published way are unpacked into `work`.
+    """The named arms, each ready to run; what the published way and FFCV read is written into the folder `work`.
 
     All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
     either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
@@ -80,27 +86,64 @@ def feed_arms(
         normalise = Normaliser(device)
         return lambda frames: normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
-    def ours(loader: Loader) -> Iterator[torch.Tensor]:
-        with contextlib.closing(loader.run(plans)) as loaded:
-            yield from map(finisher(), (batch.frames for batch in loaded))
+    seconds: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in names}
 
-    def resident(share: float) -> Callable[[], Iterator[torch.Tensor]]:
+    def ours(loader: Loader, name: str) -> Iterator[torch.Tensor]:
+        finish, spent = finisher(), seconds[name]
+        with contextlib.closing(loader.run(plans)) as loaded:
+            asked = time.perf_counter()
+            for batch in loaded:
+                got = time.perf_counter()
+                frames = finish(batch.frames)
+                spent["wait"] += got - asked
+                spent["finish"] += time.perf_counter() - got
+                yield frames
+                asked = time.perf_counter()
+
+    def resident(name: str, share: float) -> Callable[[], Iterator[torch.Tensor]]:
         loader = make_loader("resident", store, replace(delivery, resident_bytes=math.ceil(needed * share)))
         for _ in loader.run(plans):
             pass
-        return functools.partial(ours, loader)
+        return functools.partial(ours, loader, name)
 
     def published() -> Iterator[torch.Tensor]:
-        data = FrameFiles(work, plans, size, tensors=deliver == "tensors")
+        data = FrameFiles(work / "frames", plans, size, tensors=deliver == "tensors")
         loader = DataLoader(data, tuples, num_workers=threads, pin_memory=device.type == "cuda")
         for batch in loader:
             yield batch.to(device, non_blocking=True)
 
-    def stock(batches: Callable[..., Generator[torch.Tensor, None, None]], **parallel: int) -> Iterator[torch.Tensor]:
+    def stock(batches: Callable[..., Generator[torch.Tensor, None, None]], **parallel: Any) -> Iterator[torch.Tensor]:
         how = {"size": size, "tensors": deliver == "tensors", "batch": tuples * 5, "device": device}
         with contextlib.closing(batches(store, **how, **parallel)) as loaded:
             for batch in itertools.islice(loaded, len(plans)):
                 yield batch.unflatten(0, (tuples, 5))
+
+    def peer(batches: Callable[..., Generator[torch.Tensor, None, None]], *what: object) -> Iterator[torch.Tensor]:
+        how = {"size": size, "channels": 3 if deliver == "tensors" else 1, "threads": threads, "device": device}
+        with contextlib.closing(batches(*what, plans, **how)) as loaded:
+            yield from map(finisher(), loaded)
+
+    beton = work / "shards.beton"
+
+    def exported() -> Path:
+        if not beton.exists():
+            export_beton(store, beton)
+        return beton
+
+    def ffcv() -> Callable[[], Iterator[torch.Tensor]]:
+        loader = make_loader("ffcv", store, replace(delivery, beton=exported()))
+        return functools.partial(ours, loader, "ffcv")
+
+    def stock_ffcv() -> Callable[[], Iterator[torch.Tensor]]:
+        exported()
+        return functools.partial(stock, ffcv_batches, beton=beton, threads=threads)
+
+    def spdl() -> Callable[[], Iterator[torch.Tensor]]:
+        return functools.partial(peer, _import_arm("spdl").spdl_batches, store)
+
+    def torchcodec() -> Callable[[], Iterator[torch.Tensor]]:
+        arm = _import_arm("torchcodec")
+        return functools.partial(peer, arm.torchcodec_batches, arm.open_decoders(store.table, sources), store.table)
 
     def decode() -> Iterator[torch.Tensor]:
         nothing = torch.empty(0).expand(tuples, 5, 0)
@@ -117,11 +160,15 @@ def feed_arms(
             yield output.clone() if copy else finish(batch)
 
     starts: dict[str, Callable[[], Callable[[], Iterator[torch.Tensor]]]] = {
-        "resident": lambda: resident(1),
-        "resident-half": lambda: resident(0.5),
+        "resident": lambda: resident("resident", 1),
+        "resident-half": lambda: resident("resident-half", 0.5),
         "published": lambda: published,
         "stock-webdataset": lambda: functools.partial(stock, webdataset_batches, workers=threads),
         "stock-dali": lambda: functools.partial(stock, dali_batches, threads=threads),
+        "ffcv": ffcv,
+        "stock-ffcv": stock_ffcv,
+        "spdl": spdl,
+        "torchcodec": torchcodec,
         "floor-decode": lambda: decode,
         "floor-copy": lambda: functools.partial(replay, copy=True),
         "floor-replay": lambda: functools.partial(replay, copy=False),
@@ -129,25 +176,49 @@ def feed_arms(
     others = {
         "stock-webdataset": f"{delivers}, frames as they lie in the shards",
         "stock-dali": f"{delivers}, frames as they lie in the shards",
+        "stock-ffcv": f"{delivers}, frames as they lie in the shards, the square in their middle",
         "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
         "floor-copy": f"{delivers}, always the same batch: it is copied",
         "floor-replay": f"{delivers}, always the same batch, decoded and cropped once",
     }
     arms = []
     for name in names:
+        files: Sequence[Path] = [] if is_url(store.name) else shard_files(store)
         if name == "published":
-            extract_frames(store.table, sources, np.concatenate([plan.frame_ids for plan in plans]), work)
-        start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery))
-        arms.append(Arm(name, others.get(name, delivers), functools.partial(_rate, start, device)))
+            extract_frames(store.table, sources, np.concatenate([plan.frame_ids for plan in plans]), work / "frames")
+            files = sorted((work / "frames").iterdir())
+        start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery), name)
+        if name in ("ffcv", "stock-ffcv"):
+            files = [beton]
+        elif name == "torchcodec":
+            files = [file for video in store.table.videos for file in sources[video.name].files]
+        run = functools.partial(_rate, start, device, seconds[name])
+        arms.append(Arm(name, others.get(name, delivers), run, files, seconds[name]))
     return arms
 
 
-def _rate(start: Callable[[], Iterator[torch.Tensor]], device: torch.device) -> float:
-    """Frames/s over the batches after the warm-up."""
+def _import_arm(name: str) -> Any:
+    """The arm's module.
+
+    Raises:
+        UsageError: the peer is not installed, or lacks a library of the system.
+    """
+    try:
+        return importlib.import_module(f"usucl_fast.bench.{name}_arm")
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"the arm {name} cannot be loaded ({reason}): pip install 'usucl-fast[bench]', and FFmpeg for your system"
+        ) from error
+
+
+def _rate(start: Callable[[], Iterator[torch.Tensor]], device: torch.device, seconds: dict[str, float]) -> float:
+    """Frames/s over the batches after the warm-up; `seconds` by stage are counted from there on, too."""
     frames, started = 0, 0.0
     for number, batch in enumerate(start()):
         if number == WARM_UP - 1:
             _wait(device)
+            seconds.clear()
             started = time.perf_counter()
         elif number >= WARM_UP:
             frames += batch.shape[0] * batch.shape[1]

@@ -62,7 +62,7 @@ def shard_arms(names: Sequence[str], source: Path, *, size: int, workers: int) -
                 f"one tar of JPEG files -q:v {JPEG_SCALE}, yuvj420p (grey videos too), bilinear, short side {size} or"
                 f" less; ffmpeg {version}, 1 thread a video"
             )
-        arms.append(Arm(name, delivers, functools.partial(_rate, name, run, agreed)))
+        arms.append(Arm(name, delivers, functools.partial(_rate, name, run, agreed), videos))
     for video in videos:
         with video.open("rb") as file:
             while file.read(1 << 24):

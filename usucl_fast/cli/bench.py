@@ -8,19 +8,26 @@ import click
 from usucl_fast import __version__
 from usucl_fast.bench.feed import ARMS as FEED_ARMS
 from usucl_fast.bench.feed import DELIVERIES, feed_arms
-from usucl_fast.bench.harness import measure, publish
+from usucl_fast.bench.harness import PAGE_CACHES, measure, publish
 from usucl_fast.bench.shard import ARMS as SHARD_ARMS
 from usucl_fast.bench.shard import shard_arms
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import open_shards
+from usucl_fast.feed import is_url, open_shards
 from usucl_fast.machine import cores
 from usucl_fast.pack import find_sources
 
 runs_option = click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."
+)
+page_cache_option = click.option(
+    "--page-cache",
+    default="warm",
+    show_default=True,
+    type=click.Choice(PAGE_CACHES),
+    help="cold: before each run of an arm the system forgets the files that it reads; warm: whatever it still has.",
 )
 json_option = click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG."
@@ -38,7 +45,7 @@ def main() -> None:
 @click.option(
     "--videos",
     type=click.Path(path_type=Path),
-    help="The SOURCE that SHARDS was made of; the published way reads its frames.",
+    help="The SOURCE that SHARDS was made of; published and torchcodec read it.",
 )
 @click.option(
     "--arms",
@@ -67,6 +74,7 @@ def main() -> None:
     "--batches", default=20, show_default=True, type=click.IntRange(1), help="Batches that a run is timed over."
 )
 @runs_option
+@page_cache_option
 @click.option(
     "--threads",
     default=cores(),
@@ -87,6 +95,7 @@ def feed(
     batch_size: int,
     batches: int,
     runs: int,
+    page_cache: str,
     threads: int,
     device: str,
     json_file: Path | None,
@@ -97,12 +106,15 @@ def feed(
     Example:
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
+    if page_cache == "cold" and is_url(shards):
+        raise UsageError(f"--page-cache cold needs SHARDS in a folder, and {shards} is a URL; copy them first")
     store = open_shards(shards, cache, int(cache_gb * 1e9))
     names = _split(arms, FEED_ARMS)
     sources = {}
-    if "published" in names:
+    needy = [name for name in names if name in ("published", "torchcodec")]
+    if needy:
         if videos is None:
-            raise UsageError("the arm published needs --videos, the SOURCE that SHARDS was made of")
+            raise UsageError(f"the arm {needy[0]} needs --videos, the SOURCE that SHARDS was made of")
         sources = {source.name: source for source in find_sources([videos])[0]}
         missing = [video.name for video in store.table.videos if video.name not in sources]
         if missing:
@@ -112,7 +124,7 @@ def feed(
             names,
             store,
             sources,
-            Path(work) / "frames",
+            Path(work),
             deliver=deliver,
             size=size,
             batch_size=batch_size,
@@ -120,7 +132,7 @@ def feed(
             threads=threads,
             device=pick_device(device),
         )
-        publish(measure("feed", "frames/s", ready, runs), json_file)
+        publish(measure("feed", "frames/s", ready, runs, page_cache), json_file)
 
 
 @main.command(cls=Command)
@@ -141,8 +153,9 @@ def feed(
     help="Videos side by side, in each arm.",
 )
 @runs_option
+@page_cache_option
 @json_option
-def shard(source: Path, arms: str, size: int, workers: int, runs: int, json_file: Path | None) -> None:
+def shard(source: Path, arms: str, size: int, workers: int, runs: int, page_cache: str, json_file: Path | None) -> None:
     """Frames/s of packing the videos in SOURCE: usucl-shard, decoding alone, and ffmpeg with tar.
 
     A run is the whole command, from its start to its end. It writes into the folder for temporary files (TMPDIR).
@@ -152,7 +165,7 @@ def shard(source: Path, arms: str, size: int, workers: int, runs: int, json_file
       usucl-bench shard my-videos --json shard.json
     """
     ready = shard_arms(_split(arms, SHARD_ARMS), source, size=size, workers=workers)
-    publish(measure("shard", "frames/s", ready, runs), json_file)
+    publish(measure("shard", "frames/s", ready, runs, page_cache), json_file)
 
 
 def _split(arms: str, known: tuple[str, ...]) -> list[str]:

@@ -46,7 +46,13 @@ from usucl_fast.machine import cores
 )
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Splits drawn anew.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the splits, and of random weights.")
-@click.option("--loader", default="torch", show_default=True, type=click.Choice(LOADERS), help="What decodes.")
+@click.option(
+    "--loader",
+    default="torch",
+    show_default=True,
+    type=click.Choice([name for name in LOADERS if name != "ffcv"]),
+    help="What decodes.",
+)
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace the summary in --out.")
 @click.version_option(__version__, package_name="usucl-fast")

@@ -1,6 +1,7 @@
 """`usucl-shard`: videos -> shards, and looking at them."""
 
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def main() -> None:
       usucl-shard SOURCE... OUT     packs; `usucl-shard pack --help` tells the options
       usucl-shard verify SHARDS     is every byte what was written?
       usucl-shard list SHARDS       the videos, as a table
+      usucl-shard export-ffcv SHARDS OUT.beton     the frames, as a dataset of FFCV
     """
 
 
@@ -283,3 +285,29 @@ def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
             *map(escape, (video.label, video.group, video.split, video.name)),
         )
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+@main.command("export-ffcv", cls=Command)
+@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def export_ffcv(shards: Path, out: Path, overwrite: bool) -> None:
+    """Writes the frames in SHARDS into one dataset of FFCV, OUT, usually named .beton.
+
+    Its fields are image, frame_id and video. JPEG frames are not compressed again; lossless ones are stored as pixels.
+
+    \b
+    Example:
+      usucl-shard export-ffcv my-shards my-shards.beton
+    """
+    from usucl_fast.feed import open_shards
+    from usucl_fast.feed.beton import export_beton
+
+    store = open_shards(shards)
+    started = time.monotonic()
+    export_beton(store, out, overwrite)
+    seconds = time.monotonic() - started
+    click.echo(
+        f"{out}: {len(store.table)} frames, {out.stat().st_size / 1e6:.1f} MB; exported in {seconds:.1f} s,"
+        f" {len(store.table) / seconds:,.0f} frames/s"
+    )

@@ -76,6 +76,11 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Keep what does not fit into --resident-gb in a memory-mapped file beside SHARDS, until the run ends.",
 )
 @click.option(
+    "--beton",
+    type=click.Path(path_type=Path),
+    help="What the loader ffcv reads: SHARDS as usucl-shard export-ffcv wrote them.",
+)
+@click.option(
     "--checkpoint-every",
     default=100,
     show_default=True,
@@ -103,6 +108,7 @@ def main(
     threads: int,
     resident_gb: float,
     resident_file: bool,
+    beton: Path | None,
     checkpoint_every: int,
     stop_after: int | None,
     resume: bool,
@@ -139,7 +145,7 @@ def main(
         name, why = choose_loader(store, config.channels, resident_bytes, resident_file)
         click.echo(f"--loader {name}: {why}")
     execution = Execution(
-        name, pick_device(device), threads, resident_bytes, resident_file, checkpoint_every, stop_after
+        name, pick_device(device), threads, resident_bytes, resident_file, beton, checkpoint_every, stop_after
     )
     with _told_to_stop(store) as told:
         summary = train(config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told)

@@ -4,6 +4,7 @@ import importlib.util
 import io
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ class Delivery:
     most_frames: no batch has more pictures than this.
     resident_bytes: memory that the resident loader may keep pixels in.
     resident_file: keep what does not fit there in a memory-mapped file beside the shards.
+    beton: the shards as `usucl-shard export-ffcv` wrote them, for the loader ffcv.
     """
 
     size: int
@@ -55,6 +57,7 @@ class Delivery:
     most_frames: int
     resident_bytes: int = RESIDENT_BYTES
     resident_file: bool = False
+    beton: Path | None = None
 
 
 class Loader(Protocol):
@@ -124,10 +127,21 @@ def _resident(store: ShardStore, delivery: Delivery) -> Loader:
     return make_resident(store, delivery)
 
 
+def _ffcv(store: ShardStore, delivery: Delivery) -> Loader:
+    from usucl_fast.feed.ffcv_loader import FfcvLoader
+
+    if delivery.beton is None:
+        raise UsageError(
+            f"--loader ffcv needs --beton, a file made by: usucl-shard export-ffcv {store.name} FILE.beton"
+        )
+    return FfcvLoader(store, delivery, delivery.beton)
+
+
 _LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {
     "dali": _dali,
     "torch": _torch,
     "resident": _resident,
+    "ffcv": _ffcv,
 }
 LOADERS = tuple(_LOADERS)
 

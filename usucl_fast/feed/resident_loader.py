@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,6 @@ class ResidentLoader(ThreadedLoader):
         if start < self._in_memory:
             return self._pixels[start : start + length]
         return self._file[start - self._in_memory :][:length]
-
-    def _decoded(self, frame_ids: Ints) -> Iterator[Pixels]:
-        for frame_id, data in zip(frame_ids.tolist(), self._store.read(frame_ids), strict=True):
-            yield decode_frame(self._store, frame_id, data, self._delivery.channels)
 
 
 def _nameless_file(folder: Path, length: int) -> Pixels:

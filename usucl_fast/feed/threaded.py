@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from usucl_fast.feed.augmentation import UNCHANGED
 from usucl_fast.feed.develop import develop
-from usucl_fast.feed.loader import PREFETCH, Batch, Delivery
+from usucl_fast.feed.loader import PREFETCH, Batch, Delivery, decode_frame
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.render import render
 from usucl_fast.feed.store import ShardStore
@@ -42,6 +42,11 @@ class ThreadedLoader(ABC):
     @abstractmethod
     def _fill(self, out_NHWC: NDArray[np.uint8], plan: BatchPlan, prepared: Any, chunk: Ints) -> None:
         """Writes the pictures `chunk` of the plan, counted over all its views, to their places in `out_NHWC`."""
+
+    def _decoded(self, frame_ids: Ints) -> Iterator[NDArray[np.uint8]]:
+        """The frames, uint8 `[height, width, channels]`, one after another."""
+        for frame_id, data in zip(frame_ids.tolist(), self._store.read(frame_ids), strict=True):
+            yield decode_frame(self._store, frame_id, data, self._delivery.channels)
 
     def _render(
         self, addresses: Ints, shapes: Ints, boxes: Ints, plan: BatchPlan, chunk: Ints, out_NHWC: NDArray[np.uint8]

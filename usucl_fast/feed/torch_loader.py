@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.feed.loader import decode_frame
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.threaded import Ints, ThreadedLoader, addresses_of
 
@@ -15,10 +14,7 @@ class TorchLoader(ThreadedLoader):
 
     def _fill(self, out_NHWC: NDArray[np.uint8], plan: BatchPlan, prepared: Any, chunk: Ints) -> None:
         frame_ids, boxes = plan.frame_ids.ravel()[chunk], plan.boxes.reshape(-1, 4)[chunk]
-        for place, frame_id, data in zip(
-            range(len(chunk)), frame_ids.tolist(), self._store.read(frame_ids), strict=True
-        ):
-            pixels = decode_frame(self._store, frame_id, data, self._delivery.channels)
+        for place, pixels in enumerate(self._decoded(frame_ids)):
             one = slice(place, place + 1)
             shapes = np.array([pixels.shape[:2]])
             self._render(addresses_of([pixels]), shapes, boxes[one], plan, chunk[one], out_NHWC)

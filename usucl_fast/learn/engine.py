@@ -35,6 +35,7 @@ class Execution:
     loader: name in `usucl_fast.feed.LOADERS`.
     threads: CPU threads that decode.
     resident_bytes, resident_file: where the resident loader may keep pixels, see `Delivery`.
+    beton: what the loader ffcv reads, see `Delivery`.
     checkpoint_every: steps between checkpoints.
     stop_after: stop after this many steps in all, as if told to; None for the whole run.
     """
@@ -44,6 +45,7 @@ class Execution:
     threads: int
     resident_bytes: int = RESIDENT_BYTES
     resident_file: bool = False
+    beton: Path | None = None
     checkpoint_every: int = 100
     stop_after: int | None = None
 
@@ -108,6 +110,7 @@ class _Run:
                 self.planner.most_frames,
                 execution.resident_bytes,
                 execution.resident_file,
+                execution.beton,
             ),
         )
         _check_negatives(config, store)

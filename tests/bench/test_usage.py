@@ -1,0 +1,105 @@
+"""What the harness tells of a run beside its rate."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from usucl_fast.bench.harness import Arm, measure, publish
+from usucl_fast.bench.usage import Usage, drop_from_page_cache
+from usucl_fast.machine import cores
+
+
+def burn(seconds: float) -> None:
+    started = time.process_time()
+    while time.process_time() - started < seconds:
+        pass
+
+
+def test_cpu_of_this_process_and_of_children_that_have_ended() -> None:
+    with Usage() as idle:
+        time.sleep(0.3)
+    with Usage() as busy:
+        burn(0.3)
+        child = multiprocessing.get_context("spawn").Process(target=burn, args=(0.3,))
+        started = time.perf_counter()
+        child.start()
+        child.join()
+        waited = time.perf_counter() - started
+    assert idle.cpu * cores() < 0.3
+    assert busy.cpu * cores() * (0.3 + waited) > 0.5
+
+
+def hold(megabytes: int, seconds: float) -> None:
+    held = np.ones(megabytes * 1_000_000, np.uint8)
+    time.sleep(seconds)
+    assert held[-1]
+
+
+def test_memory_of_this_process_and_its_children() -> None:
+    with Usage() as before:
+        time.sleep(0.1)
+    with Usage() as alone:
+        hold(200, 0.5)
+    child = multiprocessing.get_context("spawn").Process(target=hold, args=(300, 2.0))
+    child.start()
+    with Usage() as both:
+        child.join()
+    assert 150e6 < alone.memory - before.memory < 250e6
+    assert both.memory > 300e6
+
+
+def is_cached(path: Path) -> bool:
+    """Whether the first page of a file can be read without waiting for the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.preadv(file, [bytearray(16)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pytest.skip("this file system does not tell")
+    finally:
+        os.close(file)
+    return True
+
+
+def test_files_are_dropped_even_while_they_are_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "some file"
+    path.write_bytes(bytes(range(256)) * 40_000)
+    mapped = np.memmap(path, np.uint8, mode="r")
+    assert int(mapped.sum()) > 0
+    assert is_cached(path)
+    drop_from_page_cache([path])
+    assert not is_cached(path)
+    assert mapped[:256].tolist() == list(range(256))
+
+
+def test_arms_tell_their_stages_and_start_cold(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "read"
+    path.write_bytes(b"x" * 10_000_000)
+    cached: list[bool] = []
+    seconds: dict[str, float] = {}
+
+    def run() -> float:
+        cached.append(is_cached(path))
+        path.read_bytes()
+        seconds.update(wait=3.0, finish=1.0)
+        return 5.0
+
+    arms = [Arm("a", "nothing", run, [path], seconds), Arm("b", "nothing", lambda: 1.0)]
+    report = measure("test", "things/s", arms, 2, "cold")
+    assert cached == [False, False]
+    a, b = report["arms"]
+    assert a["stages"] == {"wait": 0.75, "finish": 0.25}
+    assert b["stages"] == {}
+    assert report["page_cache"] == "cold"
+    assert {"cpu", "memory_mb"} <= a.keys()
+    measure("test", "things/s", arms, 1)
+    assert cached[-1]
+    publish(report, None)
+    printed = capfd.readouterr().out
+    assert "wait 75%" in printed
+    assert "page cache cold" in printed

@@ -1,0 +1,98 @@
+"""What a run costs beside time: CPU and memory of this process and its children; and the page cache it starts from."""
+
+import ctypes
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from usucl_fast.machine import cores
+
+SECONDS = 0.2
+"""Between two looks at the memory."""
+
+
+class Usage:
+    """Measures what happens within `with Usage() as usage`.
+
+    cpu: CPU seconds of this process and its children, as a share of all cores' time; once it has ended.
+    memory: bytes, the most seen in one of the looks. Of this process alone, what it has in memory (RSS). With
+        children, what they share counts once (PSS). Files mapped into memory count in both.
+    """
+
+    def __init__(self) -> None:
+        self.cpu = 0.0
+        self.memory = 0
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._started, self._cpu_started = time.perf_counter(), self._cpu_seconds()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        wall = time.perf_counter() - self._started
+        self.cpu = (self._cpu_seconds() - self._cpu_started) / (wall * cores())
+
+    def _watch(self) -> None:
+        while True:
+            self.memory = max(self.memory, self._memory())
+            if self._done.wait(SECONDS):
+                return
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _cpu_seconds(self) -> float:
+        total = 0.0
+        for process in self._tree():
+            try:
+                # Children that have ended count with their parent.
+                total += sum(process.cpu_times()[:4])
+            except psutil.Error:  # it has just ended
+                continue
+        return total
+
+    def _memory(self) -> int:
+        tree = self._tree()
+        if len(tree) == 1:
+            return int(self._process.memory_info().rss)
+        total = 0
+        for process in tree:
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue
+        return total
+
+
+def drop_from_page_cache(files: Iterable[Path]) -> None:
+    """Makes the next reading of the files come from the disk, as far as the system lets a user without rights do so:
+    other processes must not have them mapped into memory."""
+    paths = {str(file.resolve()) for file in files}
+    libc = ctypes.CDLL(None, use_errno=True)
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(maxsplit=5)
+        # Pages that a process has mapped stay in the cache; read-only mappings can let go of them at any time.
+        if len(fields) == 6 and fields[5] in paths and fields[1].startswith("r-"):
+            start, end = (int(address, 16) for address in fields[0].split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
