@@ -6,6 +6,7 @@ moves such a square along the long side, which is as many pixels.
 
 import contextlib
 import functools
+import importlib.util
 from collections.abc import Generator
 from pathlib import Path
 from queue import Empty
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torchvision.transforms.functional import rgb_to_grayscale
 
+from usucl_fast.errors import UsageError
 from usucl_fast.feed import ShardStore
 from usucl_fast.feed.beton import import_ffcv
 from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
@@ -48,6 +50,10 @@ def ffcv_batches(
 def _open(beton: Path, size: int, tensors: bool, batch: int, threads: int, device: torch.device) -> Any:
     decoders, ops, ffcv = import_ffcv("fields.rgb_image"), import_ffcv("transforms"), import_ffcv("loader")
     gpu = device.type == "cuda"
+    if gpu and tensors and not importlib.util.find_spec("cupy"):
+        raise UsageError(
+            "the arm stock-ffcv normalises by cupy on a GPU: pip install cupy-cuda13x, or leave the arm out"
+        )
     crop = decoders.CenterCropRGBImageDecoder((size, size), ratio=1)
     to_torch = [ops.ToTensor(), *([ops.ToDevice(device)] if gpu else []), ops.ToTorchImage()]
     mean, std = (255 * np.array(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
