@@ -109,7 +109,7 @@ def test_arms_deliver_what_they_say(
     skip_without(arm)
     folder, store = films if arm == "torchcodec" else (videos, open_shards(shards))
     seen = batches_of(arm, store, folder, tmp_path, deliver, monkeypatch)
-    assert len(seen) == 1 + feed.WARM_UP
+    assert len(seen) == 1 + 2 * feed.SPARE
     dtype, channels = (torch.float32, 3) if deliver == "tensors" else (torch.uint8, 1)
     assert {(batch.dtype, batch.shape) for batch in seen} == {(dtype, (3, 5, channels, 32, 32))}
     assert all(batch.float().std() > 0.1 for batch in seen)

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +33,11 @@ ARMS = (
     *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec"),
     *("floor-decode", "floor-copy", "floor-replay"),
 )
+Batches = Generator[torch.Tensor, None, None]
 DELIVERIES = ("tensors", "crops")
-WARM_UP = 8
-"""Batches before the clock starts: more than any arm prepares ahead, so that none starts with a stock."""
+SPARE = 8
+"""Batches before the clock starts and, planned but not waited for, after it stops: more than any arm prepares ahead, so
+that each has as much in stock at the end as at the beginning."""
 
 
 def feed_arms(
@@ -70,7 +72,7 @@ def feed_arms(
     tuples = min(batch_size, len(store.table.videos))
     per_epoch = len(store.table.videos) // tuples
     plans = []
-    for number in range(WARM_UP + batches):
+    for number in range(SPARE + batches + SPARE):
         epoch, place = divmod(number, per_epoch)
         plans.append(planner.plan_tuples(epoch, place * tuples, (place + 1) * tuples))
     delivery = Delivery(size, 1, device, threads, most_frames=tuples * 5, resident_bytes=1 << 62)
@@ -88,7 +90,7 @@ def feed_arms(
 
     seconds: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in names}
 
-    def ours(loader: Loader, name: str) -> Iterator[torch.Tensor]:
+    def ours(loader: Loader, name: str) -> Batches:
         finish, spent = finisher(), seconds[name]
         with contextlib.closing(loader.run(plans)) as loaded:
             asked = time.perf_counter()
@@ -100,25 +102,25 @@ def feed_arms(
                 yield frames
                 asked = time.perf_counter()
 
-    def resident(name: str, share: float) -> Callable[[], Iterator[torch.Tensor]]:
+    def resident(name: str, share: float) -> Callable[[], Batches]:
         loader = make_loader("resident", store, replace(delivery, resident_bytes=math.ceil(needed * share)))
         for _ in loader.run(plans):
             pass
         return functools.partial(ours, loader, name)
 
-    def published() -> Iterator[torch.Tensor]:
+    def published() -> Batches:
         data = FrameFiles(work / "frames", plans, size, tensors=deliver == "tensors")
         loader = DataLoader(data, tuples, num_workers=threads, pin_memory=device.type == "cuda")
         for batch in loader:
             yield batch.to(device, non_blocking=True)
 
-    def stock(batches: Callable[..., Generator[torch.Tensor, None, None]], **parallel: Any) -> Iterator[torch.Tensor]:
+    def stock(batches: Callable[..., Batches], **parallel: Any) -> Batches:
         how = {"size": size, "tensors": deliver == "tensors", "batch": tuples * 5, "device": device}
         with contextlib.closing(batches(store, **how, **parallel)) as loaded:
             for batch in itertools.islice(loaded, len(plans)):
                 yield batch.unflatten(0, (tuples, 5))
 
-    def peer(batches: Callable[..., Generator[torch.Tensor, None, None]], *what: object) -> Iterator[torch.Tensor]:
+    def peer(batches: Callable[..., Batches], *what: object) -> Batches:
         how = {"size": size, "channels": 3 if deliver == "tensors" else 1, "threads": threads, "device": device}
         with contextlib.closing(batches(*what, plans, **how)) as loaded:
             yield from map(finisher(), loaded)
@@ -130,36 +132,36 @@ def feed_arms(
             export_beton(store, beton)
         return beton
 
-    def ffcv() -> Callable[[], Iterator[torch.Tensor]]:
+    def ffcv() -> Callable[[], Batches]:
         loader = make_loader("ffcv", store, replace(delivery, beton=exported()))
         return functools.partial(ours, loader, "ffcv")
 
-    def stock_ffcv() -> Callable[[], Iterator[torch.Tensor]]:
+    def stock_ffcv() -> Callable[[], Batches]:
         exported()
         return functools.partial(stock, ffcv_batches, beton=beton, threads=threads)
 
-    def spdl() -> Callable[[], Iterator[torch.Tensor]]:
+    def spdl() -> Callable[[], Batches]:
         return functools.partial(peer, _import_arm("spdl").spdl_batches, store)
 
-    def torchcodec() -> Callable[[], Iterator[torch.Tensor]]:
+    def torchcodec() -> Callable[[], Batches]:
         arm = _import_arm("torchcodec")
         return functools.partial(peer, arm.torchcodec_batches, arm.open_decoders(store.table, sources), store.table)
 
-    def decode() -> Iterator[torch.Tensor]:
+    def decode() -> Batches:
         nothing = torch.empty(0).expand(tuples, 5, 0)
         with ThreadPoolExecutor(threads) as pool:
             for plan in plans:
                 list(pool.map(lambda data: simplejpeg.decode_jpeg(data, colorspace="GRAY"), store.read(plan.frame_ids)))
                 yield nothing
 
-    def replay(copy: bool) -> Iterator[torch.Tensor]:
+    def replay(copy: bool) -> Batches:
         batch = next(make_loader("torch", store, delivery).run(plans)).frames
         finish = finisher()
         output = finish(batch)
         for _ in plans:
             yield output.clone() if copy else finish(batch)
 
-    starts: dict[str, Callable[[], Callable[[], Iterator[torch.Tensor]]]] = {
+    starts: dict[str, Callable[[], Callable[[], Batches]]] = {
         "resident": lambda: resident("resident", 1),
         "resident-half": lambda: resident("resident-half", 0.5),
         "published": lambda: published,
@@ -176,7 +178,7 @@ def feed_arms(
     others = {
         "stock-webdataset": f"{delivers}, frames as they lie in the shards",
         "stock-dali": f"{delivers}, frames as they lie in the shards",
-        "stock-ffcv": f"{delivers}, frames as they lie in the shards, the square in their middle",
+        "stock-ffcv": f"{delivers}, frames as they lie in the shards, the square in their middle, of colour the red",
         "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
         "floor-copy": f"{delivers}, always the same batch: it is copied",
         "floor-replay": f"{delivers}, always the same batch, decoded and cropped once",
@@ -192,7 +194,7 @@ def feed_arms(
             files = [beton]
         elif name == "torchcodec":
             files = [file for video in store.table.videos for file in sources[video.name].files]
-        run = functools.partial(_rate, start, device, seconds[name])
+        run = functools.partial(_rate, start, batches, device, seconds[name])
         arms.append(Arm(name, others.get(name, delivers), run, files, seconds[name]))
     return arms
 
@@ -212,18 +214,19 @@ def _import_arm(name: str) -> Any:
         ) from error
 
 
-def _rate(start: Callable[[], Iterator[torch.Tensor]], device: torch.device, seconds: dict[str, float]) -> float:
-    """Frames/s over the batches after the warm-up; `seconds` by stage are counted from there on, too."""
-    frames, started = 0, 0.0
-    for number, batch in enumerate(start()):
-        if number == WARM_UP - 1:
-            _wait(device)
-            seconds.clear()
-            started = time.perf_counter()
-        elif number >= WARM_UP:
+def _rate(start: Callable[[], Batches], batches: int, device: torch.device, seconds: dict[str, float]) -> float:
+    """Frames/s over `batches` batches after the first `SPARE`; `seconds` by stage are counted over them, too."""
+    frames = 0
+    with contextlib.closing(start()) as arriving:  # closed outside the clock
+        for _ in range(SPARE):
+            next(arriving)
+        _wait(device)
+        seconds.clear()
+        started = time.perf_counter()
+        for batch in itertools.islice(arriving, batches):
             frames += batch.shape[0] * batch.shape[1]
-    _wait(device)
-    return frames / (time.perf_counter() - started)
+        _wait(device)
+        return frames / (time.perf_counter() - started)
 
 
 def _wait(device: torch.device) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms.functional import rgb_to_grayscale
 
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import ShardStore
@@ -26,7 +25,6 @@ def ffcv_batches(
     store: ShardStore, *, beton: Path, size: int, tensors: bool, batch: int, threads: int, device: torch.device
 ) -> Generator[torch.Tensor, None, None]:
     """Batches of `[batch, C, size, size]` from `beton`, without end; FFCV fills each again four batches later."""
-    grey = all(video.color == "grey" for video in store.table.videos)
     torch_threads = torch.get_num_threads()
     loader = _open(beton, size, tensors, batch, threads, device)
     try:
@@ -34,9 +32,9 @@ def ffcv_batches(
             epoch = iter(loader)
             try:
                 for (pictures,) in epoch:
-                    if not tensors:  # FFCV gives three channels, of grey frames three equal ones
-                        pictures = pictures[:, :1] if grey else rgb_to_grayscale(pictures)
-                    yield pictures
+                    # FFCV gives three channels, of grey frames three equal ones. To make luma of colour would cost it
+                    # far more than decoding.
+                    yield pictures if tensors else pictures[:, :1]
             finally:
                 epoch.close()
                 while epoch.is_alive():  # it waits until there is room for what it has ready
