@@ -1,6 +1,8 @@
 """uint8 pictures -> what a network takes, in one pass on the device."""
 
+import numpy as np
 import torch
+from numba import njit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,4 +31,35 @@ class Normaliser:
         shape = (len(frames), 3, *frames.shape[2:])
         if self._out.shape != shape:
             self._out = torch.empty(shape, device=frames.device, memory_format=self._format)
+        if frames.device.type == "cpu" and frames.shape[1] == 1:  # torch takes four times as long to widen bytes
+            levels = frames.reshape(len(frames), -1).contiguous().numpy()
+            scale, shift = self._scale.flatten().numpy(), self._shift.flatten().numpy()
+            if self._format is torch.channels_last:
+                _interleave(levels, scale, shift, self._out.permute(0, 2, 3, 1).reshape(len(frames), -1).numpy())
+            else:
+                _stack(levels, scale, shift, self._out.reshape(len(frames), 3, -1).numpy())
+            return self._out
         return torch.addcmul(self._shift, frames, self._scale, out=self._out)
+
+
+@njit("void(uint8[:, ::1], float32[::1], float32[::1], float32[:, :, ::1])", nogil=True, cache=True, fastmath=True)
+def _stack(levels, scale, shift, out):  # type: ignore[no-untyped-def]
+    """Three planes of each picture's levels `[M, H W]` -> `[M, 3, H W]`."""
+    for picture in range(len(levels)):
+        row = levels[picture]
+        for channel in range(3):
+            plane, by, plus = out[picture, channel], scale[channel], shift[channel]
+            for x in range(len(row)):
+                plane[x] = row[x] * by + plus
+
+
+@njit("void(uint8[:, ::1], float32[::1], float32[::1], float32[:, ::1])", nogil=True, cache=True, fastmath=True)
+def _interleave(levels, scale, shift, out):  # type: ignore[no-untyped-def]
+    """The same with channels last, -> `[M, H W 3]`."""
+    for picture in range(len(levels)):
+        row, pixels = levels[picture], out[picture]
+        for x in range(len(row)):
+            level, place = np.float32(row[x]), np.uint64(3) * np.uint64(x)
+            pixels[place] = level * scale[0] + shift[0]
+            pixels[place + np.uint64(1)] = level * scale[1] + shift[1]
+            pixels[place + np.uint64(2)] = level * scale[2] + shift[2]
