@@ -95,12 +95,6 @@ def _resize_row(line, weights, out, places, channels):  # type: ignore[no-untype
             out[x] += weight[x] * line[places[x] + start]
 
 
-@njit("void(uint8[::1], float32, float32[::1])", nogil=True, cache=True, fastmath=True)
-def _add_bytes(row, weight, total):  # type: ignore[no-untyped-def]
-    for x in range(len(total)):
-        total[x] += weight * row[x]
-
-
 @njit("void(uint8[::1], float32[::1])", nogil=True, cache=True, fastmath=True)
 def _widen(row, out):  # type: ignore[no-untyped-def]
     for x in range(len(out)):
@@ -113,7 +107,12 @@ def _blend(near, far, weight_near, weight_far, out):  # type: ignore[no-untyped-
         out[x] = np.uint8(weight_near * near[x] + weight_far * far[x] + np.float32(0.5))
 
 
-@njit("void(float32[::1], float32, float32[::1])", nogil=True, cache=True, fastmath=True)
+@njit(
+    ["void(float32[::1], float32, float32[::1])", "void(uint8[::1], float32, float32[::1])"],
+    nogil=True,
+    cache=True,
+    fastmath=True,
+)
 def _add(row, weight, total):  # type: ignore[no-untyped-def]
     for x in range(len(total)):
         total[x] += weight * row[x]
@@ -185,7 +184,7 @@ def _crop(pixels, height, width, box, flip, size, channels, out):  # type: ignor
                 number = top + first_y[y] + tap
                 if 0 <= number < height:
                     row = pixels[number * stride + start :][: outside - inside]
-                    _add_bytes(row, weights_y[tap, y], line[inside:outside])
+                    _add(row, weights_y[tap, y], line[inside:outside])
             _resize_row(line, weights_x, total, places, channels)
             _round(total, new)
         if flip:
