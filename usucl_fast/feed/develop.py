@@ -1,5 +1,7 @@
 """The grey levels of pictures, changed in a few tensor operations: `render`'s other half, for a GPU."""
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,7 @@ def develop(frames_MCHW: torch.Tensor, photometry: NDArray[np.void]) -> torch.Te
     x = _blur(x, photometry["blur"][changed] * size)
     x *= fields["gain"] * torch.exp(-fields["attenuation"] * ((rows + 0.5) / size)[:, None])
     if (photometry["speckle"][changed] > 0).any():
-        grain = torch.from_numpy(GRAIN).to(device).float() / 32
+        grain = _grain(device)
         y, along = (
             (to_device(photometry[f"grain_{axis}"][changed], device)[:, None] + rows) % GRAIN_PERIOD for axis in "yx"
         )
@@ -42,6 +44,12 @@ def develop(frames_MCHW: torch.Tensor, photometry: NDArray[np.void]) -> torch.Te
     result = frames_MCHW.clone()
     result[index] = x.clamp_(0, 255).add_(0.5).to(torch.uint8)
     return result
+
+
+@functools.cache
+def _grain(device: torch.device) -> torch.Tensor:
+    """The grain there, of standard deviation 1; brought once, not for every batch."""
+    return torch.from_numpy(GRAIN).to(device).float() / 32
 
 
 def _blur(x_MCHW: torch.Tensor, sigma: NDArray[np.float32]) -> torch.Tensor:

@@ -63,8 +63,7 @@ def train(
     """Trains into the run folder `out`, and returns the summary (also in `summary.json`).
 
     Stops early, with a checkpoint, when `told_to_stop()` is true after a step, or when waiting for data was ended and
-    it is true. A resumed run goes on as if it
-    had never stopped.
+    it is true. A resumed run goes on as if it had never stopped.
 
     Raises:
         UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to
