@@ -4,11 +4,14 @@ import tempfile
 from pathlib import Path
 
 import click
+import torch
 
 from usucl_fast import __version__
 from usucl_fast.bench.feed import ARMS as FEED_ARMS
 from usucl_fast.bench.feed import DELIVERIES, feed_arms
 from usucl_fast.bench.harness import PAGE_CACHES, measure, publish
+from usucl_fast.bench.mining import ARMS as MINING_ARMS
+from usucl_fast.bench.mining import EMBEDDINGS, even_videos, make_embeddings, mining_arms, read_embeddings
 from usucl_fast.bench.shard import ARMS as SHARD_ARMS
 from usucl_fast.bench.shard import shard_arms
 from usucl_fast.cli.command import Command
@@ -166,6 +169,63 @@ def shard(source: Path, arms: str, size: int, workers: int, runs: int, page_cach
     """
     ready = shard_arms(_split(arms, SHARD_ARMS), source, size=size, workers=workers)
     publish(measure("shard", "frames/s", ready, runs, page_cache), json_file)
+
+
+@main.command(cls=Command)
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Rows of the bank.")
+@click.option("--dim", default=128, show_default=True, type=click.IntRange(1), help="Numbers an embedding.")
+@click.option(
+    "--video-length", default=150, show_default=True, type=click.IntRange(1), help="Rows a video, one a frame."
+)
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Queries at once.")
+@click.option("-k", "--k", default=16, show_default=True, type=click.IntRange(1), help="Answers a query.")
+@click.option(
+    "--embeddings",
+    default="clustered",
+    show_default=True,
+    help="random, clustered by video, or a file: an .npz of embeddings and first_row, or an .npy of embeddings.",
+)
+@click.option(
+    "--arms",
+    default="exact,approximate,published,floor-matmul",
+    show_default=True,
+    help=f"What is compared, by commas: any of {', '.join(MINING_ARMS)}.",
+)
+@click.option(
+    "--threads", default=cores(), show_default="one a CPU core", type=click.IntRange(1), help="Threads of each arm."
+)
+@runs_option
+@json_option
+def mining(
+    rows: int,
+    dim: int,
+    video_length: int,
+    batch_size: int,
+    k: int,
+    embeddings: str,
+    arms: str,
+    threads: int,
+    runs: int,
+    json_file: Path | None,
+) -> None:
+    """Queries/s of the memory bank, FAISS and the published way: the rows most similar to each query, its video left out.
+
+    Each arm says its recall, the share of the right answers that it gives.
+
+    \b
+    Example:
+      usucl-bench mining --arms exact,approximate,faiss-flat --json mining.json
+    """
+    names = _split(arms, MINING_ARMS)
+    torch.set_num_threads(threads)
+    if embeddings in EMBEDDINGS:
+        stored, first_row = make_embeddings(embeddings, rows, dim, video_length), even_videos(rows, video_length)
+    else:
+        stored, first_row = read_embeddings(Path(embeddings), video_length)
+    publish(
+        measure("mining", "queries/s", mining_arms(names, stored, first_row, batch_size=batch_size, k=k), runs),
+        json_file,
+    )
 
 
 def _split(arms: str, known: tuple[str, ...]) -> list[str]:

@@ -1,6 +1,5 @@
 """The memory bank: one row a frame, asked for the frames most like a query."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +7,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from usucl_fast.mining.curriculum import window_bounds
-
-BLOCK_SCORES = 1 << 22  # similarities held at once by a query over all rows: 16 MiB
+from usucl_fast.mining.runs import Runs
+from usucl_fast.mining.search import Allowed, Rows, search_cpu, search_ranges, search_torch
 
 
 class Nearest(NamedTuple):
@@ -26,10 +25,22 @@ class Nearest(NamedTuple):
 class MemoryBank:
     """Embeddings of all frames `[N, D]`, and the step at which each was written.
 
+    Answers are exact: the k greatest dot products of the float32 query with the rows as they are stored, computed in
+    float64 on a CPU and in float32 elsewhere; of equal ones, any. Rows are changed by `write` and `load_state_dict`
+    alone, which keep the bounds that a search on a CPU relies on.
+
+    Both `cross` and `intra` take, by name:
+        max_age, step: rows written more than `max_age` steps before `step` are no answers.
+        band: (start, end), shares of the rows that a query allows, the most similar one first: the answers are the k
+            most similar ones from there on. (0.01, 0.1) passes over the most similar hundredth, and stops at a tenth.
+            This takes memory and time in proportion to the rows passed over.
+        below: rows more similar than this are no answers. As near as that, the row of another video is probably of
+            the same patient or a copy. Unlike a share, this asks for a figure that fits the encoder, and costs nothing.
+
     Args:
         first_row: int64 `[videos + 1]`; video v owns the rows `first_row[v] : first_row[v + 1]`.
         dim: D.
-        dtype: of the stored rows; the arithmetic is float32.
+        dtype: of the stored rows: float32, bfloat16 (the fastest on a CPU) or float16.
         device: of the rows and of all arguments and answers.
         group: int64 `[videos]`, the group of each video. Where given, excluding a video from a query excludes
             its whole group.
@@ -45,38 +56,64 @@ class MemoryBank:
     ) -> None:
         self.first_row = np.asarray(first_row, np.int64)
         videos, rows = len(self.first_row) - 1, int(self.first_row[-1])
-        codes = np.arange(videos) if group is None else np.asarray(group, np.int64)
+        codes = np.arange(videos) if group is None else np.unique(np.asarray(group, np.int64), return_inverse=True)[1]
         if len(codes) != videos:
             raise ValueError(f"group has {len(codes)} entries for {videos} videos")
         self.embeddings = torch.zeros(rows, dim, dtype=dtype, device=device)
         self.written_at = torch.full((rows,), -1, dtype=torch.int64, device=device)
         self._group_of_video = torch.as_tensor(codes, device=device)
-        self._group_of_row = torch.as_tensor(np.repeat(codes, np.diff(self.first_row)), device=device)
+        of_row = torch.as_tensor(np.repeat(codes.astype(np.int32), np.diff(self.first_row)), device=device)
+        self._rows = Rows(self.embeddings, self.written_at, of_row)
+        on_cpu = self.embeddings.device.type == "cpu"
+        self._runs = Runs(self.embeddings, self.written_at, of_row, self.first_row) if on_cpu else None
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
     @torch.no_grad()
-    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
-        """Replaces rows. Of a frame named twice the last embedding stays, on every device.
+    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int, momentum: float = 0.0) -> None:
+        """Writes rows. Of a frame named twice the last embedding counts, on every device; one that is not finite
+        is not written.
 
         Args:
             frame_ids: int64 `[M]`.
             z: `[M, D]`, unit length.
             step: the present step, not negative.
+            momentum: the share that the row as it was keeps, the sum being brought back to unit length: an
+                exponential average. With 0, and where the row was never written, z replaces it.
         """
         unique, place = torch.unique(frame_ids, return_inverse=True)
         order = torch.arange(len(frame_ids), device=place.device)
         last = torch.zeros_like(unique).scatter_reduce_(0, place, order, "amax", include_self=False)
-        self.embeddings[unique] = z[last].to(self.embeddings.dtype)
+        new = z[last].float()
+        if momentum:
+            mixed = torch.nn.functional.normalize(momentum * self.embeddings[unique].float() + (1 - momentum) * new)
+            new = torch.where((self.written_at[unique] >= 0)[:, None], mixed, new)
+        new = new.to(self.embeddings.dtype)
+        finite = new.isfinite().all(dim=1)
+        unique = unique[finite]
+        self.embeddings[unique] = new[finite]
         self.written_at[unique] = step
+        if self._runs:
+            self._runs.touch(unique.numpy())
 
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[..., D]` of the frames `[...]`; zeros where the frame id is -1."""
         return self.embeddings[frame_ids.clamp_min(0)].float() * (frame_ids >= 0).unsqueeze(-1)
 
     @torch.no_grad()
-    def cross(self, query: torch.Tensor, exclude: torch.Tensor | None, k: int) -> Nearest:
+    def cross(
+        self,
+        query: torch.Tensor,
+        exclude: torch.Tensor | None,
+        k: int,
+        *,
+        max_age: int | None = None,
+        step: int | None = None,
+        band: tuple[float, float] | None = None,
+        below: float | None = None,
+        approximate: bool = False,
+    ) -> Nearest:
         """The k written rows most similar to each query, over all videos.
 
         Args:
@@ -84,29 +121,41 @@ class MemoryBank:
             exclude: int64 `[B]`, for each query the video whose rows (or whose group's rows, where the bank
                 knows groups) are left out; -1 leaves out none, as does None for all queries.
             k: answers a query.
+            approximate: on a CPU, only looks where the most similar rows are likely to be, and may miss some.
         """
-        query = query.float()
-        best = _nothing(len(query), k, query.device)
-        excluded = None
-        if exclude is not None:
-            excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)[:, None]
-        block = max(1024, BLOCK_SCORES // max(1, len(query)))
-        for start in range(0, len(self), block):
-            rows = slice(start, min(start + block, len(self)))
-            scores = query @ self.embeddings[rows].float().T
-            hidden = (self.written_at[rows] < 0)[None, :]
-            if excluded is not None:
-                hidden = hidden | (self._group_of_row[rows][None, :] == excluded)
-            best = _merge(
-                best,
-                scores.masked_fill_(hidden, -torch.inf),
-                torch.arange(start, rows.stop, device=query.device),
-                k,
+        if exclude is None:
+            exclude = torch.full((len(query),), -1, device=query.device)
+        excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)
+        allowed = self._allowed(excluded, max_age, step, below)
+        count = None
+        if band:
+            of_group = torch.bincount(
+                self._rows.group[self.written_at >= allowed.oldest], minlength=len(self._group_of_video)
             )
-        return best
+            count = of_group.sum() - torch.where(excluded >= 0, of_group[excluded.clamp_min(0)], 0)
+        skip, room = self._ranks(len(query), k, band, below, count)
+        query = query.float().contiguous()
+        if not query.numel() or not len(self) or not k:
+            return _nothing(len(query), k, query.device)
+        if self._runs:
+            found = search_cpu(self._rows, self._runs, query, allowed, room, approximate)
+        else:
+            found = search_torch(self._rows, query, allowed, room)
+        return _from(skip, k, *found)
 
     @torch.no_grad()
-    def intra(self, frame_ids: torch.Tensor, query: torch.Tensor, window: tuple[float, float], k: int) -> Nearest:
+    def intra(
+        self,
+        frame_ids: torch.Tensor,
+        query: torch.Tensor,
+        window: tuple[float, float],
+        k: int,
+        *,
+        max_age: int | None = None,
+        step: int | None = None,
+        band: tuple[float, float] | None = None,
+        below: float | None = None,
+    ) -> Nearest:
         """The k written rows most similar to each query within a window around a frame of its own video.
 
         Args:
@@ -115,23 +164,47 @@ class MemoryBank:
             window: (d0, d1) as fractions of the video's length, see `window_bounds`.
             k: answers a query.
         """
-        query = query.float()
         anchor = frame_ids.cpu().numpy()
         video = np.searchsorted(self.first_row, anchor, side="right") - 1
         first = self.first_row[video]
         bounds = window_bounds(anchor - first, self.first_row[video + 1] - first, window) + first[:, None]
-        answers = [self._nearest_of(rows, one[None, :], k) for rows, one in zip(bounds.tolist(), query, strict=True)]
-        best = _nothing(0, k, query.device)
-        return Nearest(*(torch.cat(parts) for parts in zip(best, *answers, strict=True)))
+        ranges_BS2 = torch.as_tensor(bounds.reshape(-1, 2, 2), device=query.device)
+        allowed = self._allowed(torch.full_like(frame_ids, -1), max_age, step, below)
+        count = None
+        if band:
+            before = torch.nn.functional.pad((self.written_at >= allowed.oldest).cumsum(0), (1, 0))
+            count = (before[ranges_BS2[:, :, 1]] - before[ranges_BS2[:, :, 0]]).clamp_min(0).sum(dim=1)
+        skip, room = self._ranks(len(query), k, band, below, count)
+        query = query.float().contiguous()
+        if not query.numel() or not len(self) or not k:
+            return _nothing(len(query), k, query.device)
+        search = search_ranges if self._runs else search_torch
+        return _from(skip, k, *search(self._rows, query, allowed, room, ranges_BS2))
 
-    def _nearest_of(self, bounds: Sequence[int], query: torch.Tensor, k: int) -> Nearest:
-        best = _nothing(1, k, query.device)
-        for start, end in (bounds[:2], bounds[2:]):
-            if start < end:
-                scores = query @ self.embeddings[start:end].float().T
-                scores = scores.masked_fill_((self.written_at[start:end] < 0)[None, :], -torch.inf)
-                best = _merge(best, scores, torch.arange(start, end, device=query.device), k)
-        return best
+    def _allowed(self, excluded: torch.Tensor, max_age: int | None, step: int | None, below: float | None) -> Allowed:
+        if max_age is not None and step is None:
+            raise ValueError("max_age needs step, the present one")
+        oldest = 0 if max_age is None or step is None else max(0, step - max_age)
+        return Allowed(excluded, oldest, float("inf") if below is None else below)
+
+    def _ranks(
+        self,
+        queries: int,
+        k: int,
+        band: tuple[float, float] | None,
+        below: float | None,
+        count: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each query int64 `[B]`: how many of the most similar rows are passed over, and how many are looked for,
+        these among them. count: the rows that each query allows, where there is a band."""
+        device = self.embeddings.device
+        if band is None or count is None:
+            none = torch.zeros(queries, dtype=torch.int64, device=device)
+            return none, none + min(k, len(self))
+        if below is not None or not 0 <= band[0] <= band[1] <= 1:
+            raise ValueError(f"band {band} must be two shares in order, and does not go with below")
+        skip = (count.double() * band[0]).floor().long()
+        return skip, torch.minimum(skip + k, (count.double() * band[1]).ceil().long())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The rows and when they were written."""
@@ -147,6 +220,8 @@ class MemoryBank:
             if state[name].shape != tensor.shape:
                 raise ValueError(f"{name} is {tuple(state[name].shape)}, the bank needs {tuple(tensor.shape)}")
             tensor.copy_(state[name])
+        if self._runs:
+            self._runs.touch()
 
 
 def _nothing(queries: int, k: int, device: torch.device) -> Nearest:
@@ -156,9 +231,11 @@ def _nothing(queries: int, k: int, device: torch.device) -> Nearest:
     )
 
 
-def _merge(best: Nearest, scores: torch.Tensor, frame_ids: torch.Tensor, k: int) -> Nearest:
-    """The k best of `best` and of `scores` `[B, R]` of the rows `frame_ids` `[R]`."""
-    top, place = scores.topk(min(k, scores.shape[1]), dim=1)
-    found = torch.where(top > -torch.inf, frame_ids[place], -1)
-    similarity, order = torch.cat([best.similarity, top], dim=1).topk(k, dim=1)
-    return Nearest(torch.cat([best.frame_ids, found], dim=1).gather(1, order), similarity)
+def _from(skip: torch.Tensor, k: int, similarity: torch.Tensor, found: torch.Tensor) -> Nearest:
+    """From the ranks `skip` `[B]` on, k of the answers."""
+    place = skip[:, None] + torch.arange(k, device=skip.device)
+    padded = Nearest(
+        torch.nn.functional.pad(found, (0, 1), value=-1), torch.nn.functional.pad(similarity, (0, 1), value=-torch.inf)
+    )
+    place = place.clamp_max(similarity.shape[1])
+    return Nearest(padded.frame_ids.gather(1, place), padded.similarity.gather(1, place))
