@@ -1,105 +1,232 @@
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usucl_fast.mining import MemoryBank, window_bounds
-from usucl_fast.mining import bank as bank_module
+from usucl_fast.mining import MemoryBank, Nearest, window_bounds
+from usucl_fast.mining import runs as runs_module
+from usucl_fast.mining import search as search_module
+
+STEP = 10
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def unit(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
-def filled(lengths: list[int], dim: int, share: float, seed: int, groups: list[int] | None = None) -> MemoryBank:
-    """A float32 bank with about `share` of its rows written."""
+def filled(
+    lengths: list[int],
+    dim: int,
+    share: float,
+    seed: int,
+    groups: list[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    alike: float = 0.0,
+) -> MemoryBank:
+    """A bank with about `share` of its rows written, at steps from 0 to `STEP`; `alike` of 1 makes them all equal."""
     generator = torch.Generator().manual_seed(seed)
-    bank = MemoryBank(np.cumsum([0, *lengths]), dim, torch.float32, group=groups)
+    bank = MemoryBank(np.cumsum([0, *lengths]), dim, dtype, group=groups)
     ids = torch.randperm(len(bank), generator=generator)[: round(share * len(bank))]
-    bank.write(ids, unit(generator, len(ids), dim), step=1)
+    z = unit(generator, len(ids), dim) * (1 - alike) + unit(generator, 1, dim) * alike
+    for step, (some, rows) in enumerate(zip(ids.chunk(STEP + 1), z.chunk(STEP + 1), strict=True)):
+        bank.write(some, torch.nn.functional.normalize(rows, dim=1), step)
+        if step == STEP // 2:  # so that the bounds are brought up to date, not made
+            bank.cross(torch.ones(1, dim), None, 1)
     return bank
 
 
-def naive(bank: MemoryBank, query: torch.Tensor, allowed: list[int], k: int) -> list[float]:
-    """The k greatest similarities, by a loop over rows in float64."""
-    written = [row for row in allowed if bank.written_at[row] >= 0]
-    return sorted((float(query.double() @ bank.embeddings[row].double()) for row in written), reverse=True)[:k]
+class Case(NamedTuple):
+    """A bank and what is asked of it; `way` is how the search goes."""
+
+    lengths: list[int]
+    share: float
+    k: int
+    seed: int
+    dtype: torch.dtype
+    alike: float
+    options: dict[str, Any]
+    way: str
+
+    def bank(self, groups: list[int] | None = None) -> MemoryBank:
+        bank = filled(self.lengths, 8, self.share, self.seed, groups, self.dtype, self.alike)
+        if self.way == "elsewhere":
+            bank._runs = None
+        return bank
 
 
-def check(bank: MemoryBank, query: torch.Tensor, ids: torch.Tensor, sims: torch.Tensor, allowed: list[int]) -> None:
-    expected = naive(bank, query, allowed, len(ids))
-    found = ids >= 0
-    assert found.sum() == len(expected)
-    assert sims[found].tolist() == pytest.approx(expected, abs=1e-5)
-    assert torch.isneginf(sims[~found]).all()
-    assert len(set(ids[found].tolist())) == len(expected)
-    for id, sim in zip(ids[found].tolist(), sims[found].tolist(), strict=True):
-        assert id in allowed
-        assert bank.written_at[id] >= 0
-        assert sim == pytest.approx(float(query @ bank.embeddings[id]), abs=1e-5)
+def cases() -> st.SearchStrategy[Case]:
+    share = st.floats(0, 1)
+    options = st.one_of(
+        st.just({}),
+        st.builds(lambda age: {"max_age": age, "step": STEP}, st.integers(0, STEP)),
+        st.builds(lambda a, b: {"band": (min(a, b), max(a, b))}, share, share),
+        st.builds(lambda below, age: {"below": below, "max_age": age, "step": STEP}, st.floats(-1, 1), share),
+    )
+    return st.builds(
+        Case,
+        lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+        share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        k=st.integers(1, 20),
+        seed=st.integers(0, 10**6),
+        dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+        alike=st.sampled_from([0.0, 0.8, 0.999, 1.0]),
+        options=options,
+        way=st.sampled_from(["usual", "blocks", "pairs", "elsewhere"]),
+    )
 
 
-cases = st.tuples(
-    st.lists(st.integers(1, 40), min_size=1, max_size=6),  # lengths
-    st.sampled_from([0.0, 0.1, 0.5, 1.0]),  # written
-    st.integers(1, 20),  # k
-    st.integers(0, 10**6),  # seed
-)
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets the constants such that a small bank goes through every step of a search."""
+
+    def choose(way: str) -> None:
+        if way in ("blocks", "pairs"):
+            monkeypatch.setattr(runs_module, "RUN", 4)
+            monkeypatch.setattr(search_module, "BLOCK_RUNS", 3)
+            monkeypatch.setattr(search_module, "SPAN_RUNS", 2)
+            monkeypatch.setattr(search_module, "BLOCK_QUERIES", 3)
+            monkeypatch.setattr(search_module, "SEEDS", 1)
+            monkeypatch.setattr(search_module, "PAIR_COST", 10**9 if way == "blocks" else 0)
+        else:
+            monkeypatch.undo()
+            monkeypatch.setattr(search_module, "LEAST_BLOCK", 5)
+
+    return choose
 
 
-@settings(max_examples=60, deadline=None)
-@given(cases, st.booleans(), st.booleans())
-def test_cross_against_a_double_loop(case: tuple[list[int], float, int, int], grouped: bool, small: bool) -> None:
-    lengths, share, k, seed = case
-    groups = [n // 2 for n in range(len(lengths))] if grouped else list(range(len(lengths)))
-    bank = filled(lengths, 8, share, seed, groups if grouped else None)
-    exclude = torch.tensor([-1, *range(len(lengths))])
-    query = unit(torch.Generator().manual_seed(seed + 1), len(exclude), 8)
-    before, bank_module.BLOCK_SCORES = bank_module.BLOCK_SCORES, 64 if small else 1 << 22
-    try:
-        answer = bank.cross(query, exclude, k)
-    finally:
-        bank_module.BLOCK_SCORES = before
+def check(bank: MemoryBank, query: torch.Tensor, answer: Nearest, row: int, allowed: list[int], case: Case) -> None:
+    """Compares the answers to one query with a loop over rows in float64."""
+    ids, sims = answer.frame_ids[row].tolist(), answer.similarity[row]
+    options = case.options
+    oldest = max(0, STEP - options["max_age"]) if "max_age" in options else 0
+    similarity = {}
+    for candidate in allowed:
+        if bank.written_at[candidate] >= oldest:
+            similarity[candidate] = float(query.double() @ bank.embeddings[candidate].double())
+    expected = sorted(similarity.values(), reverse=True)
+    tolerance = 1e-6 if bank._runs else 1e-5
+    if "band" in options:
+        start, end = options["band"]
+        expected = expected[int(np.floor(start * len(expected))) : int(np.ceil(end * len(expected)))]
+    below = options.get("below", np.inf)
+    certain = [s for s in expected if s <= below - tolerance]
+    found = [id for id in ids if id >= 0]
+    # Rows at the very limit may fall to either side, where similarities are computed in float32.
+    assert min(case.k, len(certain)) <= len(found) <= case.k
+    if len(certain) == len([s for s in expected if s <= below + tolerance]):
+        assert sims[: len(found)].tolist() == pytest.approx(certain[: case.k], abs=tolerance)
+    assert ids == found + [-1] * (case.k - len(found))
+    assert torch.isneginf(sims[len(found) :]).all()
+    assert len(set(found)) == len(found)
+    for id, sim in zip(found, sims.tolist(), strict=False):
+        assert sim == pytest.approx(similarity[id], abs=tolerance)
+        assert sim <= below + tolerance
+
+
+quiet = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@quiet
+@given(case=cases(), grouped=st.booleans())
+def test_cross_against_a_double_loop(ways: Any, case: Case, grouped: bool) -> None:
+    ways(case.way)
+    videos = range(len(case.lengths))
+    groups = [n // 2 * 7 for n in videos] if grouped else list(videos)
+    bank = case.bank(groups if grouped else None)
+    exclude = torch.tensor([-1, *videos])
+    query = unit(torch.Generator().manual_seed(case.seed + 1), len(exclude), 8)
+    answer = bank.cross(query, exclude, case.k, **case.options)
     for row, video in enumerate(exclude.tolist()):
-        banned = {v for v in range(len(lengths)) if video >= 0 and groups[v] == groups[video]}
-        allowed = [r for v in range(len(lengths)) if v not in banned for r in range(*bank.first_row[v : v + 2])]
-        check(bank, query[row], answer.frame_ids[row], answer.similarity[row], allowed)
+        banned = {v for v in videos if video >= 0 and groups[v] == groups[video]}
+        allowed = [r for v in videos if v not in banned for r in range(*bank.first_row[v : v + 2])]
+        check(bank, query[row], answer, row, allowed, case)
 
 
-def test_cross_over_several_blocks() -> None:
-    bank = filled([700] * 6, 8, 0.9, seed=0)
-    query = unit(torch.Generator().manual_seed(5), 3, 8)
-    before, bank_module.BLOCK_SCORES = bank_module.BLOCK_SCORES, 1
-    try:
-        answer = bank.cross(query, torch.tensor([0, 3, 5]), 9)
-    finally:
-        bank_module.BLOCK_SCORES = before
-    for row, video in enumerate([0, 3, 5]):
-        allowed = [r for r in range(4200) if not video * 700 <= r < video * 700 + 700]
-        check(bank, query[row], answer.frame_ids[row], answer.similarity[row], allowed)
-
-
-@settings(max_examples=60, deadline=None)
-@given(cases, st.sampled_from([(0.2, 0.4), (0.03, 0.06), (0.0, 1.0)]))
-def test_intra_against_a_double_loop(case: tuple[list[int], float, int, int], window: tuple[float, float]) -> None:
-    lengths, share, k, seed = case
-    bank = filled(lengths, 8, share, seed)
-    anchors = np.random.default_rng(seed).integers(0, len(bank), 4)
-    query = unit(torch.Generator().manual_seed(seed + 1), 4, 8)
-    answer = bank.intra(torch.from_numpy(anchors), query, window, k)
+@quiet
+@given(case=cases(), window=st.sampled_from([(0.2, 0.4), (0.03, 0.06), (0.0, 1.0)]))
+def test_intra_against_a_double_loop(ways: Any, case: Case, window: tuple[float, float]) -> None:
+    ways(case.way)
+    bank = case.bank()
+    anchors = np.random.default_rng(case.seed).integers(0, len(bank), 4)
+    query = unit(torch.Generator().manual_seed(case.seed + 1), 4, 8)
+    answer = bank.intra(torch.from_numpy(anchors), query, window, case.k, **case.options)
     for row, anchor in enumerate(anchors.tolist()):
         video = int(np.searchsorted(bank.first_row, anchor, side="right") - 1)
-        first, n = int(bank.first_row[video]), lengths[video]
+        first, n = int(bank.first_row[video]), case.lengths[video]
         bounds = window_bounds(np.array([anchor - first]), np.array([n]), window)[0].tolist()
         allowed = [first + f for f in [*range(*bounds[:2]), *range(*bounds[2:])]]
-        check(bank, query[row], answer.frame_ids[row], answer.similarity[row], allowed)
+        check(bank, query[row], answer, row, allowed, case)
+
+
+@quiet
+@given(case=cases())
+def test_an_approximate_answer_is_an_allowed_one(ways: Any, case: Case) -> None:
+    ways(case.way)
+    bank = case.bank()
+    query = unit(torch.Generator().manual_seed(case.seed + 1), 4, 8)
+    exclude = torch.arange(4) % len(case.lengths)
+    answer = bank.cross(query, exclude, case.k, approximate=True)
+    for ids, sims, q, video in zip(*answer, query, exclude.tolist(), strict=True):
+        found = ids[ids >= 0]
+        assert len(set(found.tolist())) == len(found)
+        assert (bank.written_at[found] >= 0).all()
+        first, last = bank.first_row[video : video + 2].tolist()
+        assert not ((found >= first) & (found < last)).any()
+        assert sims[: len(found)].tolist() == pytest.approx((bank.rows(found) @ q).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered", "alike", "one-frame videos", "a single video"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_cross_over_a_large_bank(kind: str, dtype: torch.dtype, threads: int) -> None:
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(3)
+    rows, dim, k = 20_000, 48, 12
+    length = {"one-frame videos": 1, "a single video": rows}.get(kind, 125)
+    first_row = torch.arange(0, rows + 1, length)
+    z = unit(generator, rows, dim)
+    if kind == "clustered":
+        z = torch.nn.functional.normalize(z * 0.2 + unit(generator, rows // 125, dim).repeat_interleave(125, 0), dim=1)
+    if kind == "alike":
+        z = torch.nn.functional.normalize(1e-3 * z + z[:1], dim=1)
+    bank = MemoryBank(first_row, dim, dtype)
+    bank.write(torch.arange(rows), z, step=0)
+    anchors = torch.randint(rows, (300,), generator=generator)
+    query, exclude = z[anchors], anchors // length
+    answer = bank.cross(query, exclude, k)
+    if kind == "a single video":
+        assert (answer.frame_ids == -1).all()
+        exclude = torch.full_like(exclude, -1)
+        answer = bank.cross(query, exclude, k)
+    scores = query.double() @ bank.embeddings.double().T
+    hidden = (torch.arange(rows) // length == exclude[:, None]) & (exclude[:, None] >= 0)
+    expected = scores.masked_fill(hidden, -torch.inf).topk(k, dim=1).values
+    assert not hidden.gather(1, answer.frame_ids).any()
+    assert torch.equal(scores.gather(1, answer.frame_ids).float(), answer.similarity)
+    assert torch.allclose(answer.similarity.double(), expected, atol=1e-7, rtol=0)
+    if kind == "clustered":
+        near = bank.cross(query, exclude, k, approximate=True)
+        assert (near.similarity >= expected[:, -1:] - 1e-7).float().mean() > 0.95
 
 
 def test_a_cold_bank_has_no_answer() -> None:
     bank = MemoryBank([0, 5, 9], 4)
     for answer in (
         bank.cross(torch.ones(2, 4), None, 3),
+        bank.cross(torch.ones(2, 4), None, 3, band=(0.5, 1)),
         bank.intra(torch.tensor([0, 8]), torch.ones(2, 4), (0, 1), 3),
     ):
         assert (answer.frame_ids == -1).all()
@@ -108,10 +235,28 @@ def test_a_cold_bank_has_no_answer() -> None:
     assert torch.equal(bank.rows(torch.tensor([-1, -1])), torch.zeros(2, 4))
 
 
+def test_no_rows_no_queries_no_answers() -> None:
+    for rows, queries, k in itertools.product([0, 3], [0, 2], [0, 4]):
+        bank = MemoryBank([0, rows], 4)
+        answers = [bank.cross(torch.ones(queries, 4), None, k)]
+        if rows:
+            answers.append(bank.intra(torch.zeros(queries, dtype=torch.int64), torch.ones(queries, 4), (0, 1), k))
+        for answer in answers:
+            assert answer.frame_ids.shape == answer.similarity.shape == (queries, k)
+            assert (answer.frame_ids == -1).all()
+
+
 def test_without_exclusion_the_own_row_is_found() -> None:
     bank = filled([10, 10], 16, 1.0, seed=1)
     answer = bank.cross(bank.embeddings[[3, 12]], None, 1)
     assert answer.frame_ids.flatten().tolist() == [3, 12]
+
+
+def test_a_group_around_another_one_hides_only_itself() -> None:
+    """Short videos share a run, whose first and last may be of one group and others between them not."""
+    bank = filled([3, 3, 3], 8, 1.0, seed=1, groups=[5, 6, 5])
+    answer = bank.cross(torch.ones(1, 8), torch.tensor([0]), 9)
+    assert sorted(answer.frame_ids[0].tolist()) == [-1] * 6 + [3, 4, 5]
 
 
 def test_the_last_of_equal_frame_ids_is_kept() -> None:
@@ -120,6 +265,25 @@ def test_the_last_of_equal_frame_ids_is_kept() -> None:
     assert bank.embeddings[1].tolist() == [8, 9]
     assert bank.embeddings[2].tolist() == [6, 7]
     assert bank.written_at.tolist() == [-1, 7, 7, -1]
+
+
+def test_an_exponential_average_is_of_unit_length_and_starts_with_the_first() -> None:
+    bank = MemoryBank([0, 2], 2, torch.float32)
+    bank.write(torch.tensor([0]), torch.tensor([[1.0, 0]]), step=0, momentum=0.9)
+    assert bank.embeddings.tolist() == [[1, 0], [0, 0]]
+    bank.write(torch.tensor([0, 1]), torch.tensor([[0.0, 1], [0, 1]]), step=1, momentum=0.75)
+    assert bank.embeddings[0].tolist() == pytest.approx([0.75 / 0.625**0.5, 0.25 / 0.625**0.5])
+    assert bank.embeddings[1].tolist() == [0, 1]
+    assert bank.written_at.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_not_finite_is_not_written(dtype: torch.dtype) -> None:
+    bank = MemoryBank([0, 4], 2, dtype)
+    bank.write(torch.arange(4), torch.eye(4)[:, :2], step=0)
+    bank.write(torch.arange(3), torch.tensor([[torch.nan, 0], [0, torch.inf], [1, 0]]), step=1)
+    assert bank.embeddings.tolist() == [[1, 0], [0, 1], [1, 0], [0, 0]]
+    assert bank.written_at.tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -134,8 +298,20 @@ def test_rows_are_stored_in_the_dtype_and_answered_in_float32(dtype: torch.dtype
 
 def test_state_goes_through_and_must_fit() -> None:
     bank, other = filled([5, 5], 4, 0.5, seed=2), MemoryBank([0, 5, 10], 4, torch.float32)
+    assert (other.cross(torch.ones(1, 4), None, 5).frame_ids == -1).all()
     other.load_state_dict(bank.state_dict())
     assert torch.equal(other.embeddings, bank.embeddings)
     assert torch.equal(other.written_at, bank.written_at)
+    for one, two in zip(other.cross(torch.ones(1, 4), None, 5), bank.cross(torch.ones(1, 4), None, 5), strict=True):
+        assert torch.equal(one, two)
     with pytest.raises(ValueError, match=r"embeddings is \(10, 4\), the bank needs \(11, 4\)"):
         MemoryBank([0, 11], 4).load_state_dict(bank.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"max_age": 3}, "step"), ({"band": (0.5, 0.2)}, "band"), ({"band": (0, 1), "below": 0.9}, "below")],
+)
+def test_bad_options_are_refused(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        filled([5, 5], 4, 1.0, seed=0).cross(torch.ones(1, 4), None, 2, **options)

@@ -35,6 +35,11 @@ SCENES = 64
 Search = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def has_faiss() -> bool:
+    """Whether FAISS is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
 def read_embeddings(path: Path, video_length: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Embeddings `[N, D]` and `first_row` `[videos + 1]`: of an .npz the arrays of these names; of an .npy the rows,
     in videos of `video_length`.
@@ -98,7 +103,7 @@ def mining_arms(
     Raises:
         UsageError: an arm needs FAISS, and it is not installed.
     """
-    if any(name.startswith("faiss") for name in names) and not importlib.util.find_spec("faiss"):
+    if any(name.startswith("faiss") for name in names) and not has_faiss():
         raise UsageError("the faiss arms need FAISS: pip install faiss-cpu")
     bank = MemoryBank(first_row, embeddings.shape[1], torch.bfloat16)
     bank.load_state_dict({"embeddings": embeddings, "written_at": torch.zeros(len(embeddings), dtype=torch.int64)})

@@ -208,7 +208,7 @@ def mining(
     runs: int,
     json_file: Path | None,
 ) -> None:
-    """Queries/s of the memory bank, FAISS and the published way: the rows most similar to each query, its video left out.
+    """Queries/s of the memory bank, FAISS and the published way: the most similar rows, the own video left out.
 
     Each arm says its recall, the share of the right answers that it gives.
 

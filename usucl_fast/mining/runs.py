@@ -11,7 +11,7 @@ RUN = 64
 """Rows that share a bound, at most."""
 COARSE = torch.bfloat16 if computes_in_bf16(torch.device("cpu")) else torch.float32
 """The arithmetic of products that only bound others: the faster one."""
-ROUNDING = 2.0**-8 if COARSE == torch.bfloat16 else 0.0
+ROUNDING = 2.0**-8 if COARSE.itemsize == 2 else 0.0
 """How far rounding to COARSE changes a number, as a share of it."""
 
 

@@ -1,8 +1,8 @@
 """The loops of a search over the rows of a bank, compiled. They release the GIL.
 
 Rows come as they are stored: float32, or the 16 bits of a bfloat16 or float16 number, which `shift` tells apart.
-Shifted to where float32 has them, the bits of a float16 mean the number times `2 ** -112`; its queries are multiplied by
-`2 ** 112` beforehand (a power of two changes no digit), see `SHIFT` and `SCALE`.
+Shifted to where float32 has them, the bits of a float16 mean the number times `2 ** -112`; its queries are multiplied
+by `2 ** 112` beforehand (a power of two changes no digit), see `SHIFT` and `SCALE`.
 
 A search keeps `State`: what was found, one min-heap a query. Each row is answered by its dot product in float64;
 anything cheaper only decides which rows need none.

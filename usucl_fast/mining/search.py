@@ -1,4 +1,4 @@
-"""The most similar rows to many queries. On a CPU compiled and with bounds, elsewhere in torch; never anything `[B, N]`.
+"""The most similar rows to many queries: on a CPU compiled and with bounds, elsewhere in torch. Nothing is `[B, N]`.
 
 On a CPU, in this order, each step sparing the following ones work:
 
@@ -26,6 +26,8 @@ SPAN_RUNS = 32
 """Runs that every query visits before the next ones: they stay in a core's cache."""
 BLOCK_SCORES = 1 << 22
 """Similarities held at once by a search in torch: 16 MiB."""
+LEAST_BLOCK = 1024
+"""Rows at once in torch, at least."""
 BLOCK_QUERIES = 256
 """Queries searched for at once on a CPU, at most."""
 HELD = 1 << 25
@@ -197,8 +199,8 @@ def search_torch(
         lengths = (ranges_BS2[:, :, 1] - ranges_BS2[:, :, 0]).clamp_min(0)
         ends = lengths.cumsum(dim=1)
         columns, block = int(ends[:, -1].max()), BLOCK_SCORES // query.numel()
-    for start in range(0, columns, max(1024, block)):
-        at = torch.arange(start, min(start + max(1024, block), columns), device=device)[None]
+    for start in range(0, columns, max(LEAST_BLOCK, block)):
+        at = torch.arange(start, min(start + max(LEAST_BLOCK, block), columns), device=device)[None]
         if ranges_BS2 is None:
             scores = query @ rows.embeddings[at[0, 0] : at[0, -1] + 1].float().T
             hidden = torch.zeros_like(at, dtype=torch.bool)
