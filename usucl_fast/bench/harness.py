@@ -19,7 +19,7 @@ from usucl_fast.report.progress import Progress
 
 PACKAGES = (
     *("usucl-fast", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "numba", "simplejpeg", "av", "pillow"),
-    *("webdataset", "ffcv", "opencv-python", "spdl", "torchcodec"),
+    *("webdataset", "ffcv", "opencv-python", "spdl", "torchcodec", "faiss-cpu"),
 )
 PAGE_CACHES = ("warm", "cold")
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
 from usucl_fast.mining.curriculum import window_bounds
@@ -87,7 +88,7 @@ class MemoryBank:
         last = torch.zeros_like(unique).scatter_reduce_(0, place, order, "amax", include_self=False)
         new = z[last].float()
         if momentum:
-            mixed = torch.nn.functional.normalize(momentum * self.embeddings[unique].float() + (1 - momentum) * new)
+            mixed = F.normalize(momentum * self.embeddings[unique].float() + (1 - momentum) * new)
             new = torch.where((self.written_at[unique] >= 0)[:, None], mixed, new)
         new = new.to(self.embeddings.dtype)
         finite = new.isfinite().all(dim=1)
@@ -126,22 +127,7 @@ class MemoryBank:
         if exclude is None:
             exclude = torch.full((len(query),), -1, device=query.device)
         excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)
-        allowed = self._allowed(excluded, max_age, step, below)
-        count = None
-        if band:
-            of_group = torch.bincount(
-                self._rows.group[self.written_at >= allowed.oldest], minlength=len(self._group_of_video)
-            )
-            count = of_group.sum() - torch.where(excluded >= 0, of_group[excluded.clamp_min(0)], 0)
-        skip, room = self._ranks(len(query), k, band, below, count)
-        query = query.float().contiguous()
-        if not query.numel() or not len(self) or not k:
-            return _nothing(len(query), k, query.device)
-        if self._runs:
-            found = search_cpu(self._rows, self._runs, query, allowed, room, approximate)
-        else:
-            found = search_torch(self._rows, query, allowed, room)
-        return _from(skip, k, *found)
+        return self._nearest(query, k, self._allowed(excluded, max_age, step, below), band, None, approximate)
 
     @torch.no_grad()
     def intra(
@@ -170,41 +156,66 @@ class MemoryBank:
         bounds = window_bounds(anchor - first, self.first_row[video + 1] - first, window) + first[:, None]
         ranges_BS2 = torch.as_tensor(bounds.reshape(-1, 2, 2), device=query.device)
         allowed = self._allowed(torch.full_like(frame_ids, -1), max_age, step, below)
-        count = None
+        return self._nearest(query, k, allowed, band, ranges_BS2, False)
+
+    def _nearest(
+        self,
+        query: torch.Tensor,
+        k: int,
+        allowed: Allowed,
+        band: tuple[float, float] | None,
+        ranges_BS2: torch.Tensor | None,
+        approximate: bool,
+    ) -> Nearest:
+        skip = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+        room = torch.full_like(skip, k)
         if band:
-            before = torch.nn.functional.pad((self.written_at >= allowed.oldest).cumsum(0), (1, 0))
-            count = (before[ranges_BS2[:, :, 1]] - before[ranges_BS2[:, :, 0]]).clamp_min(0).sum(dim=1)
-        skip, room = self._ranks(len(query), k, band, below, count)
-        query = query.float().contiguous()
-        if not query.numel() or not len(self) or not k:
-            return _nothing(len(query), k, query.device)
-        search = search_ranges if self._runs else search_torch
-        return _from(skip, k, *search(self._rows, query, allowed, room, ranges_BS2))
+            if allowed.below < float("inf") or not 0 <= band[0] <= band[1] <= 1:
+                raise ValueError(f"band {band} must be two shares in order, and does not go with below")
+            count = self._count(allowed, ranges_BS2).double()
+            skip = (count * band[0]).floor().long()
+            room = torch.minimum(skip + k, (count * band[1]).ceil().long())
+        similarity, found = self._search(query.float().contiguous(), allowed, room, ranges_BS2, approximate)
+        # A column of nothing, for queries with fewer answers than others.
+        similarity = F.pad(similarity, (0, 1), value=-torch.inf)
+        found = F.pad(found, (0, 1), value=-1)
+        place = (skip[:, None] + torch.arange(k, device=query.device)).clamp_max(similarity.shape[1] - 1)
+        return Nearest(found.gather(1, place), similarity.gather(1, place).float())
+
+    def _search(
+        self,
+        query: torch.Tensor,
+        allowed: Allowed,
+        room: torch.Tensor,
+        ranges_BS2: torch.Tensor | None,
+        approximate: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `room` int64 `[B]` most similar of the allowed rows, or of those of them in the ranges: similarities and
+        frame ids `[B, K]`, the most similar first, -inf and -1 where there are fewer."""
+        room = room.clamp_max(len(self))
+        if not query.numel() or not room.any():
+            return query.new_empty(len(query), 0), room.new_empty(len(query), 0)
+        if not self._runs:
+            return search_torch(self._rows, query, allowed, room, ranges_BS2)
+        if ranges_BS2 is not None:
+            return search_ranges(self._rows, query, allowed, room, ranges_BS2)
+        return search_cpu(self._rows, self._runs, query, allowed, room, approximate)
+
+    def _count(self, allowed: Allowed, ranges_BS2: torch.Tensor | None) -> torch.Tensor:
+        """int64 `[B]`, the rows that each query allows."""
+        written = self.written_at >= allowed.oldest
+        if ranges_BS2 is not None:
+            before = F.pad(written.cumsum(0), (1, 0))
+            return (before[ranges_BS2[:, :, 1]] - before[ranges_BS2[:, :, 0]]).clamp_min(0).sum(dim=1)
+        of_group = torch.bincount(self._rows.group[written], minlength=len(self._group_of_video))
+        excluded = allowed.excluded
+        return of_group.sum() - torch.where(excluded >= 0, of_group[excluded.clamp_min(0)], 0)
 
     def _allowed(self, excluded: torch.Tensor, max_age: int | None, step: int | None, below: float | None) -> Allowed:
         if max_age is not None and step is None:
             raise ValueError("max_age needs step, the present one")
         oldest = 0 if max_age is None or step is None else max(0, step - max_age)
         return Allowed(excluded, oldest, float("inf") if below is None else below)
-
-    def _ranks(
-        self,
-        queries: int,
-        k: int,
-        band: tuple[float, float] | None,
-        below: float | None,
-        count: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each query int64 `[B]`: how many of the most similar rows are passed over, and how many are looked for,
-        these among them. count: the rows that each query allows, where there is a band."""
-        device = self.embeddings.device
-        if band is None or count is None:
-            none = torch.zeros(queries, dtype=torch.int64, device=device)
-            return none, none + min(k, len(self))
-        if below is not None or not 0 <= band[0] <= band[1] <= 1:
-            raise ValueError(f"band {band} must be two shares in order, and does not go with below")
-        skip = (count.double() * band[0]).floor().long()
-        return skip, torch.minimum(skip + k, (count.double() * band[1]).ceil().long())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The rows and when they were written."""
@@ -223,19 +234,3 @@ class MemoryBank:
         if self._runs:
             self._runs.touch()
 
-
-def _nothing(queries: int, k: int, device: torch.device) -> Nearest:
-    return Nearest(
-        torch.full((queries, k), -1, dtype=torch.int64, device=device),
-        torch.full((queries, k), -torch.inf, device=device),
-    )
-
-
-def _from(skip: torch.Tensor, k: int, similarity: torch.Tensor, found: torch.Tensor) -> Nearest:
-    """From the ranks `skip` `[B]` on, k of the answers."""
-    place = skip[:, None] + torch.arange(k, device=skip.device)
-    padded = Nearest(
-        torch.nn.functional.pad(found, (0, 1), value=-1), torch.nn.functional.pad(similarity, (0, 1), value=-torch.inf)
-    )
-    place = place.clamp_max(similarity.shape[1])
-    return Nearest(padded.frame_ids.gather(1, place), padded.similarity.gather(1, place))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from usucl_fast.mining import scan
-from usucl_fast.mining.runs import COARSE, ROUNDING, Runs
+from usucl_fast.mining.runs import COARSE, ROUNDING, RUN, Runs
 
 BLOCK_RUNS = 256
 """Runs of one product on a CPU: with their scores they stay in its cache."""
@@ -63,7 +63,7 @@ def search_cpu(
     """The `room` int64 `[B]` most similar of the allowed rows to each query float32 `[B, D]`.
 
     Returns:
-        Their similarities float32 and rows int64, `[B, K]`, K the greatest room; -inf and -1 where there are fewer.
+        Their similarities float64 and rows int64, `[B, K]`, K the greatest room; -inf and -1 where there are fewer.
     """
     runs.refresh()
     visits = VISITS if approximate else SEEDS
@@ -83,8 +83,7 @@ def search_ranges(
     rows: Rows, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, ranges_BS2: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `search_cpu`, among S ranges of rows for each query, int64 `[B, S, 2]`: starts and ends."""
-    # Rows of any length: the products in float32 do not decide, all are multiplied again.
-    asked = _Search(rows, query, allowed, room, np.inf)
+    asked = _Search(rows, query, allowed, room, torch.finfo(torch.float32).max)
     scan.visit_ranges(*asked.stored, asked.asked, asked.state, ranges_BS2.numpy())
     return asked.answers()
 
@@ -124,11 +123,11 @@ class _Search:
 
     def answers(self) -> tuple[torch.Tensor, torch.Tensor]:
         similarity, order = torch.from_numpy(self.state.similarity).sort(dim=1, descending=True, stable=True)
-        return similarity.float(), torch.from_numpy(self.state.row).gather(1, order)
+        return similarity, torch.from_numpy(self.state.row).gather(1, order)
 
     def visit_runs(self, runs: Runs, visits: int, approximate: bool) -> None:
         bound_BR = runs.bounds(self._query).numpy()
-        visits = max(visits, 4 * self.state.similarity.shape[1] // 64)
+        visits = max(visits, 2 * self.state.similarity.shape[1] // RUN)
         self._by_threads(
             lambda first, last: scan.visit_best(
                 *self.stored,
