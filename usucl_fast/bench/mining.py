@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from usucl_fast.bench.harness import Arm
 from usucl_fast.errors import UsageError
+from usucl_fast.machine import computes_in_bf16
 from usucl_fast.mining import MemoryBank
-from usucl_fast.mining.runs import COARSE
 
 ARMS = (
     *("exact", "approximate"),
@@ -24,6 +24,8 @@ ARMS = (
     *("published", "floor-matmul"),
 )
 EMBEDDINGS = ("random", "clustered")
+COARSE = torch.bfloat16 if computes_in_bf16(torch.device("cpu")) else torch.float32
+"""The arithmetic of the floor: the faster one here."""
 BATCHES = 4
 """Batches of queries that a run goes through, again and again for at least `SECONDS`."""
 SECONDS = 0.3

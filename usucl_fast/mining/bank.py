@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
 from usucl_fast.mining.curriculum import window_bounds
-from usucl_fast.mining.runs import Runs
-from usucl_fast.mining.search import Allowed, Rows, search_cpu, search_ranges, search_torch
+from usucl_fast.mining.search import Allowed, CpuSearch, Rows, search_torch
 
 
 class Nearest(NamedTuple):
@@ -66,7 +65,7 @@ class MemoryBank:
         of_row = torch.as_tensor(np.repeat(codes.astype(np.int32), np.diff(self.first_row)), device=device)
         self._rows = Rows(self.embeddings, self.written_at, of_row)
         on_cpu = self.embeddings.device.type == "cpu"
-        self._runs = Runs(self.embeddings, self.written_at, of_row, self.first_row) if on_cpu else None
+        self._cpu = CpuSearch(self._rows, self.first_row) if on_cpu else None
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -95,8 +94,8 @@ class MemoryBank:
         unique = unique[finite]
         self.embeddings[unique] = new[finite]
         self.written_at[unique] = step
-        if self._runs:
-            self._runs.touch(unique.numpy())
+        if self._cpu:
+            self._cpu.touch(unique)
 
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[..., D]` of the frames `[...]`; zeros where the frame id is -1."""
@@ -195,11 +194,11 @@ class MemoryBank:
         room = room.clamp_max(len(self))
         if not query.numel() or not room.any():
             return query.new_empty(len(query), 0), room.new_empty(len(query), 0)
-        if not self._runs:
+        if not self._cpu:
             return search_torch(self._rows, query, allowed, room, ranges_BS2)
         if ranges_BS2 is not None:
-            return search_ranges(self._rows, query, allowed, room, ranges_BS2)
-        return search_cpu(self._rows, self._runs, query, allowed, room, approximate)
+            return self._cpu.among(query, allowed, room, ranges_BS2)
+        return self._cpu.nearest(query, allowed, room, approximate)
 
     def _count(self, allowed: Allowed, ranges_BS2: torch.Tensor | None) -> torch.Tensor:
         """int64 `[B]`, the rows that each query allows."""
@@ -231,6 +230,5 @@ class MemoryBank:
             if state[name].shape != tensor.shape:
                 raise ValueError(f"{name} is {tuple(state[name].shape)}, the bank needs {tuple(tensor.shape)}")
             tensor.copy_(state[name])
-        if self._runs:
-            self._runs.touch()
-
+        if self._cpu:
+            self._cpu.touch()

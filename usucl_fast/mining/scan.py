@@ -1,14 +1,14 @@
 """The loops of a search over the rows of a bank, compiled. They release the GIL.
 
-Rows come as they are stored: float32, or the 16 bits of a bfloat16 or float16 number, which `shift` tells apart.
+Rows come as they are stored: float32, or the 16 bits of a bfloat16 as int16, or those of a float16 as uint16.
 Shifted to where float32 has them, the bits of a float16 mean the number times `2 ** -112`; its queries are multiplied
-by `2 ** 112` beforehand (a power of two changes no digit), see `SHIFT` and `SCALE`.
+by `2 ** 112` beforehand (a power of two changes no digit), see `SCALE`.
 
-A search keeps `State`: what was found, one min-heap a query. Each row is answered by its dot product in float64;
-anything cheaper only decides which rows need none.
+Whatever is answered is a dot product in float64; anything cheaper only decides which rows need none. Of equal ones the
+smaller row comes first, so that an answer does not depend on the order in which rows are visited.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,25 +16,28 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-SHIFT = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}
+from usucl_fast.mining.tile import LANES, ROWS, tile
+
+BITS = {torch.float32: torch.float32, torch.bfloat16: torch.int16, torch.float16: torch.uint16}
 SCALE = {torch.float32: 1.0, torch.bfloat16: 1.0, torch.float16: 2.0**112}
+ZERO = 128
+"""The code of 0."""
+RUN = 64
+"""Rows of a run, at most."""
+CLOSED = 2 * 10**9
+"""What no product of codes comes up to."""
 
 
-def stored(rows: torch.Tensor) -> tuple[NDArray[np.int16] | NDArray[np.float32], np.uint32]:
-    """Rows on a CPU as these functions take them, and their `shift`."""
-    bits = rows if rows.dtype == torch.float32 else rows.view(torch.int16)
-    return bits.numpy(), np.uint32(SHIFT[rows.dtype])
-
-
-_BITS, _FLOATS = types.int16[:, ::1], types.float32[:, ::1]
-_KINDS = (_BITS, _FLOATS)
-_I64, _F32, _F64 = types.int64[::1], types.float32[::1], types.float64[::1]
+def stored(rows: torch.Tensor) -> NDArray[Any]:
+    """Rows on a CPU as these functions take them."""
+    return rows.view(BITS[rows.dtype]).numpy()
 
 
 class Asked(NamedTuple):
-    """What is asked of which rows.
+    """What is asked of which rows. B is a multiple of `LANES`.
 
-    query: float32 `[B, D]`, scaled as the rows are; `exact_query`: the same in float64.
+    query: float32 `[B, D]`; scaled: the same, scaled as the rows are; exact: that in float64.
+    norm: float64 `[B]`, its length.
     slack: float64 `[B]`, how far a product in float32 may be off.
     excluded: int64 `[B]`, the group that is left out; -1 for none.
     written_at: int64 `[N]`; only rows written at the step `oldest` or later are answers.
@@ -43,7 +46,9 @@ class Asked(NamedTuple):
     """
 
     query: np.ndarray
-    exact_query: np.ndarray
+    scaled: np.ndarray
+    exact: np.ndarray
+    norm: np.ndarray
     slack: np.ndarray
     excluded: np.ndarray
     written_at: np.ndarray
@@ -57,7 +62,7 @@ class State(NamedTuple):
 
     similarity: float64 `[B, K]`; row: int64 `[B, K]`.
     count: int64 `[B]`, entries of the heap; room: int64 `[B]`, the most it may have.
-    floor: float64 `[B]`, what a row must be above to become an answer: -inf while there is room.
+    floor: float64 `[B]`, rows less similar than this are no answers: -inf while there is room.
     """
 
     similarity: np.ndarray
@@ -67,10 +72,51 @@ class State(NamedTuple):
     floor: np.ndarray
 
 
-_ASKED = types.NamedTuple(
-    (_FLOATS, types.float64[:, ::1], _F64, _I64, _I64, types.int32[::1], types.int64, types.float64), Asked
-)
-_STATE = types.NamedTuple((types.float64[:, ::1], types.int64[:, ::1], _I64, _I64, _F64), State)
+class Level(NamedTuple):
+    """R runs of N rows, each with a ball that its written rows lie in.
+
+    starts: int64 `[R + 1]`.
+    group: int32 `[R]`, the group of a run's rows; -2 where they have several.
+    newest: int64 `[R]`, the latest step at which a row of a run was written; -1 where none was.
+    centroid: float32 `[R, D]`.
+    radius, length: float64 `[R]`, how far a row is from the centroid and how long it is, at most.
+    """
+
+    starts: np.ndarray
+    group: np.ndarray
+    newest: np.ndarray
+    centroid: np.ndarray
+    radius: np.ndarray
+    length: np.ndarray
+
+
+class Codes(NamedTuple):
+    """Rows less their run's centroid, in bytes: a row is `centroid + step * (code - ZERO)`, and what is left over.
+
+    code: uint8 `[N + ROWS, D4]`, D4 being D brought up to a multiple of 4; the last `ROWS` are padding.
+    step: float64 `[R]`.
+    rest: float64 `[R]`, the length of what is left over, at most.
+    reach: float64 `[R]`, the length of `step * (code - ZERO)`, at most.
+    """
+
+    code: np.ndarray
+    step: np.ndarray
+    rest: np.ndarray
+    reach: np.ndarray
+
+
+class Packed(NamedTuple):
+    """The queries in bytes: a query is `step * code`, and what is left over.
+
+    code: int8 `[B / LANES, D4 / 4, LANES, 4]`.
+    per_step: float64 `[B]`, 1 over the step; rest: float64 `[B]`, as in `Codes`.
+    shift: float64 `[B]`, `ZERO` times the sum of the codes: what the rows' `ZERO` adds to a product.
+    """
+
+    code: np.ndarray
+    per_step: np.ndarray
+    rest: np.ndarray
+    shift: np.ndarray
 
 
 @intrinsic
@@ -81,268 +127,322 @@ def _as_float(typing_context, bits):  # type: ignore[no-untyped-def]
     return types.float32(types.uint32), generate
 
 
-def _value(stored, shift):  # type: ignore[no-untyped-def]
+def _value(stored):  # type: ignore[no-untyped-def]
     """A stored number as float32; a float16 as that times `2 ** -112`."""
 
 
 @overload(_value)
-def _(stored, shift):  # type: ignore[no-untyped-def]
+def _(stored):  # type: ignore[no-untyped-def]
     if isinstance(stored, types.Float):
-        return lambda stored, shift: stored
+        return lambda stored: stored
+    if stored.signed:
+        return lambda stored: _as_float(np.uint32(np.int32(stored) << 16))
     # Spread its sign to the left, shift it, and keep one of the bits that hold it.
-    return lambda stored, shift: _as_float(
-        np.uint32((np.int32(stored) << shift) & (0x8FFFFFFF if shift == 13 else 0xFFFFFFFF))
-    )
+    return lambda stored: _as_float(np.uint32((np.int32(np.int16(stored)) << 13) & 0x8FFFFFFF))
 
 
-@njit([types.float32(kind.copy(ndim=1), _F32, types.uint32) for kind in _KINDS], nogil=True, cache=True, fastmath=True)
-def _dot(row, query, shift):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True, fastmath=True)
+def _dot(rows, row, queries, b):  # type: ignore[no-untyped-def]
     total = np.float32(0)
-    for d in range(len(query)):
-        total += _value(row[d], shift) * query[d]
+    for d in range(rows.shape[1]):
+        total += _value(rows[row, d]) * queries[b, d]
     return total
 
 
-@njit([types.float64(kind.copy(ndim=1), _F64, types.uint32) for kind in _KINDS], nogil=True, cache=True)
-def _exact_dot(row, query, shift):  # type: ignore[no-untyped-def]
-    # Eight sums: in float64 the compiler may not reorder, and one sum would wait for itself.
-    total = np.zeros(8)
-    whole = len(query) // 8 * 8
-    for d in range(0, whole, 8):
-        for lane in range(8):
-            total[lane] += np.float64(_value(row[np.uint64(d + lane)], shift)) * query[np.uint64(d + lane)]
-    for d in range(whole, len(query)):
-        total[0] += np.float64(_value(row[np.uint64(d)], shift)) * query[np.uint64(d)]
-    return total.sum()
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _exact_dot(rows, row, queries, b):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for d in range(rows.shape[1]):
+        total += _value(rows[row, d]) * queries[b, d]
+    return total
 
 
-@njit(types.void(_F64, _I64, types.int64, types.float64, types.int64), nogil=True, cache=True)
-def _sink(keys, values, size, key, value):  # type: ignore[no-untyped-def]
-    """Replaces the root of a min-heap."""
+@njit(nogil=True, cache=True, inline="always")
+def _worse(key, value, other_key, other_value):  # type: ignore[no-untyped-def]
+    return key < other_key or (key == other_key and value > other_value)
+
+
+@njit(nogil=True, cache=True)
+def _push(keys, values, b, size, room, key, value):  # type: ignore[no-untyped-def]
+    """Keeps the best `room` of (key, value) in heap b, of `size`, with the worst on top; returns its new size."""
+    if size < room:
+        place = size
+        while place:
+            parent = (place - 1) // 2
+            if not _worse(key, value, keys[b, parent], values[b, parent]):
+                break
+            keys[b, place], values[b, place] = keys[b, parent], values[b, parent]
+            place = parent
+        keys[b, place], values[b, place] = key, value
+        return size + 1
+    if room == 0 or not _worse(keys[b, 0], values[b, 0], key, value):
+        return size
     place = 0
     while True:
         child = 2 * place + 1
         if child >= size:
             break
-        if child + 1 < size and keys[child + 1] < keys[child]:
+        if child + 1 < size and _worse(keys[b, child + 1], values[b, child + 1], keys[b, child], values[b, child]):
             child += 1
-        if keys[child] >= key:
+        if not _worse(keys[b, child], values[b, child], key, value):
             break
-        keys[place], values[place] = keys[child], values[child]
+        keys[b, place], values[b, place] = keys[b, child], values[b, child]
         place = child
-    keys[place], values[place] = key, value
+    keys[b, place], values[b, place] = key, value
+    return size
 
 
-@njit(types.int64(_F64, _I64, types.int64, types.int64, types.float64, types.int64), nogil=True, cache=True)
-def _push(keys, values, size, room, key, value):  # type: ignore[no-untyped-def]
-    """Keeps the `room` greatest keys in a min-heap of `size`; returns its new size."""
-    if size == room:
-        if room and key > keys[0]:
-            _sink(keys, values, size, key, value)
-        return size
-    place = size
-    while place and keys[(place - 1) // 2] > key:
-        keys[place], values[place] = keys[(place - 1) // 2], values[(place - 1) // 2]
-        place = (place - 1) // 2
-    keys[place], values[place] = key, value
-    return size + 1
-
-
-@njit(
-    [types.void(kind, types.uint32, _ASKED, _STATE, types.int64, types.int64) for kind in _KINDS],
-    nogil=True,
-    cache=True,
-)
-def _consider(rows, shift, asked, state, b, row):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)
+def _consider(  # type: ignore[no-untyped-def]
+    rows, row, b, exact, excluded, written_at, group_of_row, oldest, below, similarity, found, count, room, floor
+):
     """Answers query b by a row, if it is allowed and better than the worst answer so far."""
-    if asked.written_at[row] < asked.oldest or asked.group_of_row[row] == asked.excluded[b]:
+    if written_at[row] < oldest or group_of_row[row] == excluded[b]:
         return
-    similarity = _exact_dot(rows[row], asked.exact_query[b], shift)
-    if similarity > state.floor[b] and similarity <= asked.below:
-        heap = state.similarity[b]
-        state.count[b] = _push(heap, state.row[b], state.count[b], state.room[b], similarity, row)
-        if state.count[b] == state.room[b]:
-            state.floor[b] = heap[0]
+    key = _exact_dot(rows, row, exact, b)
+    if key >= floor[b] and key <= below:
+        count[b] = _push(similarity, found, b, count[b], room[b], key, row)
+        if count[b] == room[b]:
+            floor[b] = max(floor[b], similarity[b, 0])
 
 
-@njit([types.void(kind, types.uint32, _ASKED, _STATE, *3 * [types.int64]) for kind in _KINDS], nogil=True, cache=True)
-def _visit(rows, shift, asked, state, b, start, end):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)
+def _visit(rows, asked, state, b, start, end):  # type: ignore[no-untyped-def]
     """Answers query b by the rows from `start` to `end`."""
-    query, slack, floor = asked.query[b], asked.slack[b], state.floor
+    _, scaled, exact, _, slack, excluded, written_at, group_of_row, oldest, below = asked
+    similarity, found, count, room, floor = state
     for row in range(start, end):
-        if _dot(rows[row], query, shift) + slack > floor[b]:
-            _consider(rows, shift, asked, state, b, row)
+        if _dot(rows, row, scaled, b) + slack[b] >= floor[b]:
+            _consider(
+                rows, row, b, exact, excluded, written_at, group_of_row, oldest, below,
+                similarity, found, count, room, floor,
+            )  # fmt: skip
 
 
-@njit(
-    [types.void(kind, types.uint32, _ASKED, _STATE, types.int64[:, :, ::1]) for kind in _KINDS], nogil=True, cache=True
-)
-def visit_ranges(rows, shift, asked, state, ranges_BS2):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)
+def visit_ranges(rows, asked, state, ranges_BS2):  # type: ignore[no-untyped-def]
     """Answers each query by its own S ranges of rows, start and end."""
     for b in range(len(ranges_BS2)):
         for s in range(ranges_BS2.shape[1]):
-            _visit(rows, shift, asked, state, b, ranges_BS2[b, s, 0], ranges_BS2[b, s, 1])
+            _visit(rows, asked, state, b, ranges_BS2[b, s, 0], ranges_BS2[b, s, 1])
 
 
-@njit(
-    [
-        types.void(kind, types.uint32, _ASKED, _STATE, _FLOATS, _I64, _I64, types.int32[::1], *3 * [types.int64])
-        for kind in _KINDS
-    ],
-    nogil=True,
-    cache=True,
-)
-def visit_best(rows, shift, asked, state, bound_BR, starts, newest, group, visits, first, last):  # type: ignore[no-untyped-def]
-    """Answers the queries from `first` to `last` by the `visits` runs of the highest bounds each.
+@njit(nogil=True, cache=True)
+def visit_runs(rows, asked, state, level, runs_BV, done, first, last):  # type: ignore[no-untyped-def]
+    """Answers the queries from `first` to `last` by their own V runs each; -1 is none.
 
-    The bound of a run that is done or holds no answer becomes -inf.
+    done: uint16 `[R, B / LANES]`, for each run a bit a query, which is set.
     """
-    floor = state.floor
-    for b in range(first, last):
-        bound = bound_BR[b]
-        keys, runs, size = np.empty(visits), np.empty(visits, np.int64), 0
-        for run in range(len(newest)):
-            if newest[run] < asked.oldest or group[run] == asked.excluded[b]:
-                bound[run] = -np.inf
-            elif size < visits or bound[run] > keys[0]:
-                size = _push(keys, runs, size, visits, np.float64(bound[run]), run)
-        for place in np.argsort(-keys[:size]):
-            run = runs[place]
-            if bound[run] > floor[b]:
-                _visit(rows, shift, asked, state, b, starts[run], starts[run + 1])
-            bound[run] = -np.inf
+    for b in range(first, min(last, len(runs_BV))):
+        for run in runs_BV[b]:
+            if run >= 0:
+                done[run, b // LANES] |= 1 << b % LANES
+                _visit(rows, asked, state, b, level.starts[run], level.starts[run + 1])
 
 
-@njit(types.void(_FLOATS, _F64, types.int64[::1]), nogil=True, cache=True)
-def count_open(bound_BR, floor, open_R):  # type: ignore[no-untyped-def]
-    """Counts the queries that a run may still hold an answer to."""
-    open_R[:] = 0
-    for b in range(len(bound_BR)):
-        bound, limit = bound_BR[b], floor[b]
-        for run in range(len(open_R)):
-            open_R[run] += bound[run] > limit
+@njit(nogil=True, cache=True)
+def _least_codes(  # type: ignore[no-untyped-def]
+    first, floor, slack, norm, query, query_per_step, query_rest, shift,
+    centroid, run, radius, step, rest, reach, wide, product, least,
+):  # fmt: skip
+    """For each query from `first` on: what the product of its code with that of a row of a run is at least, if the
+    row, or one up to `wide` away from it, is an answer; `CLOSED` if none can be.
 
-
-@njit(
-    [types.void(kind, types.uint32, _ASKED, _STATE, _FLOATS, _I64, _I64, *2 * [types.int64]) for kind in _KINDS],
-    nogil=True,
-    cache=True,
-)
-def visit_open(rows, shift, asked, state, bound_BR, starts, spans, first, last):  # type: ignore[no-untyped-def]
-    """Answers the queries from `first` to `last` by whatever runs may hold an answer.
-
-    spans: runs as starts and ends in turn; each span's rows should fit the cache, for all queries visit them.
+    With q = s g + a and x = c + t h + b, where g and h are codes, a and b what is left over:
+    q . x = q . c + s t g . h + a . (t h) + q . b, of which the last two are at most |a| |t h| + |q| |b|.
+    Returns whether there may be such a row at all.
     """
-    floor = state.floor
-    for s in range(0, len(spans), 2):
-        for b in range(first, last):
-            bound = bound_BR[b]
-            for run in range(spans[s], spans[s + 1]):
-                if bound[run] > floor[b]:
-                    _visit(rows, shift, asked, state, b, starts[run], starts[run + 1])
+    for lane in range(LANES):
+        product[lane] = _dot(centroid, run, query, first + lane)
+    per_step, some = 1 / step, 0
+    # No branches, so that all lanes are computed at once.
+    for lane in range(LANES):
+        b = np.uint64(first + lane)
+        needed = floor[b] - product[np.uint64(lane)] - slack[b] - norm[b] * wide
+        near = needed <= norm[b] * radius
+        needed -= query_rest[b] * reach + norm[b] * rest
+        code = needed * query_per_step[b] * per_step + shift[b] - 1
+        code = min(max(code, -1e9), 1e9) if near else float(CLOSED)
+        least[np.uint64(lane)] = np.int32(code)
+        some += near
+    return some > 0
 
 
-@njit(types.float32(types.float64, types.float64, types.float64), nogil=True, cache=True)
-def _least_score(floor, error, rounding):  # type: ignore[no-untyped-def]
-    """The score above which the exact product may be above `floor`: they differ by up to `error`, and by a share
-    `rounding` of the score."""
-    least = floor - error
-    return np.float32(least / (1 + rounding) if least > 0 else least / (1 - rounding)) - np.float32(1e-6) * abs(
-        np.float32(least)
-    )
+@njit(nogil=True, cache=True)
+def _find(codes, start, end, query_codes, group, least, masks):  # type: ignore[no-untyped-def]
+    """Sets the bits of the queries of a group whose products with the rows from `start` to `end` are `least` or more."""
+    some = False
+    for row in range(start, end, ROWS):
+        some |= tile(codes, row, query_codes, group, least, masks, row - start)
+    return some
 
 
-@njit([types.boolean(kind.copy(ndim=1), _F32) for kind in _KINDS], nogil=True, cache=True)
-def _any_above(scores, least):  # type: ignore[no-untyped-def]
-    above = np.uint32(0)
-    for b in range(len(scores)):
-        above |= np.uint32(_value(scores[b], np.uint32(16)) > least[b])
-    return above != 0
+@njit(nogil=True, cache=True)
+def search(  # type: ignore[no-untyped-def]
+    rows, asked, state, packed, level, codes, upper, upper_codes, done, blocks_from, blocks_to, first, last
+):
+    """Answers the queries from `first` to `last`, multiples of `LANES`, by the rows of all runs in some blocks.
 
-
-@njit(
-    [
-        types.void(kind, types.uint32, _ASKED, _STATE, _FLOATS, _I64, *2 * [types.int64], scores, _F64, types.float64)
-        for kind in _KINDS
-        for scores in _KINDS
-    ],
-    nogil=True,
-    cache=True,
-)
-def scan(rows, shift, asked, state, bound_BR, starts, first, last, scores_RB, error, rounding):  # type: ignore[no-untyped-def]
-    """Answers all queries by the runs from `first` to `last`, given an approximate product of their rows with them.
-
-    scores_RB: float32 or the bits of bfloat16; off the exact product by up to `error` `[B]` and a share `rounding`.
+    upper: the level above; its runs, those from `blocks_from` to `blocks_to`, are the blocks.
+    done: as `visit_runs` leaves it; these runs are passed over.
     """
-    floor = state.floor
-    queries = len(bound_BR)
-    least = np.empty(queries, np.float32)
-    for b in range(queries):
-        least[b] = _least_score(floor[b], error[b], rounding)
-    for run in range(first, last):
-        for row in range(starts[run], starts[run + 1]):
-            scores = scores_RB[row - starts[first]]
-            if _any_above(scores, least):
-                for b in range(queries):
-                    if _value(scores[b], np.uint32(16)) > least[b] and bound_BR[b, run] > floor[b]:
-                        _consider(rows, shift, asked, state, b, row)
-                        least[b] = _least_score(floor[b], error[b], rounding)
+    # All that the loops need, by name: to take it from a tuple counts a reference each time, which is slow.
+    query, scaled, exact, norm, slack, excluded, written_at, group_of_row, oldest, below = asked
+    similarity, of_row, count, room, floor = state
+    query_code, query_per_step, query_rest, shift = packed
+    starts, group, newest, centroid, radius, _ = level
+    code, step, rest, reach = codes
+    block_starts, _, block_newest, block_centroid, block_radius, _ = upper
+    block_code, block_step, block_rest, block_reach = upper_codes
+    product, least, least_of_run = np.empty(LANES), np.empty(LANES, np.int32), np.empty(LANES, np.int32)
+    near, found = np.empty(RUN + ROWS, np.uint16), np.empty(RUN + ROWS, np.uint16)
+    for block in range(blocks_from, blocks_to):
+        if block_newest[block] < oldest:
+            continue
+        start, end = block_starts[block], block_starts[block + 1]
+        wide = radius[start:end].max()
+        for b in range(first, last, LANES):
+            lanes = b // LANES
+            if not _least_codes(
+                b, floor, slack, norm, query, query_per_step, query_rest, shift,
+                block_centroid, block, block_radius[block], block_step[block], block_rest[block], block_reach[block],
+                wide, product, least,
+            ) or not _find(block_code, start, end, query_code, lanes, least, near):  # fmt: skip
+                continue
+            for run in range(start, end):
+                open_ = near[run - start] & ~done[run, lanes]
+                if not open_ or newest[run] < oldest:
+                    continue
+                run_start, run_end = starts[run], starts[run + 1]
+                if not open_ & (open_ - 1):
+                    # A single query is answered by the rows themselves.
+                    one = b
+                    while not open_ & 1:
+                        open_ >>= 1
+                        one += 1
+                    bound = _dot(centroid, run, query, one) + slack[one] + norm[one] * radius[run]
+                    if group[run] != excluded[one] and bound >= floor[one]:
+                        _visit(rows, asked, state, one, run_start, run_end)
+                    continue
+                if not _least_codes(
+                    b, floor, slack, norm, query, query_per_step, query_rest, shift,
+                    centroid, run, radius[run], step[run], rest[run], reach[run],
+                    0.0, product, least_of_run,
+                ):  # fmt: skip
+                    continue
+                for lane in range(LANES):
+                    if not open_ >> lane & 1 or group[run] == excluded[b + lane]:
+                        least_of_run[lane] = CLOSED
+                if _find(code, run_start, run_end, query_code, lanes, least_of_run, found):
+                    for row in range(run_start, run_end):
+                        mask, one = found[row - run_start], b
+                        while mask:
+                            if mask & 1 and _dot(rows, row, scaled, one) + slack[one] >= floor[one]:
+                                _consider(
+                                    rows, row, one, exact, excluded, written_at, group_of_row, oldest, below,
+                                    similarity, of_row, count, room, floor,
+                                )  # fmt: skip
+                            mask >>= 1
+                            one += 1
 
 
-@njit(
-    [types.void(kind, types.uint32, types.float64, _I64, _I64, _I64, _FLOATS, _I64) for kind in _KINDS],
-    nogil=True,
-    cache=True,
-)
-def centroids(rows, shift, scale, written_at, starts, runs, centroid_SD, newest_S):  # type: ignore[no-untyped-def]
-    """The mean of the written rows of each of S `runs`, and the latest step at which one was written (-1: never)."""
+@njit(nogil=True, cache=True)
+def surround(rows, scale, written_at, level, runs):  # type: ignore[no-untyped-def]
+    """Brings the balls of some runs up to date."""
     total = np.empty(rows.shape[1])
-    for place in range(len(runs)):
+    for run in runs:
         total[:] = 0
         written, newest = 0, -1
-        for row in range(starts[runs[place]], starts[runs[place] + 1]):
+        for row in range(level.starts[run], level.starts[run + 1]):
             if written_at[row] >= 0:
                 newest = max(newest, written_at[row])
                 written += 1
                 stored = rows[row]
                 for d in range(len(total)):
-                    total[d] += scale * _value(stored[d], shift)
-        newest_S[place] = newest
-        centroid_SD[place] = total / max(1, written)
-
-
-@njit(
-    [types.void(kind, types.uint32, types.float64, _I64, _I64, _I64, _FLOATS, _F64, _F64) for kind in _KINDS],
-    nogil=True,
-    cache=True,
-    fastmath=True,
-)
-def radii(rows, shift, scale, written_at, starts, runs, centroid_SD, radius_S, length_S):  # type: ignore[no-untyped-def]
-    """How far the written rows of each of S `runs` lie from its centroid, and how long they are, at most."""
-    for place in range(len(runs)):
+                    total[d] += scale * _value(stored[d])
+        centroid = level.centroid[run]
+        for d in range(len(total)):
+            centroid[d] = total[d] / max(1, written)
         farthest = longest = 0.0
-        centroid = centroid_SD[place]
-        for row in range(starts[runs[place]], starts[runs[place] + 1]):
+        for row in range(level.starts[run], level.starts[run + 1]):
             if written_at[row] >= 0:
-                stored = rows[row]
-                away = length = 0.0
-                for d in range(len(centroid)):
-                    value = scale * _value(stored[d], shift)
-                    away += (value - centroid[d]) ** 2
-                    length += value * value
+                away, length = _lengths(rows[row], scale, centroid)
                 farthest, longest = max(farthest, away), max(longest, length)
-        radius_S[place], length_S[place] = np.sqrt(farthest), np.sqrt(longest)
+        # The margin is above what the sums, in float64, are off.
+        level.newest[run] = newest
+        level.length[run] = np.sqrt(longest) * (1 + 1e-9)
+        level.radius[run] = np.sqrt(farthest) * (1 + 1e-9)
 
 
-@njit(_I64(_I64, types.int64), nogil=True, cache=True)
-def cut(first_row, most):  # type: ignore[no-untyped-def]
-    """Starts of runs of up to `most` rows, and the end of the last one. No run but the last is shorter than half of
-    that: a run begins where a video does, unless the videos before it are too short."""
+@njit(nogil=True, cache=True, fastmath=True)
+def _lengths(stored, scale, centroid):  # type: ignore[no-untyped-def]
+    """Squares of a row's distance from the centroid, and of its length."""
+    away = length = 0.0
+    for d in range(len(centroid)):
+        value = scale * _value(stored[d])
+        away += (value - centroid[d]) ** 2
+        length += value * value
+    return away, length
+
+
+@njit(nogil=True, cache=True)
+def encode(rows, scale, written_at, level, codes, runs):  # type: ignore[no-untyped-def]
+    """Brings the codes of some runs up to date; of rows never written they are `ZERO`."""
+    for run in runs:
+        centroid = level.centroid[run]
+        first, last = level.starts[run], level.starts[run + 1]
+        greatest = 0.0
+        for row in range(first, last):
+            if written_at[row] >= 0:
+                greatest = max(greatest, _greatest(rows[row], scale, centroid))
+        step = max(greatest / 127, 1e-30)
+        rest = reach = 0.0
+        for row in range(first, last):
+            code = codes.code[row]
+            if written_at[row] >= 0:
+                left, long = _encode_row(rows[row], scale, centroid, step, code)
+                rest, reach = max(rest, left), max(reach, long)
+            else:
+                code[:] = ZERO
+        codes.step[run] = step
+        codes.rest[run] = np.sqrt(rest) * (1 + 1e-9)
+        codes.reach[run] = np.sqrt(reach) * (1 + 1e-9)
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _greatest(stored, scale, centroid):  # type: ignore[no-untyped-def]
+    greatest = 0.0
+    for d in range(len(centroid)):
+        greatest = max(greatest, abs(scale * _value(stored[d]) - centroid[d]))
+    return greatest
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _encode_row(stored, scale, centroid, step, code):  # type: ignore[no-untyped-def]
+    """Squares of the lengths of what is left over and of what is not."""
+    rest = reach = 0.0
+    per_step = 1 / step
+    for d in range(len(centroid)):
+        value = scale * _value(stored[d]) - centroid[d]
+        number = np.floor(value * per_step + 0.5)
+        code[d] = np.uint8(np.int32(number) + ZERO)
+        kept = step * number
+        rest += (value - kept) ** 2
+        reach += kept * kept
+    return rest, reach
+
+
+@njit(cache=True)
+def cut(first_row):  # type: ignore[no-untyped-def]
+    """Starts of runs of up to `RUN` rows, and the end of the last one. A run begins where a
+    video does, unless the videos before it are too short, and what belongs to one video is cut into whole tiles."""
     starts = [np.int64(0)]
     for end in first_row[1:]:
         rows = end - starts[-1]
-        if 2 * rows >= most or (end == first_row[-1] and rows):
-            begin, parts = starts[-1], (rows + most - 1) // most
-            for part in range(1, parts + 1):
-                starts.append(begin + rows * part // parts)
+        if 2 * rows >= RUN or (end == first_row[-1] and rows):
+            parts = (rows + RUN - 1) // RUN
+            size = (rows + parts * ROWS - 1) // (parts * ROWS) * ROWS
+            while end - starts[-1] > size:
+                starts.append(starts[-1] + size)
+            starts.append(end)
     return np.array(starts)

@@ -1,43 +1,39 @@
 """The most similar rows to many queries: on a CPU compiled and with bounds, elsewhere in torch. Nothing is `[B, N]`.
 
-On a CPU, in this order, each step sparing the following ones work:
+On a CPU the rows lie in runs, and the centroids of the runs, the level above, in runs too (`Runs`). In this order:
 
-1. Bounds on all runs of rows, by one product with their centroids (`Runs.bounds`).
-2. For each query, the runs of the highest bounds. An approximate search ends here.
-3. Blocks of rows in which many runs may still exceed what was found: one product of the block with all queries, in
-   bfloat16 where the processor computes in it; what may be better than the answers so far, for all the rounding, is
-   multiplied again in float64.
-4. In the other blocks, those runs alone, each with those queries that it may hold answers to.
+1. The runs of the centroids most similar to each query: their rows are visited first. An approximate search ends here.
+2. Which centroids are so near that their run may hold an answer; most are not, where the rows of a video are alike.
+3. Of those runs, products in bytes, sixteen queries and eight rows at once (`tile`).
+4. Of rows that may for all that be an answer, the product in float32; if they still may, in float64.
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from usucl_fast.mining import scan
-from usucl_fast.mining.runs import COARSE, ROUNDING, RUN, Runs
+from usucl_fast.mining.runs import Runs
+from usucl_fast.mining.scan import LANES, RUN, ZERO, Asked, Packed, State
 
-BLOCK_RUNS = 256
-"""Runs of one product on a CPU: with their scores they stay in its cache."""
-SPAN_RUNS = 32
-"""Runs that every query visits before the next ones: they stay in a core's cache."""
 BLOCK_SCORES = 1 << 22
 """Similarities held at once by a search in torch: 16 MiB."""
 LEAST_BLOCK = 1024
 """Rows at once in torch, at least."""
 BLOCK_QUERIES = 256
 """Queries searched for at once on a CPU, at most."""
-HELD = 1 << 25
-"""Bounds and answers held at once: 128 and 512 MiB. Where they would be more, there are fewer queries at once."""
 SEEDS = 8
 """Runs that an exact search visits first for each query."""
-VISITS = 64
+VISITS = 16
 """Runs that an approximate search visits for each query, at least."""
-PAIR_COST = 4
-"""How many times longer a row and a query take on their own than in a product of a block with all queries."""
+THREAD_PRODUCTS = 1 << 22
+"""Rows times queries that are worth another thread."""
 
 
 class Rows(NamedTuple):
@@ -57,132 +53,203 @@ class Allowed(NamedTuple):
     below: float
 
 
-def search_cpu(
-    rows: Rows, runs: Runs, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, approximate: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `room` int64 `[B]` most similar of the allowed rows to each query float32 `[B, D]`.
+class CpuSearch:
+    """Searches among rows on a CPU, which may change if `touch` is told of it; first_row: int64 `[videos + 1]`."""
 
-    Returns:
-        Their similarities float64 and rows int64, `[B, K]`, K the greatest room; -inf and -1 where there are fewer.
-    """
-    runs.refresh()
-    visits = VISITS if approximate else SEEDS
-    at_once = max(1, min(BLOCK_QUERIES, HELD // max(1, len(runs.newest), int(room.max()))))
-    parts = []
-    for first in range(0, len(query), at_once):
-        part = slice(first, first + at_once)
-        asked = _Search(
-            rows, query[part], allowed._replace(excluded=allowed.excluded[part]), room[part], runs.longest()
-        )
-        asked.visit_runs(runs, visits, approximate)
-        parts.append(asked.answers())
-    return torch.cat([similarity for similarity, _ in parts]), torch.cat([found for _, found in parts])
-
-
-def search_ranges(
-    rows: Rows, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, ranges_BS2: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `search_cpu`, among S ranges of rows for each query, int64 `[B, S, 2]`: starts and ends."""
-    asked = _Search(rows, query, allowed, room, torch.finfo(torch.float32).max)
-    scan.visit_ranges(*asked.stored, asked.asked, asked.state, ranges_BS2.numpy())
-    return asked.answers()
-
-
-class _Search:
-    """One search on a CPU, for as many queries as are held at once.
-
-    longest: no row is longer than this.
-    """
-
-    def __init__(self, rows: Rows, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, longest: float) -> None:
-        self._rows, self._query = rows, query
-        self.stored = scan.stored(rows.embeddings)
-        scaled = query * scan.SCALE[rows.embeddings.dtype]
-        norm = query.double().norm(dim=1)
-        # float32 sums of D products are off by up to D 2^-24 |q||x|, in any order.
-        self._slack = (query.shape[1] + 8) * 2.0**-23 * longest * norm
-        self._longest = longest
-        self.asked = scan.Asked(
-            scaled.numpy(),
-            scaled.double().numpy(),
-            self._slack.numpy(),
-            allowed.excluded.numpy(),
+    def __init__(self, rows: Rows, first_row: NDArray[np.int64]) -> None:
+        runs = Runs(
+            scan.stored(rows.embeddings),
+            scan.SCALE[rows.embeddings.dtype],
             rows.written_at.numpy(),
             rows.group.numpy(),
-            allowed.oldest,
-            allowed.below,
+            first_row,
         )
-        most = int(room.max())
-        self.state = scan.State(
-            np.full((len(query), most), -np.inf),
-            np.full((len(query), most), -1, np.int64),
-            np.zeros(len(query), np.int64),
-            room.numpy(),
-            np.where(room.numpy() > 0, -np.inf, np.inf),
+        # The rows in runs, the centroids of the runs in runs, and so on once more.
+        self._levels = [runs, above := runs.above(), above.above()]
+
+    def touch(self, frame_ids: torch.Tensor | None = None) -> None:
+        """Says that rows have changed, all of them if none are named."""
+        self._levels[0].touch(None if frame_ids is None else frame_ids.numpy())
+
+    def nearest(
+        self, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, approximate: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `room` int64 `[B]` most similar of the allowed rows to each query float32 `[B, D]`.
+
+        Returns:
+            Their similarities float64 and rows int64, `[B, K]`, K the greatest room; -inf and -1 where there are fewer.
+        """
+        self._refresh()
+        parts = []
+        for first in range(0, len(query), BLOCK_QUERIES):
+            part = slice(first, first + BLOCK_QUERIES)
+            queries = _Queries(query[part], allowed.excluded[part], allowed.oldest)
+            parts.append(self._nearest(queries, allowed.below, room[part], int(room.max()), approximate))
+        return torch.cat([similarity for similarity, _ in parts]), torch.cat([found for _, found in parts])
+
+    def among(
+        self, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, ranges_BS2: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `nearest`, among S ranges of rows for each query, int64 `[B, S, 2]`: starts and ends."""
+        self._refresh()
+        queries = _Queries(query, allowed.excluded, allowed.oldest)
+        state = queries.nothing_found(room, int(room.max()))
+        scan.visit_ranges(self._levels[0].rows, queries.of(self._levels[0], allowed.below), state, ranges_BS2.numpy())
+        return queries.best([state])
+
+    def _refresh(self) -> None:
+        changed = self._levels[0].refresh()
+        for level in self._levels[1:]:
+            level.touch(changed)
+            changed = level.refresh()
+
+    def _nearest(
+        self, queries: "_Queries", below: float, room: torch.Tensor, most: int, approximate: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        runs, above, top = self._levels
+        shares = _Shares(len(queries.norm) // LANES, len(runs.rows) * len(queries.norm))
+        visits = max(VISITS if approximate else SEEDS, 2 * most // RUN)
+        state = queries.nothing_found(torch.full_like(room, visits), visits)
+        states = self._search(queries, shares, above, top, np.inf, state, queries.none_done(above))
+        promising = queries.best(states)[1].numpy()
+
+        asked, state, done = queries.of(runs, below), queries.nothing_found(room, most), queries.none_done(runs)
+        shares.of_queries(lambda *part: scan.visit_runs(runs.rows, asked, state, runs.level, promising, done, *part))
+        states = [state] if approximate else self._search(queries, shares, runs, above, below, state, done)
+        return queries.best(states)
+
+    def _search(
+        self,
+        queries: "_Queries",
+        shares: "_Shares",
+        runs: Runs,
+        above: Runs,
+        below: float,
+        state: State,
+        done: NDArray[np.uint16],
+    ) -> list[State]:
+        asked = queries.of(runs, below)
+        levels = (runs.level, runs.codes(), above.level, above.codes(), done)
+        return shares.of_all(
+            lambda state, *part: scan.search(runs.rows, asked, state, queries.packed, *levels, *part),
+            *(len(above.level.group), state),
         )
 
-    def answers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        similarity, order = torch.from_numpy(self.state.similarity).sort(dim=1, descending=True, stable=True)
-        return similarity, torch.from_numpy(self.state.row).gather(1, order)
 
-    def visit_runs(self, runs: Runs, visits: int, approximate: bool) -> None:
-        bound_BR = runs.bounds(self._query).numpy()
-        visits = max(visits, 2 * self.state.similarity.shape[1] // RUN)
-        self._by_threads(
-            lambda first, last: scan.visit_best(
-                *self.stored,
-                self.asked,
-                self.state,
-                bound_BR,
-                runs.starts,
-                runs.newest,
-                runs.group,
-                visits,
-                first,
-                last,
-            )
-        )
-        if approximate:
-            return
-        open_R = np.empty(len(runs.newest), np.int64)
-        scan.count_open(bound_BR, self.state.floor, open_R)
-        sparse = []
-        for first in range(0, len(open_R), BLOCK_RUNS):
-            last = min(first + BLOCK_RUNS, len(open_R))
-            pairs = int(open_R[first:last] @ np.diff(runs.starts[first : last + 1]))
-            if pairs * PAIR_COST > (runs.starts[last] - runs.starts[first]) * len(self._query):
-                self._multiply(runs, bound_BR, first, last)
-            elif pairs:
-                sparse += [(at, min(at + SPAN_RUNS, last)) for at in range(first, last, SPAN_RUNS)]
-        if sparse:
-            spans = np.array(sparse, np.int64).reshape(-1)
-            self._by_threads(
-                lambda first, last: scan.visit_open(
-                    *self.stored, self.asked, self.state, bound_BR, runs.starts, spans, first, last
-                )
-            )
+class _Queries:
+    """Queries float32 `[B, D]`, brought up to a multiple of `LANES` by some that find nothing.
 
-    def _multiply(self, runs: Runs, bound_BR: np.ndarray, first: int, last: int) -> None:
-        query = self._query.to(COARSE)
-        block = self._rows.embeddings[runs.starts[first] : runs.starts[last]]
-        scores, _ = scan.stored(torch.mm(block.to(COARSE), query.T))
-        # Off by the rounding of the query, of the rows unless they are stored so, and of the sums.
-        error = (query.double() - self._query.double()).norm(dim=1) * self._longest + 2 * self._slack
-        if block.dtype != COARSE:
-            error += ROUNDING * self._longest * query.double().norm(dim=1)
-        scan.scan(
-            *self.stored, self.asked, self.state, bound_BR, runs.starts, first, last, scores, error.numpy(), ROUNDING
+    excluded: int64 `[B]`; oldest: see `Allowed`.
+    """
+
+    def __init__(self, query: torch.Tensor, excluded: torch.Tensor, oldest: int) -> None:
+        self._count, self._oldest = len(query), oldest
+        self._excluded = self._pad(excluded).numpy()
+        self._query = F.pad(query, (0, 0, 0, -len(query) % LANES))
+        self.norm = self._query.double().norm(dim=1).numpy()
+        self.packed = _pack(self._query)
+
+    def _pad(self, one_a_query: torch.Tensor) -> torch.Tensor:
+        return F.pad(one_a_query, (0, -len(one_a_query) % LANES))
+
+    def of(self, runs: Runs, below: float) -> Asked:
+        """What is asked of the rows in `runs`; below: see `Allowed`."""
+        scaled = self._query * runs.scale
+        # float32 sums of D products are off by up to D 2^-24 |q||x|, in any order.
+        slack = (scaled.shape[1] + 8) * 2.0**-23 * runs.longest() * self.norm
+        return Asked(
+            self._query.numpy(),
+            scaled.numpy(),
+            scaled.double().numpy(),
+            self.norm,
+            slack,
+            self._excluded,
+            runs.written_at,
+            runs.group_of_row,
+            self._oldest,
+            below,
         )
 
-    def _by_threads(self, work: Callable[[int, int], None]) -> None:
-        """Shares the queries out: `work` does those from its first to its second argument."""
-        queries, threads = len(self._query), min(torch.get_num_threads(), len(self._query))
-        if threads <= 1:
-            work(0, queries)
-            return
-        cuts = [queries * n // threads for n in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, cuts[:-1], cuts[1:]))
+    def nothing_found(self, room: torch.Tensor, most: int) -> State:
+        """No answers yet, with room for some of up to `most`."""
+        return _empty(self._pad(room).numpy(), np.full(len(self.norm), -np.inf), most)
+
+    def none_done(self, runs: Runs) -> NDArray[np.uint16]:
+        """`[R, B / LANES]`, for each run a bit a query, of whether the query has been answered by the run's rows."""
+        return np.zeros((len(runs.level.group), len(self.norm) // LANES), np.uint16)
+
+    def best(self, states: list[State]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Similarities float64 and rows int64 `[B, K]`, the most similar first, of what parts of a search found."""
+        similarity, row = (np.concatenate([state[n] for state in states], axis=1)[: self._count] for n in (0, 1))
+        most, room = states[0].similarity.shape[1], states[0].room[: self._count, None]
+        order = np.lexsort((row, -similarity))[:, :most]
+        similarity, row = (np.take_along_axis(part, order, axis=1) for part in (similarity, row))
+        too_many = np.arange(most) >= room
+        similarity[too_many], row[too_many] = -np.inf, -1
+        return torch.from_numpy(similarity), torch.from_numpy(row)
+
+
+def _empty(room: NDArray[np.int64], floor: NDArray[np.float64], most: int) -> State:
+    # A query that has room for none takes none.
+    return State(
+        np.full((len(room), most), -np.inf),
+        np.full((len(room), most), -1, np.int64),
+        np.zeros(len(room), np.int64),
+        room,
+        np.where(room > 0, floor, np.inf),
+    )
+
+
+def _pack(query: torch.Tensor) -> Packed:
+    """Queries float32 `[B, D]` in bytes, B a multiple of `LANES`."""
+    exact = F.pad(query, (0, -query.shape[1] % 4)).double()
+    step = exact.abs().amax(dim=1).clamp_min(1e-30) / 127
+    code = (exact / step[:, None]).round()
+    rest = (exact - step[:, None] * code).norm(dim=1) * (1 + 1e-9)
+    packed = code.to(torch.int8).unflatten(0, (-1, LANES)).unflatten(2, (-1, 4)).transpose(1, 2).contiguous()
+    return Packed(packed.numpy(), (1 / step).numpy(), rest.numpy(), (ZERO * code.sum(dim=1)).numpy())
+
+
+class _Shares:
+    """Shares of a search for threads: of its groups of `LANES` queries and, where these are fewer than the threads, of
+    its blocks of runs as well; products: its rows times its queries."""
+
+    def __init__(self, groups: int, products: int) -> None:
+        self._threads = min(torch.get_num_threads(), 1 + products // THREAD_PRODUCTS)
+        self._queries = [(LANES * first, LANES * last) for first, last in _cut(groups, self._threads)]
+
+    def of_queries(self, work: Callable[[int, int], None]) -> None:
+        """work: of the queries from its first to its second argument."""
+        _by_threads([partial(work, *queries) for queries in self._queries])
+
+    def of_all(self, work: Callable[..., None], blocks: int, state: State) -> list[State]:
+        """What is found, one state a share of the blocks; work: on a state, the blocks and the queries from and to."""
+        parts = _cut(blocks, -(-self._threads // len(self._queries)))
+        # What is found already limits all shares, and is kept by the first.
+        others = [_empty(state.room, state.floor, state.similarity.shape[1]) for _ in parts[1:]]
+        states = [state, *others]
+        _by_threads(
+            [
+                partial(work, state, *part, *queries)
+                for state, part in zip(states, parts, strict=True)
+                for queries in self._queries
+            ]
+        )
+        return states
+
+
+def _cut(count: int, parts: int) -> list[tuple[int, int]]:
+    parts = max(1, min(parts, count))
+    return [(count * n // parts, count * (n + 1) // parts) for n in range(parts)]
+
+
+def _by_threads(work: list[Callable[[], None]]) -> None:
+    if len(work) == 1:
+        work[0]()
+        return
+    with ThreadPoolExecutor(len(work)) as pool:
+        for done in [pool.submit(one) for one in work]:
+            done.result()
 
 
 def search_torch(
