@@ -28,10 +28,19 @@ CALM: dict[str, Any] = {**TINY, "size": 64, "batch_size": 4, "lr": 0.00001}
 EXECUTION = Execution("torch", torch.device("cpu"), threads=2, checkpoint_every=4)
 
 
-def run(
-    store: ShardStore, out: Path, recipe: str = "default", resume: bool = False, **execution: Any
-) -> dict[str, Any]:
-    return train(make_config(recipe, TINY), store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "default": ("default", {}),
+    "reference": ("reference", {}),
+    "hardest": ("default", {"hard_share": (0.4, 1.0), "negatives": (2, 4), "max_age": 9, "curriculum": "step"}),
+    "bank": ("default", {"mining": "bank", "negatives": (4, 12), "band_start": (0.2, 0.0), "hard": (9, 3)}),
+}
+"""Recipe and settings of the runs below, by name."""
+
+
+def run(store: ShardStore, out: Path, name: str = "default", resume: bool = False, **execution: Any) -> dict[str, Any]:
+    recipe, settings = RUNS[name]
+    config = make_config(recipe, {**TINY, **settings})
+    return train(config, store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)
 
 
 def curve(out: Path) -> list[tuple[str, float]]:
@@ -40,11 +49,11 @@ def curve(out: Path) -> list[tuple[str, float]]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An uninterrupted run of each recipe."""
+    """An uninterrupted run of each name."""
     torch.set_num_threads(1)
-    outs = {recipe: tmp_path_factory.mktemp("run") / recipe for recipe in ("default", "reference")}
-    for recipe, out in outs.items():
-        run(open_shards(SAMPLE), out, recipe)
+    outs = {name: tmp_path_factory.mktemp("run") / name for name in RUNS}
+    for name, out in outs.items():
+        run(open_shards(SAMPLE), out, name)
     return outs
 
 
@@ -87,15 +96,18 @@ def test_precision_is_what_the_device_has_and_stays(
     )
 
 
-@pytest.mark.parametrize(("recipe", "stop"), [("reference", 5), *(("default", stop) for stop in range(1, 12))])
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [("reference", 5), *((name, stop) for name in RUNS if name != "reference" for stop in range(1, 12))],
+)
 def test_a_run_stopped_after_any_step_goes_on_bit_equal(
-    finished: dict[str, Path], sample: ShardStore, tmp_path: Path, recipe: str, stop: int
+    finished: dict[str, Path], sample: ShardStore, tmp_path: Path, name: str, stop: int
 ) -> None:
-    summary = run(sample, tmp_path / "run", recipe, stop_after=stop)
+    summary = run(sample, tmp_path / "run", name, stop_after=stop)
     assert summary["steps"] == stop
-    run(sample, tmp_path / "run", recipe, resume=True)
-    assert curve(tmp_path / "run") == curve(finished[recipe])
-    whole, resumed = (load_file(out / "backbone.safetensors") for out in (finished[recipe], tmp_path / "run"))
+    run(sample, tmp_path / "run", name, resume=True)
+    assert curve(tmp_path / "run") == curve(finished[name])
+    whole, resumed = (load_file(out / "backbone.safetensors") for out in (finished[name], tmp_path / "run"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -169,9 +181,20 @@ def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Pat
     assert train(config, store, tmp_path / "run", EXECUTION)["steps"] == 20
 
 
-@pytest.mark.parametrize(("recipe", "changes"), [("nonsense", {}), ("reference", {"negatives": 0})])
-def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        ("nonsense", {}, "no such recipe"),
+        ("reference", {"negatives": (0, 3)}, "--candidates batch needs --negatives"),
+        ("reference", {"mining": "bank"}, "--mining bank encodes no negatives, and --candidates batch needs them"),
+        ("reference", {"band_start": (0.1, 0.0)}, "need --candidates bank"),
+        ("reference", {"max_age": 10}, "--max-age is about the bank"),
+        ("default", {"mining": "bank", "hard_share": (0.0, 1.0)}, "--hard-share is for --mining encode"),
+        ("default", {"band_start": (0.0, 0.5), "band_end": (1.0, 0.5)}, "--band-start 0.5 is not below --band-end 0.5"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         make_config(recipe, changes)
 
 
