@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY, SAMPLE
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import ShardStore, open_shards
+from usucl_fast.feed import LOOKAHEAD, ShardStore, open_shards
 from usucl_fast.learn import Execution, TrainConfig, engine, train
 from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.engine import read_metrics
@@ -62,6 +62,12 @@ def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> Non
     lines = read_metrics(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(12))  # 4 videos in 2 batches, 6 epochs
     assert [line["frames"] for line in lines] == [4, 4] + [10] * 10
+    assert [step for step, line in enumerate(lines) if "bank" in line] == [0]
+    assert lines[0]["bank"]["written"] == 4 / len(sample.table)
+    assert lines[0]["bank"]["age"] == [0, 0, 0]
+    assert lines[0]["near_duplicates"] is None  # the bank was empty
+    assert all(0 <= line["near_duplicates"] <= 1 for line in lines[1:])
+    assert [line["intra"] for line in lines] == [False] * 2 + [True] * 10
     summary = json.loads((out / "summary.json").read_bytes())
     assert summary["steps"] == 12
     assert summary["loss"] == lines[-1]["loss"]
@@ -140,6 +146,23 @@ def test_the_loaders_see_the_same_plans(sample: ShardStore, tmp_path: Path) -> N
     assert [plan for plan, _ in ours] == [plan for plan, _ in theirs]
     # A grey level here and there is rounded otherwise, and the losses drift apart from the first step on.
     assert ours[0][1] == pytest.approx(theirs[0][1], abs=0.1)
+
+
+def test_negatives_from_the_bank_load_nothing_more(finished: dict[str, Path]) -> None:
+    lines = read_metrics(finished["bank"] / "metrics.jsonl")
+    assert [line["frames"] for line in lines] == [4] * 12
+    assert [line["negatives"] for line in lines][-1] > 4
+
+
+def test_hard_negatives_do_not_depend_on_threads(finished: dict[str, Path], sample: ShardStore, tmp_path: Path) -> None:
+    for loader, threads in (("torch", 0), ("resident", 3)):
+        run(sample, tmp_path / loader, "hardest", loader=loader, threads=threads)
+        assert curve(tmp_path / loader) == curve(finished["hardest"])
+    drawn = {**RUNS["hardest"][1], "hard_share": (0.0, 0.0)}
+    train(make_config("default", {**TINY, **drawn}), sample, tmp_path / "drawn", EXECUTION)
+    differ = [a != b for (a, _), (b, _) in zip(curve(tmp_path / "drawn"), curve(finished["hardest"]), strict=True)]
+    assert not any(differ[: LOOKAHEAD + 1])  # the bank was empty when these were planned
+    assert any(differ)
 
 
 def test_the_backbone_is_torchvisions(finished: dict[str, Path]) -> None:

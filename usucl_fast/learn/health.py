@@ -26,7 +26,7 @@ def bank_health(bank: MemoryBank, step: int) -> dict[str, Any]:
     mean_cosine, effective_rank: as of a batch, see below.
     """
     written = torch.nonzero(bank.written_at >= 0)[:, 0]
-    health: dict[str, Any] = {"written": round(len(written) / len(bank), 6)}
+    health: dict[str, Any] = {"written": len(written) / len(bank)}
     if len(written):
         count = min(SAMPLE, len(written))
         sample = written[torch.arange(count, device=written.device) * len(written) // count]
