@@ -219,6 +219,10 @@ def test_bad_options_of_training_are_refused(tmp_path: Path) -> None:
     refused(usucl_train(SAMPLE, "--out", out, "--device", "cuda:99"), "--device cuda:99")
     refused(usucl_train(SAMPLE, "--out", out, "--dali", "--loader", "torch"), "--dali and --loader torch")
     refused(usucl_train(SAMPLE, "--out", out, "--resume"), "holds no run to resume")
+    refused(usucl_train(SAMPLE), "SHARDS", "--out", "needed")
+    refused(usucl_train("--out", out), "SHARDS", "--out", "needed")
+    for bad in ("3:", "3:x", "1:2:3", "-1", "3:1025"):
+        assert usucl_train(SAMPLE, "--out", out, "--negatives", bad).exit_code == 2
     assert not out.exists()
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
@@ -244,6 +248,41 @@ def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(12))
     assert usucl_train(SAMPLE, "--out", out, *TINY, "--overwrite", "--stop-after", 1).exit_code == 0
     assert len(read_metrics(out / "metrics.jsonl")) == 1
+
+
+def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = usucl_train("--show-curriculum", "--curriculum", "step", "--negatives", "3:8", "--hard-share", "0:.5")
+    assert shown.exit_code == 0, shown.output
+    table, curves = ([line.split() for line in part.splitlines()] for part in shown.output.split("\n\n"))
+    assert table == [
+        ["epochs", "intra-video", "window", "%", "hardest", "%", "cross-video", "band", "%"],
+        ["0-9", "-", "-", "-", "16", "-"],
+        ["10-29", "3", "20-40", "0", "16", "-"],
+        ["30-49", "6", "10-15", "25", "16", "-"],
+        ["50-59", "8", "3-7", "50", "16", "-"],
+    ]
+    assert [line[0] for line in curves] == ["intra-video", "window", "hardest"]
+    assert curves[0][1] == "0"
+    assert curves[0][-1] == "8"
+    still = usucl_train("--show-curriculum", "--epochs", 1, "--band-start", ".05", "--mining", "bank", "--hard", 64)
+    assert still.output.splitlines()[1].split() == ["0", "-", "-", "-", "64", "5-100"]
+    long = usucl_train("--show-curriculum", "--epochs", 6000)
+    assert len(long.output.splitlines()) < 70
+    refused(usucl_train("--show-curriculum", "--mining", "bank", "--recipe", "reference"), "--candidates batch")
+    refused(usucl_train("--show-curriculum", "--resume"), "--resume needs --out")
+    assert not any(tmp_path.iterdir())
+
+
+def test_show_curriculum_of_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    moving = ["--negatives", "2:5", "--hard-share", "1", "--max-age", 50]
+    assert usucl_train(SAMPLE, "--out", out, *TINY, *moving, "--stop-after", 1).exit_code == 0
+    before = tree(out)
+    assert usucl_train("--out", out, "--resume", "--show-curriculum").output == (
+        usucl_train("--show-curriculum", *TINY, *moving).output
+    )
+    assert tree(out) == before
 
 
 def start(out: Path, *arguments: str) -> "subprocess.Popen[str]":

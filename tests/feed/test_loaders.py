@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import (
     AUGMENTATIONS,
     LOADERS,
+    LOOKAHEAD,
     Augmentation,
     BatchPlan,
     Delivery,
@@ -25,6 +27,7 @@ from usucl_fast.feed import (
     make_loader,
     open_shards,
 )
+from usucl_fast.mining import Curriculum
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 CPU = torch.device("cpu")
@@ -39,10 +42,8 @@ def plans_of(store: ShardStore, augmentation: Augmentation = ANYWHERE, epochs: i
         seed=1,
         epochs=epochs,
         batch_size=4,
-        negatives=3,
-        curriculum="cosine",
+        curriculum=Curriculum("cosine"),
         augmentation=augmentation,
-        encode_unused=False,
     )
     return list(planner.plans())
 
@@ -132,6 +133,27 @@ def test_batches_stay_what_they_were_while_others_are_loaded(store: ShardStore, 
         assert torch.equal(batch.frames, again.frames)
 
 
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+def test_plans_are_taken_in_the_callers_thread_and_no_further_ahead_than_said(
+    store: ShardStore, name: str, as_on_a_gpu: bool
+) -> None:
+    """So that a plan may depend on a step, `LOOKAHEAD` before its own, that is done."""
+    loader, plans, taken = loader_of(name, store, delivery()), plans_of(store), list[int]()
+    if as_on_a_gpu and name != "dali":
+        pytest.skip("is the same")
+
+    def ask() -> Iterator[BatchPlan]:
+        for plan in plans:
+            taken.append(threading.get_ident())
+            yield plan
+
+    furthest = 0
+    for step, _ in enumerate((loader.run_in_pipeline if as_on_a_gpu else loader.run)(ask())):  # type: ignore[attr-defined]
+        furthest = max(furthest, len(taken) - 1 - step)
+    assert 0 <= furthest <= LOOKAHEAD < len(plans)
+    assert set(taken) == {threading.get_ident()}
+
+
 @pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
@@ -142,10 +164,9 @@ def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
         seed=5,
         epochs=2,
         batch_size=batch_size,
-        negatives=3,
-        curriculum="cosine",
+        curriculum=Curriculum("cosine"),
         augmentation=ANYWHERE,
-        encode_unused=True,
+        negatives="always",
     )
     plans = [planner.plan(1, step) for step in range(planner.steps_per_epoch)]
     how = dataclasses.replace(delivery(threads=threads), most_frames=planner.most_frames)

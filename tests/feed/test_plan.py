@@ -7,6 +7,7 @@ import pytest
 from usucl_fast.feed import AUGMENTATIONS, Augmentation, Planner, ShardStore
 from usucl_fast.feed.plan import draw_tuple
 from usucl_fast.frames import ROW, FrameTable, VideoRecord
+from usucl_fast.mining import Curriculum
 
 
 def table_of(lengths: list[int]) -> FrameTable:
@@ -23,10 +24,8 @@ def planner(table: FrameTable, **changes: object) -> Planner:
         seed=3,
         epochs=60,
         batch_size=4,
-        negatives=3,
-        curriculum="cosine",
+        curriculum=Curriculum("cosine"),
         augmentation=Augmentation(area=(0.5, 1.0), flip=0.5),
-        encode_unused=False,
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
@@ -67,9 +66,9 @@ def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> Non
 def test_negatives_are_planned_when_they_count_or_are_candidates() -> None:
     table = table_of([100] * 4)
     assert planner(table).plan(0, 0).frame_ids.shape == (4, 2)
-    assert planner(table, encode_unused=True).plan(0, 0).frame_ids.shape == (4, 5)
+    assert planner(table, negatives="always").plan(0, 0).frame_ids.shape == (4, 5)
     assert planner(table).plan(10, 0).frame_ids.shape == (4, 5)
-    both = [planner(table, encode_unused=flag).plan(0, 0) for flag in (False, True)]
+    both = [planner(table, negatives=when).plan(0, 0) for when in ("counts", "always")]
     assert np.array_equal(both[0].frame_ids, both[1].frame_ids[:, :2])
 
 
@@ -94,6 +93,27 @@ def test_tuples_against_the_published_rules(n: int, window: tuple[float, float])
     assert valid[:, :2].all()
     assert (found == (frames[:, 2:] != frames[:, :1])).all()
     assert found.all() or n < 12
+
+
+def test_the_curriculum_says_how_many_negatives_are_planned() -> None:
+    table = table_of([100] * 4)
+    moving = planner(table, curriculum=Curriculum("step", negatives=(2, 6)))
+    assert [moving.plan(epoch, 0).frame_ids.shape[1] for epoch in (0, 10, 30, 50)] == [2, 4, 6, 8]
+    assert moving.most_frames == 4 * 8
+    assert planner(table, curriculum=Curriculum("step", negatives=(6, 2))).most_frames == 4 * 8
+
+
+def test_anchors_lie_anywhere_where_negatives_are_not_loaded() -> None:
+    table = table_of([30, 1, 12, 7])
+    bank = planner(table, negatives="never", batch_size=4)
+    plans = [bank.plan(epoch, 0) for epoch in range(400)]
+    assert {plan.frame_ids.shape for plan in plans} == {(4, 2)}
+    assert bank.most_frames == 4 * 2
+    assert {int(frame) for plan in plans for frame in plan.frame_ids[:, 0]} == set(range(50))
+    for plan in plans:
+        off = np.abs(plan.frame_ids[:, 0] - plan.frame_ids[:, 1])
+        assert (off <= 3).all()
+        assert ((off == 0) == (plan.frame_ids[:, 0] == 30)).all()  # the video of one frame
 
 
 def test_draws_are_uniform() -> None:

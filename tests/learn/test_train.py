@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY, SAMPLE
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import ShardStore, open_shards
+from usucl_fast.feed import LOOKAHEAD, ShardStore, open_shards
 from usucl_fast.learn import Execution, TrainConfig, engine, train
 from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.engine import read_metrics
@@ -28,10 +28,19 @@ CALM: dict[str, Any] = {**TINY, "size": 64, "batch_size": 4, "lr": 0.00001}
 EXECUTION = Execution("torch", torch.device("cpu"), threads=2, checkpoint_every=4)
 
 
-def run(
-    store: ShardStore, out: Path, recipe: str = "default", resume: bool = False, **execution: Any
-) -> dict[str, Any]:
-    return train(make_config(recipe, TINY), store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "default": ("default", {}),
+    "reference": ("reference", {}),
+    "hardest": ("default", {"hard_share": (0.4, 1.0), "negatives": (2, 4), "max_age": 9, "curriculum": "step"}),
+    "bank": ("default", {"mining": "bank", "negatives": (4, 12), "band_start": (0.2, 0.0), "hard": (9, 3)}),
+}
+"""Recipe and settings of the runs below, by name."""
+
+
+def run(store: ShardStore, out: Path, name: str = "default", resume: bool = False, **execution: Any) -> dict[str, Any]:
+    recipe, settings = RUNS[name]
+    config = make_config(recipe, {**TINY, **settings})
+    return train(config, store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)
 
 
 def curve(out: Path) -> list[tuple[str, float]]:
@@ -40,11 +49,11 @@ def curve(out: Path) -> list[tuple[str, float]]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An uninterrupted run of each recipe."""
+    """An uninterrupted run of each name."""
     torch.set_num_threads(1)
-    outs = {recipe: tmp_path_factory.mktemp("run") / recipe for recipe in ("default", "reference")}
-    for recipe, out in outs.items():
-        run(open_shards(SAMPLE), out, recipe)
+    outs = {name: tmp_path_factory.mktemp("run") / name for name in RUNS}
+    for name, out in outs.items():
+        run(open_shards(SAMPLE), out, name)
     return outs
 
 
@@ -53,6 +62,12 @@ def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> Non
     lines = read_metrics(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(12))  # 4 videos in 2 batches, 6 epochs
     assert [line["frames"] for line in lines] == [4, 4] + [10] * 10
+    assert [step for step, line in enumerate(lines) if "bank" in line] == [0]
+    assert lines[0]["bank"]["written"] == 4 / len(sample.table)
+    assert lines[0]["bank"]["age"] == [0, 0, 0]
+    assert lines[0]["near_duplicates"] is None  # the bank was empty
+    assert all(0 <= line["near_duplicates"] <= 1 for line in lines[1:])
+    assert [line["intra"] for line in lines] == [False] * 2 + [True] * 10
     summary = json.loads((out / "summary.json").read_bytes())
     assert summary["steps"] == 12
     assert summary["loss"] == lines[-1]["loss"]
@@ -87,15 +102,18 @@ def test_precision_is_what_the_device_has_and_stays(
     )
 
 
-@pytest.mark.parametrize(("recipe", "stop"), [("reference", 5), *(("default", stop) for stop in range(1, 12))])
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [("reference", 5), *((name, stop) for name in RUNS if name != "reference" for stop in range(1, 12))],
+)
 def test_a_run_stopped_after_any_step_goes_on_bit_equal(
-    finished: dict[str, Path], sample: ShardStore, tmp_path: Path, recipe: str, stop: int
+    finished: dict[str, Path], sample: ShardStore, tmp_path: Path, name: str, stop: int
 ) -> None:
-    summary = run(sample, tmp_path / "run", recipe, stop_after=stop)
+    summary = run(sample, tmp_path / "run", name, stop_after=stop)
     assert summary["steps"] == stop
-    run(sample, tmp_path / "run", recipe, resume=True)
-    assert curve(tmp_path / "run") == curve(finished[recipe])
-    whole, resumed = (load_file(out / "backbone.safetensors") for out in (finished[recipe], tmp_path / "run"))
+    run(sample, tmp_path / "run", name, resume=True)
+    assert curve(tmp_path / "run") == curve(finished[name])
+    whole, resumed = (load_file(out / "backbone.safetensors") for out in (finished[name], tmp_path / "run"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -128,6 +146,23 @@ def test_the_loaders_see_the_same_plans(sample: ShardStore, tmp_path: Path) -> N
     assert [plan for plan, _ in ours] == [plan for plan, _ in theirs]
     # A grey level here and there is rounded otherwise, and the losses drift apart from the first step on.
     assert ours[0][1] == pytest.approx(theirs[0][1], abs=0.1)
+
+
+def test_negatives_from_the_bank_load_nothing_more(finished: dict[str, Path]) -> None:
+    lines = read_metrics(finished["bank"] / "metrics.jsonl")
+    assert [line["frames"] for line in lines] == [4] * 12
+    assert [line["negatives"] for line in lines][-1] > 4
+
+
+def test_hard_negatives_do_not_depend_on_threads(finished: dict[str, Path], sample: ShardStore, tmp_path: Path) -> None:
+    for loader, threads in (("torch", 0), ("resident", 3)):
+        run(sample, tmp_path / loader, "hardest", loader=loader, threads=threads)
+        assert curve(tmp_path / loader) == curve(finished["hardest"])
+    drawn = {**RUNS["hardest"][1], "hard_share": (0.0, 0.0)}
+    train(make_config("default", {**TINY, **drawn}), sample, tmp_path / "drawn", EXECUTION)
+    differ = [a != b for (a, _), (b, _) in zip(curve(tmp_path / "drawn"), curve(finished["hardest"]), strict=True)]
+    assert not any(differ[: LOOKAHEAD + 1])  # the bank was empty when these were planned
+    assert any(differ)
 
 
 def test_the_backbone_is_torchvisions(finished: dict[str, Path]) -> None:
@@ -169,9 +204,20 @@ def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Pat
     assert train(config, store, tmp_path / "run", EXECUTION)["steps"] == 20
 
 
-@pytest.mark.parametrize(("recipe", "changes"), [("nonsense", {}), ("reference", {"negatives": 0})])
-def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        ("nonsense", {}, "no such recipe"),
+        ("reference", {"negatives": (0, 3)}, "--candidates batch needs --negatives"),
+        ("reference", {"mining": "bank"}, "--mining bank encodes no negatives, and --candidates batch needs them"),
+        ("reference", {"band_start": (0.1, 0.0)}, "need --candidates bank"),
+        ("reference", {"max_age": 10}, "--max-age is about the bank"),
+        ("default", {"mining": "bank", "hard_share": (0.0, 1.0)}, "--hard-share is for --mining encode"),
+        ("default", {"band_start": (0.0, 0.5), "band_end": (1.0, 0.5)}, "--band-start 0.5 is not below --band-end 0.5"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         make_config(recipe, changes)
 
 

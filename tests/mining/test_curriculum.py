@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from usucl_fast.mining import CURRICULA, window_bounds
+from usucl_fast.mining import CURRICULA, Curriculum, window_bounds
 
 # Epoch of 60: (intra-video negatives count, d0, d1), written out by hand from the description of the method.
 STEP = {
@@ -29,7 +29,7 @@ COSINE = {
 )
 def test_curricula_against_the_table(name: str, table: dict[int, tuple[bool, float, float]]) -> None:
     for epoch, (intra, d0, d1) in table.items():
-        stage = CURRICULA[name](epoch / 60)
+        stage = Curriculum(name, floor=0.15 if name == "cosine" else 0.0)(epoch / 60)
         assert stage.intra == intra, epoch
         # The description gives the decayed windows to two digits.
         assert stage.window == pytest.approx((d0, d1), rel=0.2 if epoch >= 45 and name != "cosine" else 0.011), epoch
@@ -38,7 +38,7 @@ def test_curricula_against_the_table(name: str, table: dict[int, tuple[bool, flo
 @pytest.mark.parametrize("name", list(CURRICULA))
 @pytest.mark.parametrize("epochs", [1, 3, 60, 77, 600])
 def test_windows_only_close(name: str, epochs: int) -> None:
-    stages = [CURRICULA[name](epoch / epochs) for epoch in range(epochs)]
+    stages = [Curriculum(name)(epoch / epochs) for epoch in range(epochs)]
     assert stages[0].window == (0.2, 0.4)
     for before, after in itertools.pairwise(stages):
         assert after.window <= before.window
@@ -47,9 +47,46 @@ def test_windows_only_close(name: str, epochs: int) -> None:
 
 def test_a_run_of_another_length_goes_through_the_same_stages() -> None:
     for name in ("step", "published-cosine"):
-        assert [CURRICULA[name](epoch / 30) for epoch in range(30)] == [
-            CURRICULA[name](epoch / 60) for epoch in range(0, 60, 2)
-        ]
+        curriculum = Curriculum(name, hard_share=(0, 1))
+        assert [curriculum(epoch / 30) for epoch in range(30)] == [curriculum(epoch / 60) for epoch in range(0, 60, 2)]
+
+
+# From its first to its last value by as much as the curriculum has closed: cosine by 0 up to epoch 30, .25 at 40, .5 at
+# 45, .75 at 50; step by a half from epoch 30 on and all from 50; published-cosine by 1 - .067 / .2 = .665 at 40.
+# Epoch: negatives 3:8, hard share 0:1, hard 64:16, band .1:0 to 1:.5.
+MOVED = {
+    ("cosine", 0): (3, 0, 64, (0.1, 1)), ("cosine", 30): (3, 0, 64, (0.1, 1)),
+    ("cosine", 40): (4, 0.25, 52, (0.075, 0.875)), ("cosine", 45): (6, 0.5, 40, (0.05, 0.75)),
+    ("cosine", 50): (7, 0.75, 28, (0.025, 0.625)),
+    ("step", 29): (3, 0, 64, (0.1, 1)), ("step", 30): (6, 0.5, 40, (0.05, 0.75)), ("step", 50): (8, 1, 16, (0, 0.5)),
+    ("published-cosine", 30): (3, 0, 64, (0.1, 1)), ("published-cosine", 40): (6, 0.665, 32, (0.0335, 0.6675)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "epoch"), MOVED)
+def test_what_moves_against_the_table(name: str, epoch: int) -> None:
+    moving = Curriculum(
+        name, negatives=(3, 8), hard_share=(0, 1), hard=(64, 16), band_start=(0.1, 0), band_end=(1, 0.5)
+    )
+    stage = moving(epoch / 60)
+    negatives, hard_share, hard, band = MOVED[name, epoch]
+    assert (stage.negatives, stage.hard) == (negatives, hard)
+    assert stage.hard_share == pytest.approx(hard_share, abs=0.005)
+    assert stage.band == pytest.approx(band, abs=0.002)
+
+
+@pytest.mark.parametrize("name", list(CURRICULA))
+@pytest.mark.parametrize("floor", [0.0, 0.15, 0.3, 1.0])
+def test_no_window_gets_below_the_floor(name: str, floor: float) -> None:
+    for epoch in range(600):
+        free, kept = Curriculum(name, floor=0)(epoch / 600).window, Curriculum(name, floor=floor)(epoch / 600).window
+        assert kept == (max(free[0], 0.2 * floor), max(free[1], 0.4 * floor))
+
+
+def test_a_band_of_everything_is_none() -> None:
+    assert Curriculum("cosine")(0.9).band is None
+    assert Curriculum("step", band_start=(0.1, 0))(0).band == (0.1, 1)
+    assert Curriculum("step", band_start=(0.1, 0))(0.9).band is None
 
 
 def test_window_bounds_by_hand() -> None:

@@ -26,6 +26,7 @@ from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, is_url, make_loader
 from usucl_fast.feed.beton import export_beton
 from usucl_fast.feed.loader import decoded_bytes
+from usucl_fast.mining import Curriculum
 from usucl_fast.pack import Source
 
 ARMS = (
@@ -64,10 +65,9 @@ def feed_arms(
         seed=0,
         epochs=10**9,
         batch_size=batch_size,
-        negatives=3,
-        curriculum="cosine",
+        curriculum=Curriculum("cosine"),
         augmentation=AUGMENTATIONS["reference"],
-        encode_unused=True,
+        negatives="always",
     )
     tuples = min(batch_size, len(store.table.videos))
     per_epoch = len(store.table.videos) // tuples

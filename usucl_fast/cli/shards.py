@@ -9,10 +9,10 @@ import click
 from usucl_fast.files import CACHE_BYTES
 
 
-def shards_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+def shards_argument(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
     """SHARDS, a folder or a URL, with `--cache` and `--cache-gb`, for `open_shards`.
 
-    The command gets `shards` as text, `cache` as a path or None, and `cache_gb`.
+    The command gets `shards` as text (or None, where it is not required), `cache` as a path or None, and `cache_gb`.
     """
     for add in (
         click.option(
@@ -28,7 +28,7 @@ def shards_argument(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Folder for SHARDS from a URL; any number of processes may share it."
             "  [default: usucl_fast in the user's cache folder]",
         ),
-        click.argument("shards"),
+        click.argument("shards", required=required),
     ):
         command = add(command)
     return command

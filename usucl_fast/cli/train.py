@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +18,23 @@ from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOADERS, RESIDENT_BYTES, ShardStore, choose_loader, open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.engine import read_config, read_metrics
-from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config
+from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config, make_curriculum
 from usucl_fast.machine import cores
+from usucl_fast.report.curriculum import curriculum_text
 from usucl_fast.report.curve import sparkline
+
+
+class _Moved(click.ParamType):
+    """`A`, or `A:B`: from A to B, as the curriculum closes."""
+
+    name = "A[:B]"
+
+    def __init__(self, number: click.ParamType) -> None:
+        self._number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
+        start, colon, end = str(value).partition(":")
+        return self._number.convert(start, param, ctx), self._number.convert(end if colon else start, param, ctx)
 
 
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -27,22 +42,26 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     for field in reversed(dataclasses.fields(TrainConfig)):
         if not field.metadata:
             continue
-        meta, kind = field.metadata, type(field.default)
+        meta, default = field.metadata, field.default
+        moved = isinstance(default, tuple)
+        kind = type(default[0]) if moved else type(default)
         option = f"--{field.name.replace('_', '-')}"
         value: Any = kind
         if meta["choices"]:
             value = click.Choice(meta["choices"])
         elif kind in (int, float) and (meta["low"], meta["high"]) != (None, None):
             value = (click.IntRange if kind is int else click.FloatRange)(meta["low"], meta["high"])
-        text = f"{meta['help']}  [default: {field.default}]"
+        if moved:
+            value, default = _Moved(value), ":".join(f"{end:g}" for end in dict.fromkeys(default))
+        text = f"{meta['help']}  [default: {default}]"
         name = f"{option}/--no-{field.name.replace('_', '-')}" if kind is bool else option
         command = click.option(name, field.name, type=value, default=None, help=text)(command)
     return command
 
 
 @click.command(cls=Command)
-@shards_argument
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@functools.partial(shards_argument, required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
 @click.option(
     "--recipe",
     type=click.Choice(tuple(RECIPES)),
@@ -95,12 +114,17 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.version_option(__version__, package_name="usucl-fast")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
+@click.option(
+    "--show-curriculum",
+    is_flag=True,
+    help="Print the curriculum that the other options make, epoch by epoch, and stop. Needs no SHARDS or --out.",
+)
 @_setting_options
 def main(
-    shards: str,
+    shards: str | None,
     cache: Path | None,
     cache_gb: float,
-    out: Path,
+    out: Path | None,
     recipe: str | None,
     loader: str | None,
     dali: bool,
@@ -113,6 +137,7 @@ def main(
     stop_after: int | None,
     resume: bool,
     overwrite: bool,
+    show_curriculum: bool,
     **settings: Any,
 ) -> None:
     """Trains an encoder on SHARDS (a folder made by usucl-shard, or the URL of one) and writes it to --out.
@@ -129,16 +154,26 @@ def main(
         raise UsageError(f"--dali and --loader {loader} contradict each other")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other")
-    store = open_shards(shards, cache, int(cache_gb * 1e9))
     overrides = {name: value for name, value in settings.items() if value is not None}
     if "channels" in overrides:
         overrides["channels"] = int(overrides["channels"])
     if resume:
+        if out is None:
+            raise UsageError("--resume needs --out, the folder of the run")
         if recipe:
             overrides["recipe"] = recipe
         config = dataclasses.replace(read_config(out), **overrides)
     else:
         config = make_config(recipe or "default", overrides)
+    if show_curriculum:
+        curriculum = make_curriculum(config)
+        click.echo(curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
+        return
+    if shards is None or out is None:
+        raise UsageError(
+            "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
+        )
+    store = open_shards(shards, cache, int(cache_gb * 1e9))
     resident_bytes = int(resident_gb * 1e9)
     name = "dali" if dali else loader or "auto"
     if name == "auto":

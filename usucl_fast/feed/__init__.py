@@ -17,7 +17,16 @@ normalise.py        uint8 pictures -> what a network takes
 """
 
 from usucl_fast.feed.augmentation import AUGMENTATIONS, Augmentation
-from usucl_fast.feed.loader import LOADERS, RESIDENT_BYTES, Batch, Delivery, Loader, choose_loader, make_loader
+from usucl_fast.feed.loader import (
+    LOADERS,
+    LOOKAHEAD,
+    RESIDENT_BYTES,
+    Batch,
+    Delivery,
+    Loader,
+    choose_loader,
+    make_loader,
+)
 from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.feed.plan import BatchPlan, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, is_url, open_shards
@@ -25,6 +34,7 @@ from usucl_fast.feed.store import ShardStore, is_url, open_shards
 __all__ = [
     "AUGMENTATIONS",
     "LOADERS",
+    "LOOKAHEAD",
     "RESIDENT_BYTES",
     "Augmentation",
     "Batch",

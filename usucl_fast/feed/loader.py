@@ -21,6 +21,9 @@ from usucl_fast.frames import FrameTable
 PNG = b"\x89PNG"
 PREFETCH = 2
 """Batches a loader prepares ahead."""
+LOOKAHEAD = 2 * PREFETCH
+"""How far ahead of the batch it delivers a loader asks for plans, at most, in steps: DALI's pipeline and the threads
+behind it may hold `PREFETCH` each."""
 RESIDENT_BYTES = 4 * 10**9
 """Memory that the resident loader may keep pixels in, where nobody says otherwise."""
 
@@ -61,7 +64,10 @@ class Delivery:
 
 
 class Loader(Protocol):
-    """Executes plans, in order, preparing `PREFETCH` batches ahead; holds no random state."""
+    """Executes plans, in order, preparing `PREFETCH` batches ahead; holds no random state.
+
+    Plans are taken in the caller's thread, while a batch is waited for, and never more than `LOOKAHEAD` ahead.
+    """
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """Yields one batch a plan.

@@ -22,10 +22,12 @@ from usucl_fast.feed.augmentation import (
     draw_photometry,
 )
 from usucl_fast.frames import FrameTable
-from usucl_fast.mining.curriculum import CURRICULA, Stage, window_bounds
+from usucl_fast.mining.curriculum import Curriculum, Stage, window_bounds
 
 ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM = 0, 1, 2
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS
+EARLY, EVERYWHERE = (0.2, 0.5), (0.0, 1.0)
+"""Where in a video its anchors lie: as published, and anywhere, so that the bank gets to know all frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +66,17 @@ class BatchPlan:
 class Planner:
     """Plans the batches of a run over `table`: one tuple a video an epoch, in shuffled order.
 
-    negatives: intra-video negatives a tuple.
-    curriculum: name in `CURRICULA`.
-    encode_unused: plan the negatives also while the curriculum does not count them in the loss.
+    negatives: when the curriculum's intra-video negatives are planned: `counts`, while they count in the loss;
+        `always`; or `never`, because they come from the bank. Then anchors are drawn from `EVERYWHERE`.
     """
 
     table: FrameTable
     seed: int
     epochs: int
     batch_size: int
-    negatives: int
-    curriculum: str
+    curriculum: Curriculum
     augmentation: Augmentation
-    encode_unused: bool
+    negatives: str = "counts"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,17 +84,27 @@ class Planner:
         return -(-len(self.table.videos) // self.batch_size)
 
     @property
+    def steps(self) -> int:
+        """Batches of the run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def most_views(self) -> int:
+        """Views of the largest tuple."""
+        return 2 if self.negatives == "never" else 2 + max(self.curriculum.negatives)
+
+    @property
     def most_frames(self) -> int:
         """Frames of the largest batch."""
-        return -(-len(self.table.videos) // self.steps_per_epoch) * (2 + self.negatives)
+        return -(-len(self.table.videos) // self.steps_per_epoch) * self.most_views
 
     def stage(self, epoch: int) -> Stage:
         """What the curriculum asks for in an epoch."""
-        return CURRICULA[self.curriculum](epoch / self.epochs)
+        return self.curriculum(epoch / self.epochs)
 
     def plans(self, start: int = 0) -> Iterator[BatchPlan]:
         """All plans of the run from step `start` on, counted over the whole run."""
-        for step in range(start, self.epochs * self.steps_per_epoch):
+        for step in range(start, self.steps):
             yield self.plan(*divmod(step, self.steps_per_epoch))
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
@@ -106,13 +116,13 @@ class Planner:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
         stage = self.stage(epoch)
         video = _order(self.seed, epoch, len(self.table.videos))[first:end]
-        negatives = self.negatives if stage.intra or self.encode_unused else 0
+        planned = self.negatives == "always" or (self.negatives == "counts" and stage.intra)
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
-        tuples, views = range(first, first + len(video)), 2 + negatives
-        draws = _uniform(self.seed, epoch, TUPLE_STREAM, tuples, 2 + self.negatives)[:, :views]
-        frames, valid = draw_tuple(length, stage.window, draws)
-        draws = _uniform(self.seed, epoch, AUGMENTATION_STREAM, tuples, (2 + self.negatives) * PICTURE_DRAWS)
+        tuples, views = range(first, first + len(video)), 2 + planned * stage.negatives
+        draws = _uniform(self.seed, epoch, TUPLE_STREAM, tuples, self.most_views)[:, :views]
+        frames, valid = draw_tuple(length, stage.window, draws, EVERYWHERE if self.negatives == "never" else EARLY)
+        draws = _uniform(self.seed, epoch, AUGMENTATION_STREAM, tuples, self.most_views * PICTURE_DRAWS)
         draws = draws.reshape(len(video), -1, PICTURE_DRAWS)[:, :views]
         boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
         photometry = draw_photometry(self.augmentation, draws[..., BOX_DRAWS:])
@@ -132,11 +142,14 @@ def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: in
 
 
 def draw_tuple(
-    length: NDArray[np.int64], window: tuple[float, float], draws: NDArray[np.float64]
+    length: NDArray[np.int64],
+    window: tuple[float, float],
+    draws: NDArray[np.float64],
+    anchors: tuple[float, float] = EARLY,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Draws anchor, positive and intra-video negatives, by the published rules.
 
-    anchor a ~ U{ceil(.2 n) .. ceil(.5 n) - 1}; positive ~ U([a - 3, a + 3] within [0, n), without a);
+    anchor a ~ U{ceil(a0 n) .. ceil(a1 n) - 1}; positive ~ U([a - 3, a + 3] within [0, n), without a);
     negatives ~ U(`window_bounds`), with replacement. Videos too short for that: the anchor is the last frame
     that exists, the positive the anchor itself, and the negatives are not valid.
 
@@ -144,12 +157,13 @@ def draw_tuple(
         length: `[B]`, frames of each video.
         window: (d0, d1).
         draws: `[B, V]`, uniform in [0, 1).
+        anchors: (a0, a1), the published (.2, .5) or `EVERYWHERE`.
 
     Returns:
         frames `[B, V]`, numbers in their videos, and valid `[B, V]`.
     """
-    low = np.minimum(np.ceil(0.2 * length).astype(np.int64), length - 1)
-    high = np.maximum(np.ceil(0.5 * length).astype(np.int64), low + 1)
+    low = np.minimum(np.ceil(anchors[0] * length).astype(np.int64), length - 1)
+    high = np.maximum(np.ceil(anchors[1] * length).astype(np.int64), low + 1)
     anchor = low + _scale(draws[:, 0], high - low)
     start = np.maximum(anchor - 3, 0)
     count = np.minimum(anchor + 3, length - 1) - start

@@ -4,7 +4,8 @@ recipes.py     the settings of a run, and the named ones
 encoder.py     torchvision ResNet + projection head, and its momentum copy
 losses.py      the contrastive loss, on tensors
 usucl.py       the USUCL step: encode, mine, contrast, remember
-health.py      is the embedding collapsing?
+mined_plans.py hard negatives from the bank into the plans to come
+health.py      is the embedding collapsing, and is the bank filled and fresh?
 checkpoint.py  saved whole, the newest good one found again
 engine.py      the loop: `train`
 """

@@ -19,8 +19,9 @@ from usucl_fast.feed import AUGMENTATIONS, RESIDENT_BYTES, Batch, Delivery, Plan
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.encoder import Encoder, MomentumPair
-from usucl_fast.learn.health import effective_rank, mean_cosine
-from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
+from usucl_fast.learn.mined_plans import MinedPlans
+from usucl_fast.learn.recipes import TrainConfig, make_curriculum
 from usucl_fast.learn.usucl import Usucl
 from usucl_fast.machine import computes_in_bf16
 from usucl_fast.report.progress import Progress
@@ -92,12 +93,11 @@ class _Run:
             seed=config.seed,
             epochs=config.epochs,
             batch_size=config.batch_size,
-            negatives=config.negatives,
-            curriculum=config.curriculum,
+            curriculum=make_curriculum(config),
             augmentation=AUGMENTATIONS[config.augment],
-            encode_unused=config.candidates == "batch",
+            negatives="never" if config.mining == "bank" else "always" if config.candidates == "batch" else "counts",
         )
-        self.steps = config.epochs * self.planner.steps_per_epoch
+        self.steps = self.planner.steps
         self.loader = make_loader(
             execution.loader,
             store,
@@ -117,6 +117,7 @@ class _Run:
         pair = MomentumPair(Encoder(config.arch, config.dim, config.head_norm))
         pair.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.usucl = Usucl(config, store.table, pair, execution.device)
+        self.plans = MinedPlans(self.planner, self.usucl.bank, config.max_age or None)
         self.optimizer = torch.optim.SGD(
             pair.query.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
@@ -130,6 +131,7 @@ class _Run:
             self.usucl.bank.load_state_dict(state["bank"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+            self.plans.start(self.step, state["plans"])
         metrics = self.out / "metrics.jsonl"
         if metrics.exists():  # steps after the checkpoint are done again
             kept = [line for line in read_metrics(metrics) if line["step"] < self.step]
@@ -145,6 +147,7 @@ class _Run:
                 "pair": self.usucl.pair.state_dict(),
                 "bank": self.usucl.bank.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "plans": self.plans.frame_ids_under_way(),
             },
         )
 
@@ -154,7 +157,7 @@ class _Run:
         with (
             (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics,
             Progress("steps", self.steps, self.step) as progress,
-            contextlib.closing(self.loader.run(self.planner.plans(self.step))) as batches,
+            contextlib.closing(self.loader.run(self.plans)) as batches,
         ):
             while self.step < last:
                 try:
@@ -183,26 +186,30 @@ class _Run:
         lr = self._lr(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, query = self.usucl.loss(batch, stage, self.step)
+        loss, query, members = self.usucl.loss(batch, stage, self.step)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DataError(f"the loss is {value} at step {self.step}; frame ids {plan.frame_ids.tolist()}; lower --lr")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self.plans.advance()
         line: dict[str, Any] = {
             "step": self.step,
             "epoch": epoch,
             "loss": value,
             "lr": lr,
-            "window": stage.window if stage.intra else None,
+            **dataclasses.asdict(stage),
             "mean_cosine": mean_cosine(query),
             "effective_rank": effective_rank(query),
+            "near_duplicates": near_duplicates(members.cpu().numpy(), self.usucl.bank.first_row),
             "frames": int(plan.frame_ids.size),
             "plan": plan.digest(),
             "wait": round(waited, 6),
             "seconds": round(time.perf_counter() - started, 6),
         }
+        if self.step % BANK_EVERY == 0:
+            line["bank"] = bank_health(self.usucl.bank, self.step)
         line["frames_per_second"] = round(line["frames"] / line["seconds"], 1)
         line["data_wait"] = round(line["wait"] / line["seconds"], 4)
         metrics.write(f"{json.dumps(line)}\n")
@@ -263,7 +270,9 @@ def read_config(out: Path) -> TrainConfig:
         UsageError: there is no run.
     """
     try:
-        return TrainConfig(**json.loads((out / "config.json").read_bytes())["config"])
+        settings = json.loads((out / "config.json").read_bytes())["config"].items()
+        pairs: dict[str, Any] = {name: tuple(value) for name, value in settings if isinstance(value, list)}
+        return TrainConfig(**{**dict(settings), **pairs})  # JSON has no tuples
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(f"--out {out} holds no run to resume; leave out --resume to start one") from error
 

@@ -1,6 +1,58 @@
-"""Is the embedding collapsing?"""
+"""Is the embedding collapsing, and is the bank filled, fresh and varied?"""
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from usucl_fast.mining import MemoryBank
+from usucl_fast.mining.curriculum import NEAREST
+
+BANK_EVERY = 50
+"""Steps between two looks at the whole bank: they pass over when its rows were written, which takes milliseconds where
+there are millions."""
+SAMPLE = 1024
+"""Rows that stand for all written ones."""
+
+
+def bank_health(bank: MemoryBank, step: int) -> dict[str, Any]:
+    """How the bank is after a step.
+
+    written: share of its rows that have been written.
+
+    Of up to `SAMPLE` written rows, evenly spaced:
+    age: steps since they were written, the quantiles .1, .5 and .9.
+    mean_cosine, effective_rank: as of a batch, see below.
+    """
+    written = torch.nonzero(bank.written_at >= 0)[:, 0]
+    health: dict[str, Any] = {"written": len(written) / len(bank)}
+    if len(written):
+        count = min(SAMPLE, len(written))
+        sample = written[torch.arange(count, device=written.device) * len(written) // count]
+        age = (step - bank.written_at[sample]).double()
+        rows = bank.rows(sample)
+        health["age"] = age.quantile(age.new_tensor([0.1, 0.5, 0.9])).tolist()
+        health |= {"mean_cosine": mean_cosine(rows), "effective_rank": effective_rank(rows)}
+    return health
+
+
+def near_duplicates(frame_ids: NDArray[np.int64], first_row: NDArray[np.int64]) -> float | None:
+    """How many members of n̂ say the same as another one: the share of them that lie nearer than `NEAREST` frames to
+    another member, in one video. So near are an anchor and its positive. None where there are no members.
+
+    Args:
+        frame_ids: `[B, K]`, the members of each n̂; -1 for none.
+        first_row: `[videos + 1]`, see `MemoryBank`.
+    """
+    ordered = np.sort(frame_ids, axis=1)
+    video = np.searchsorted(first_row, ordered, side="right")
+    near = (np.diff(ordered, axis=1) < NEAREST) & (np.diff(video, axis=1) == 0) & (ordered[:, :-1] >= 0)
+    alike = np.zeros(ordered.shape, np.bool_)
+    alike[:, 1:] |= near
+    alike[:, :-1] |= near
+    members = int((ordered >= 0).sum())
+    return int(alike.sum()) / members if members else None
 
 
 def mean_cosine(z: torch.Tensor) -> float | None:

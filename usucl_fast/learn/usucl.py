@@ -1,5 +1,7 @@
 """The USUCL step: encode, mine, contrast, remember."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -9,6 +11,19 @@ from usucl_fast.learn.encoder import MomentumPair
 from usucl_fast.learn.losses import usucl_loss
 from usucl_fast.learn.recipes import TrainConfig
 from usucl_fast.mining import MemoryBank, Stage, nearest_in, soft_negative
+
+
+class Outcome(NamedTuple):
+    """What one batch comes to.
+
+    loss: scalar, with gradient.
+    query: `[B, D]`, the anchors' embeddings, without.
+    members: int64 `[B, K]`, the frames that each n̂ is made of; -1 where there are fewer.
+    """
+
+    loss: torch.Tensor
+    query: torch.Tensor
+    members: torch.Tensor
 
 
 class Usucl:
@@ -27,8 +42,8 @@ class Usucl:
             group=table.group if config.exclude == "group" else None,
         )
 
-    def loss(self, batch: Batch, stage: Stage, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of one batch, with gradient, and the anchors' embeddings `[B, D]`, without.
+    def loss(self, batch: Batch, stage: Stage, step: int) -> Outcome:
+        """The loss of one batch.
 
         Moves the key encoder before encoding with it, and writes the embeddings to the bank after reading it.
         """
@@ -40,37 +55,56 @@ class Usucl:
             z = self.pair.query(self._to_query(encoded.flatten(0, 1))).unflatten(0, encoded.shape[:2])
             with torch.no_grad():
                 positive = self.pair.key(self._to_key(batch.frames[:, 1]))
-        query, negatives = z[:, 0], z[:, 1:]
+        query, encoded_negatives = z[:, 0], z[:, 1:]
         frame_ids = torch.from_numpy(plan.frame_ids).to(self.device)
         valid = torch.from_numpy(plan.valid).to(self.device)
-        candidates, candidates_valid = self._candidates(query, negatives, valid[:, 2:], plan.frame_ids[:, 0])
-        synthetic = soft_negative(query, candidates, candidates_valid, config.tau)
+        candidates, members = self._candidates(query, encoded_negatives, frame_ids, valid, stage, step)
+        synthetic = soft_negative(query, candidates, members >= 0, config.tau)
+        negatives, negatives_valid = encoded_negatives, valid[:, 2:]
+        if config.mining == "bank" and stage.intra:
+            found = self.bank.intra(
+                frame_ids[:, 0],
+                query.detach(),
+                stage.window,
+                stage.negatives,
+                max_age=config.max_age or None,
+                step=step,
+            ).frame_ids
+            negatives, negatives_valid = self.bank.rows(found), found >= 0
         counted = negatives.shape[1] if stage.intra else 0
         loss = usucl_loss(
             query,
             positive,
             negatives[:, :counted],
-            valid[:, 2 : 2 + counted],
+            negatives_valid[:, :counted],
             synthetic,
-            candidates_valid.any(dim=1),
+            (members >= 0).any(dim=1),
             config.tau,
         )
-        remembered = torch.cat([query[:, None], positive[:, None], negatives], dim=1).detach()
+        remembered = torch.cat([query[:, None], positive[:, None], encoded_negatives], dim=1).detach()
         self.bank.write(frame_ids[valid], remembered[valid], step)
-        return loss, query.detach()
+        return Outcome(loss, query.detach(), members)
 
     def _candidates(
-        self, query: torch.Tensor, negatives: torch.Tensor, valid: torch.Tensor, anchors: np.ndarray
+        self,
+        query: torch.Tensor,
+        negatives: torch.Tensor,
+        frame_ids: torch.Tensor,
+        valid: torch.Tensor,
+        stage: Stage,
+        step: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The set S of each query: `[B, K, D]` and which of them exist, bool `[B, K]`."""
-        hard = self.config.hard
-        if self.config.candidates == "batch":
-            buffer = negatives.detach()[valid]
-            nearest = nearest_in(query, buffer, hard)
-            return buffer[nearest], torch.ones_like(nearest, dtype=torch.bool)
+        """The set S of each query: embeddings `[B, K, D]` and frame ids `[B, K]`, -1 where there are fewer."""
+        config = self.config
+        if config.candidates == "batch":
+            buffer, of = negatives.detach()[valid[:, 2:]], frame_ids[:, 2:][valid[:, 2:]]
+            nearest = nearest_in(query, buffer, stage.hard)
+            return buffer[nearest], of[nearest]
         exclude = None
-        if self.config.exclude != "none":
-            videos = np.searchsorted(self.bank.first_row, anchors, side="right") - 1
+        if config.exclude != "none":
+            videos = np.searchsorted(self.bank.first_row, frame_ids[:, 0].cpu().numpy(), side="right") - 1
             exclude = torch.from_numpy(videos).to(self.device)
-        found = self.bank.cross(query.detach(), exclude, hard)
-        return self.bank.rows(found.frame_ids), found.frame_ids >= 0
+        found = self.bank.cross(
+            query.detach(), exclude, stage.hard, max_age=config.max_age or None, step=step, band=stage.band
+        )
+        return self.bank.rows(found.frame_ids), found.frame_ids

@@ -1,7 +1,8 @@
-"""The curriculum: how far from the anchor the intra-video negatives are taken, as training goes on.
+"""The curriculum: which negatives are asked for, as training goes on.
 
-Every curriculum is a pure function of how far a run has come. Windows are fractions (d0, d1) of a video's
-length: the negatives lie between d0 and d1 of it away from the anchor.
+Every curriculum is a pure function of how far a run has come. It closes, from 0 to 1, the window of the intra-video
+negatives, and takes every other figure from its first value to its last by as much. Windows are fractions (d0, d1) of a
+video's length: the negatives lie between d0 and d1 of it away from the anchor.
 """
 
 import math
@@ -12,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 PUBLISHED_EPOCHS = 60
+WARM_UP = 1 / 6
+"""Progress up to which the cross-video negative is alone."""
 WIDE = (0.2, 0.4)
+NEAREST = 4
+"""Frames from an anchor to its nearest intra-video negative, at least; a positive is nearer."""
+
+Counts = tuple[int, int]
+Shares = tuple[float, float]
+"""First and last value of what a curriculum moves."""
 
 
 @dataclass(frozen=True)
@@ -21,42 +30,96 @@ class Stage:
 
     intra: whether the intra-video negatives count in the loss; if not, only the cross-video negative does.
     window: (d0, d1) as fractions of the video's length.
+    negatives: intra-video negatives a tuple.
+    hard_share: the share of them that are the hardest of the window, as the bank knows it; the others are random.
+    hard: embeddings that the cross-video negative is made of.
+    band: the shares of the allowed rows, the most similar first, between which those are taken; None for (0, 1).
     """
 
     intra: bool
     window: tuple[float, float]
+    negatives: int
+    hard_share: float
+    hard: int
+    band: tuple[float, float] | None
 
 
-def step_curriculum(progress: float) -> Stage:
+@dataclass(frozen=True)
+class Curriculum:
+    """A function of the progress of a run, 0 at its start and below 1 in its last epoch.
+
+    name: in `CURRICULA`: how it closes.
+    floor: the window never gets below this share of (.2, .4).
+    negatives, hard_share, hard, band_start, band_end: first and last value of what `Stage` describes.
+    """
+
+    name: str
+    floor: float = 0.15
+    negatives: Counts = (3, 3)
+    hard_share: Shares = (0.0, 0.0)
+    hard: Counts = (16, 16)
+    band_start: Shares = (0.0, 0.0)
+    band_end: Shares = (1.0, 1.0)
+
+    def __call__(self, progress: float) -> Stage:
+        closed, (d0, d1) = CURRICULA[self.name](progress)
+
+        def at(ends: Counts | Shares) -> float:
+            return ends[0] + (ends[1] - ends[0]) * closed
+
+        band = at(self.band_start), at(self.band_end)
+        return Stage(
+            intra=progress >= WARM_UP,
+            window=(max(d0, self.floor * WIDE[0]), max(d1, self.floor * WIDE[1])),
+            negatives=rounded(at(self.negatives)),
+            hard_share=at(self.hard_share),
+            hard=rounded(at(self.hard)),
+            band=None if band == (0, 1) else band,
+        )
+
+
+Closing = tuple[float, tuple[float, float]]
+"""How far a curriculum has closed, 0 to 1, and its window, before any floor."""
+
+
+def step(progress: float) -> Closing:
     """The published step variant: (.2, .4), from epoch 30 of 60 (.1, .15), from epoch 50 (.03, .07)."""
     epoch = _published_epoch(progress)
-    window = WIDE if epoch < 30 else (0.1, 0.15) if epoch < 50 else (0.03, 0.07)
-    return Stage(epoch >= 10, window)
+    if epoch < 30:
+        return 0.0, WIDE
+    return (0.5, (0.1, 0.15)) if epoch < 50 else (1.0, (0.03, 0.07))
 
 
-def published_cosine(progress: float) -> Stage:
+def published_cosine(progress: float) -> Closing:
     """The published cosine variant: from epoch 30 of 60, each epoch e multiplies the window *as decayed so far*
     by (1 + cos(pi (e - 30) / 30)) / 2, so that it closes long before the end."""
     epoch = _published_epoch(progress)
-    factor = math.prod((1 + math.cos(math.pi * (e - 30) / 30)) / 2 for e in range(30, epoch + 1))
-    return Stage(epoch >= 10, (WIDE[0] * factor, WIDE[1] * factor))
+    return _narrowed(math.prod((1 + math.cos(math.pi * (e - 30) / 30)) / 2 for e in range(30, epoch + 1)))
 
 
-def cosine_curriculum(progress: float, floor: float = 0.15) -> Stage:
-    """(.2, .4) for the first half, then closing along one cosine, down to `floor` times that.
+def cosine(progress: float) -> Closing:
+    """(.2, .4) for the first half, then closing along one cosine.
 
-    The default floor ends at (.03, .06), about where the published step variant ends.
+    A floor of .15 ends it at (.03, .06), about where the published step variant ends.
     """
-    factor = 1.0 if progress < 0.5 else max(floor, (1 + math.cos(math.pi * (2 * progress - 1))) / 2)
-    return Stage(progress >= 1 / 6, (WIDE[0] * factor, WIDE[1] * factor))
+    return _narrowed(1.0 if progress < 0.5 else (1 + math.cos(math.pi * (2 * progress - 1))) / 2)
 
 
-CURRICULA: dict[str, Callable[[float], Stage]] = {
-    "step": step_curriculum,
+CURRICULA: dict[str, Callable[[float], Closing]] = {
+    "step": step,
     "published-cosine": published_cosine,
-    "cosine": cosine_curriculum,
+    "cosine": cosine,
 }
-"""By name: a function of the progress of a run, 0 at its start and below 1 at its last epoch."""
+"""By name: how a curriculum closes."""
+
+
+def rounded(count: float) -> int:
+    """The nearest whole number, halves up."""
+    return math.floor(count + 0.5)
+
+
+def _narrowed(factor: float) -> Closing:
+    return 1 - factor, (WIDE[0] * factor, WIDE[1] * factor)
 
 
 def _published_epoch(progress: float) -> int:
@@ -68,7 +131,7 @@ def _published_epoch(progress: float) -> int:
 def window_bounds(
     anchor: NDArray[np.int64], length: NDArray[np.int64], window: tuple[float, float]
 ) -> NDArray[np.int64]:
-    """Frames of the window left and right of each anchor, never nearer than 4 frames.
+    """Frames of the window left and right of each anchor, never nearer than `NEAREST`.
 
     Where the window leaves the video, a side is empty (its start is not below its end).
 
@@ -89,8 +152,8 @@ def window_bounds(
     return np.stack(
         [
             np.maximum(zero, np.minimum(anchor - far, anchor - 6)),
-            np.maximum(zero, np.minimum(anchor - near, anchor - 4)),
-            np.minimum(length, np.maximum(anchor + near, anchor + 4)),
+            np.maximum(zero, np.minimum(anchor - near, anchor - NEAREST)),
+            np.minimum(length, np.maximum(anchor + near, anchor + NEAREST)),
             np.minimum(length, np.maximum(anchor + far_up, anchor + 6)),
         ],
         axis=1,

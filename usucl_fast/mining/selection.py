@@ -1,6 +1,25 @@
-"""Hard negatives from candidates: the nearest few, and the one made of them."""
+"""Hard negatives: the hardest of a window, the nearest few of candidates, and the one made of them."""
 
 import torch
+
+from usucl_fast.mining.bank import MemoryBank
+
+
+def hardest_in_window(
+    bank: MemoryBank, anchors: torch.Tensor, window: tuple[float, float], k: int, max_age: int | None, step: int
+) -> torch.Tensor:
+    """The frames of each anchor's window that the bank finds most similar to the anchor's own row, hardest first.
+
+    Args:
+        anchors: int64 `[B]`, frame ids.
+        window: see `window_bounds`.
+        max_age, step: see `MemoryBank`.
+
+    Returns:
+        int64 `[B, k]`; -1 where fewer rows of the window are written, and for an anchor that is not.
+    """
+    found = bank.intra(anchors, bank.rows(anchors), window, k, max_age=max_age, step=step).frame_ids
+    return found.masked_fill((bank.written_at[anchors] < 0)[:, None], -1)
 
 
 def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Tensor, tau: float) -> torch.Tensor:

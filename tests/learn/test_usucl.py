@@ -1,0 +1,123 @@
+"""One step of the method against a naive loop over samples, and the health of what it leaves."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SAMPLE
+from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, make_loader, open_shards
+from usucl_fast.feed.augmentation import AUGMENTATIONS
+from usucl_fast.learn.encoder import Encoder, MomentumPair
+from usucl_fast.learn.health import bank_health, effective_rank, mean_cosine, near_duplicates
+from usucl_fast.learn.recipes import TrainConfig, make_curriculum
+from usucl_fast.learn.usucl import Usucl
+from usucl_fast.mining import MemoryBank, Stage, window_bounds
+
+CPU = torch.device("cpu")
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a.double() @ b.double())
+
+
+def naive_loss(
+    usucl: Usucl, batch: Batch, query: torch.Tensor, positive: torch.Tensor, stage: Stage, step: int
+) -> float:
+    """The loss with negatives from the bank, by loops over samples and rows."""
+    bank, config, total = usucl.bank, usucl.config, 0.0
+    table = open_shards(SAMPLE).table
+    rows = bank.embeddings.float()
+    known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, step - config.max_age)]
+    for anchor, q, p in zip(batch.plan.frame_ids[:, 0].tolist(), query, positive, strict=True):
+        video = int(table.rows["video"][anchor])
+        first, length = int(table.first_row[video]), len(np.flatnonzero(table.rows["video"] == video))
+        left, left_end, right, right_end = window_bounds(np.array([anchor - first]), np.array([length]), stage.window)[
+            0
+        ]
+        window = {first + int(frame) for frame in (*range(left, left_end), *range(right, right_end))}
+        intra = sorted((dot(q, rows[row]) for row in known if row in window), reverse=True)[: stage.negatives]
+        others = [row for row in known if table.group[table.rows["video"][row]] != table.group[video]]
+        others.sort(key=lambda row: dot(q, rows[row]), reverse=True)
+        assert stage.band is not None
+        start, end = math.floor(stage.band[0] * len(others)), math.ceil(stage.band[1] * len(others))
+        members = others[start : min(start + stage.hard, end)]
+        weights = [math.exp(dot(q, rows[row]) / config.tau) for row in members]
+        synthetic = sum(weight * rows[row] for weight, row in zip(weights, members, strict=True)) / sum(weights)
+        assert isinstance(synthetic, torch.Tensor)
+        top = math.exp(dot(q, p) / config.tau)
+        bottom = top + math.exp(dot(q, synthetic) / config.tau)
+        bottom += sum(math.exp(similarity / config.tau) for similarity in intra)
+        total -= math.log(top / bottom)
+    return total / len(query)
+
+
+@pytest.mark.parametrize("negatives", [0, 2, 500])
+def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
+    store = open_shards(SAMPLE)
+    config = TrainConfig(
+        mining="bank", size=32, dim=16, precision="fp32", negatives=(negatives, negatives), hard=(5, 5),
+        band_start=(0.1, 0.1), band_end=(0.9, 0.9), max_age=6, epochs=6,
+    )  # fmt: skip
+    curriculum = make_curriculum(config)
+    planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], negatives="never")
+    torch.manual_seed(0)
+    usucl = Usucl(config, store.table, MomentumPair(Encoder("resnet18", 16, head_norm=True)), CPU)
+    for step in range(9):  # of the rows some are written again, some too old by now, some never written
+        frame_ids = torch.randint(len(store.table), (len(store.table) // 6,))
+        usucl.bank.write(frame_ids, torch.nn.functional.normalize(torch.randn(len(frame_ids), 16), dim=1), step)
+    stage, epoch = curriculum(2 / 6), 2
+    assert stage.intra
+    plan = planner.plan(epoch, 0)
+    assert plan.frame_ids.shape == (4, 2)
+    (batch,) = make_loader("torch", store, Delivery(32, 1, CPU, 1, planner.most_frames)).run([plan])
+
+    before, pair = copy.deepcopy(usucl), copy.deepcopy(usucl.pair)
+    outcome = usucl.loss(batch, stage, step=10)
+    pair.follow(config.key_momentum)
+    normalise = Normaliser(CPU, torch.channels_last)
+    query, positive = pair.query(normalise(batch.frames[:, 0])), pair.key(normalise(batch.frames[:, 1]))
+    expected = naive_loss(before, batch, query.detach(), positive.detach(), stage, step=10)
+    assert float(outcome.loss.detach()) == pytest.approx(expected, abs=1e-5)
+    assert torch.allclose(outcome.query, query.detach(), atol=1e-5)
+    # Nothing but the anchors and positives is encoded and written.
+    written = torch.from_numpy(plan.frame_ids.ravel())
+    assert set(torch.nonzero(usucl.bank.written_at == 10)[:, 0].tolist()) == set(written.tolist())
+    outcome.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in usucl.pair.query.parameters())
+
+
+def test_health_of_a_bank() -> None:
+    bank = MemoryBank(np.array([0, 100]), 4, dtype=torch.float32)
+    assert bank_health(bank, step=0) == {"written": 0.0}
+    for row in range(40):  # written at the steps 0 ... 39, in four directions
+        bank.write(torch.tensor([row]), torch.eye(4)[row % 4][None], row)
+    health = bank_health(bank, step=40)
+    assert health["written"] == 0.4
+    assert health["age"] == pytest.approx(np.quantile(np.arange(1, 41), [0.1, 0.5, 0.9]))
+    assert health["mean_cosine"] == pytest.approx(9 / 39)
+    assert health["effective_rank"] == pytest.approx(4, rel=1e-5)
+
+
+def test_health_of_a_large_bank_is_that_of_a_sample() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(np.array([0, 20_000]), 8)
+    rows = torch.arange(0, 20_000, 2)
+    bank.write(rows, torch.nn.functional.normalize(torch.randn(len(rows), 8) + 1, dim=1), 3)
+    health = bank_health(bank, step=5)
+    assert health["written"] == 0.5
+    assert health["age"] == [2, 2, 2]
+    whole = bank.rows(rows)
+    assert health["mean_cosine"] == pytest.approx(mean_cosine(whole), abs=0.02)
+    assert health["effective_rank"] == pytest.approx(effective_rank(whole), rel=0.02)
+
+
+def test_near_duplicates_by_hand() -> None:
+    first_row = np.array([0, 10, 20])
+    assert near_duplicates(np.array([[-1, -1], [-1, -1]]), first_row) is None
+    assert near_duplicates(np.array([[3, -1], [-1, -1]]), first_row) == 0
+    # 9 and 10 are of two videos; 12 and 15 near, 15 and 19 not; 4 and 4 the same frame twice.
+    assert near_duplicates(np.array([[9, 15, 10, 19, 4, 4, -1]]), first_row) == 2 / 6
+    assert near_duplicates(np.array([[12, 15, 19, 0, -1], [5, 3, 1, -1, -1]]), first_row) == 5 / 7

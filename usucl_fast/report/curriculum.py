@@ -1,0 +1,56 @@
+"""A curriculum as text: a line for each stretch of epochs, and a curve of each figure that changes."""
+
+import itertools
+from collections.abc import Sequence
+
+from usucl_fast.mining import Stage
+from usucl_fast.report.curve import sparkline
+
+HEADER = ("epochs", "intra-video", "window %", "hardest %", "cross-video", "band %")
+
+
+def curriculum_text(stages: Sequence[Stage]) -> str:
+    """The stages of a run, one an epoch.
+
+    A line of the table stands for all epochs in a row that look the same in it: shares are rounded to whole percents.
+    """
+    rows: list[tuple[str, ...]] = [HEADER]
+    first = 0
+    for cells, epochs in itertools.groupby(map(_cells, stages)):
+        last = first + len(list(epochs)) - 1
+        rows.append((f"{first}-{last}" if last > first else f"{first}", *cells))
+        first = last + 1
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*table, "", *_curves(stages)])
+
+
+def _cells(stage: Stage) -> tuple[str, ...]:
+    start, end = stage.band or (0, 1)
+    return (
+        str(stage.negatives) if stage.intra else "-",
+        _percents(stage.window) if stage.intra else "-",
+        f"{stage.hard_share:.0%}".rstrip("%") if stage.intra else "-",
+        str(stage.hard),
+        _percents((start, end)) if stage.band else "-",
+    )
+
+
+def _percents(shares: tuple[float, float]) -> str:
+    return "{:.0f}-{:.0f}".format(*(100 * share for share in shares))
+
+
+def _curves(stages: Sequence[Stage]) -> list[str]:
+    figures: dict[str, list[float]] = {
+        "intra-video": [stage.negatives * stage.intra for stage in stages],
+        "window %": [100 * stage.window[1] for stage in stages],
+        "hardest %": [100 * stage.hard_share for stage in stages],
+        "cross-video": [stage.hard for stage in stages],
+        "band from %": [100 * (stage.band or (0, 1))[0] for stage in stages],
+        "band to %": [100 * (stage.band or (0, 1))[1] for stage in stages],
+    }
+    return [
+        f"{name:>11}  {values[0]:3.0f} {sparkline(values)} {values[-1]:.0f}"
+        for name, values in figures.items()
+        if min(values) < max(values)
+    ]
