@@ -211,3 +211,5 @@ def test_parts_must_follow_one_another() -> None:
         bank.load_state_dict(half, half)
     with pytest.raises(ValueError, match="must add up to 4"):
         bank.load_state_dict()
+    bank.load_state_dict({"embeddings": torch.ones(4, 2), "written_at": torch.tensor([0, 1, 2, 3])})
+    assert bank.written_at.tolist() == [0, 1, 2, 3]

@@ -1,8 +1,8 @@
 """The memory bank over the ranks of a process group: every rank with all rows, or each with its share of them.
 
-Every rank makes the same bank and calls its methods at the same time as the others, with the same options: the calls
-wait for each other. What differs from rank to rank, in number as well, and may be nothing at all, is the frames written
-and the queries asked.
+Every rank makes the same bank and calls its methods when the others do, with the same options: the calls wait for each
+other, but for saving and restoring. Frames written, queries asked and rows named differ from rank to rank, in number as
+well, and may be none.
 
 What is sent: the frames written and the queries go to all ranks; of a spread bank's answers each rank gets its own,
 K from every other rank, and of its rows those it names.
@@ -18,7 +18,7 @@ from usucl_fast.mining.search import Allowed
 
 
 class _BankOverRanks(MemoryBank):
-    """Of `MemoryBank`'s arguments, and `process_group`: None for the default one."""
+    """Takes `MemoryBank`'s arguments, and `process_group`: None is the default one, of all ranks."""
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class PartitionedBank(_BankOverRanks):
     Answers are those of a `MemoryBank` of all rows: on a CPU exactly so, elsewhere up to the rounding of float32
     products. `cross` looks at each rank's likely rows where it is approximate, and so misses fewer.
 
-    `state_dict` is of the rows held: every rank saves its own, and `load_state_dict` of any bank takes them all.
+    `state_dict` is of the rows held: every rank saves its own, and `load_state_dict` of any bank takes them all, on any
+    number of ranks.
     """
 
     def _choose_held(self) -> range:
