@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from usucl_fast.mining import MemoryBank, Nearest, window_bounds
-from usucl_fast.mining import runs as runs_module
 from usucl_fast.mining import search as search_module
 
 STEP = 10
@@ -63,7 +62,7 @@ class Case(NamedTuple):
     def bank(self, groups: list[int] | None = None) -> MemoryBank:
         bank = filled(self.lengths, 8, self.share, self.seed, groups, self.dtype, self.alike)
         if self.way == "elsewhere":
-            bank._runs = None
+            bank._cpu = None
         return bank
 
 
@@ -84,7 +83,7 @@ def cases() -> st.SearchStrategy[Case]:
         dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
         alike=st.sampled_from([0.0, 0.8, 0.999, 1.0]),
         options=options,
-        way=st.sampled_from(["usual", "blocks", "pairs", "elsewhere"]),
+        way=st.sampled_from(["usual", "threads", "elsewhere"]),
     )
 
 
@@ -93,16 +92,13 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets the constants such that a small bank goes through every step of a search."""
 
     def choose(way: str) -> None:
-        if way in ("blocks", "pairs"):
-            monkeypatch.setattr(runs_module, "RUN", 4)
-            monkeypatch.setattr(search_module, "BLOCK_RUNS", 3)
-            monkeypatch.setattr(search_module, "SPAN_RUNS", 2)
+        monkeypatch.undo()
+        torch.set_num_threads(3 if way == "threads" else 1)
+        monkeypatch.setattr(search_module, "LEAST_BLOCK", 5)
+        if way == "threads":
+            monkeypatch.setattr(search_module, "THREAD_PRODUCTS", 1)
             monkeypatch.setattr(search_module, "BLOCK_QUERIES", 3)
             monkeypatch.setattr(search_module, "SEEDS", 1)
-            monkeypatch.setattr(search_module, "PAIR_COST", 10**9 if way == "blocks" else 0)
-        else:
-            monkeypatch.undo()
-            monkeypatch.setattr(search_module, "LEAST_BLOCK", 5)
 
     return choose
 
@@ -117,7 +113,7 @@ def check(bank: MemoryBank, query: torch.Tensor, answer: Nearest, row: int, allo
         if bank.written_at[candidate] >= oldest:
             similarity[candidate] = float(query.double() @ bank.embeddings[candidate].double())
     expected = sorted(similarity.values(), reverse=True)
-    tolerance = 1e-6 if bank._runs else 1e-5
+    tolerance = 1e-6 if bank._cpu else 1e-5
     if "band" in options:
         start, end = options["band"]
         expected = expected[int(np.floor(start * len(expected))) : int(np.ceil(end * len(expected)))]

@@ -1,12 +1,18 @@
 """Embeddings in, hard negatives out.
 
-curriculum.py  which negatives are asked for, as training goes on: how far from the anchor, how many, how hard
-bank.py        one embedding a frame: `write`, `intra`, `cross`
-selection.py   the hardest frames of a window; from the nearest few to the one hard negative n̂
+curriculum.py   which negatives are asked for, as training goes on: how far from the anchor, how many, how hard
+bank.py         one embedding a frame: `write`, `intra`, `cross`
+distributed.py  the bank over the ranks of a process group: replicas, or rows spread over the ranks
+selection.py    the hardest frames of a window; from the nearest few to the one hard negative n̂
+search.py       the most similar rows: by what steps
+runs.py         rows in runs, and the balls they lie in
+scan.py         the loops of a search on a CPU, compiled
+tile.py         the innermost of them
 """
 
 from usucl_fast.mining.bank import MemoryBank, Nearest
 from usucl_fast.mining.curriculum import CURRICULA, Curriculum, Stage, window_bounds
+from usucl_fast.mining.distributed import PartitionedBank, ReplicatedBank
 from usucl_fast.mining.selection import hardest_in_window, nearest_in, soft_negative
 
 __all__ = [
@@ -14,6 +20,8 @@ __all__ = [
     "Curriculum",
     "MemoryBank",
     "Nearest",
+    "PartitionedBank",
+    "ReplicatedBank",
     "Stage",
     "hardest_in_window",
     "nearest_in",

@@ -44,6 +44,10 @@ class MemoryBank:
         device: of the rows and of all arguments and answers.
         group: int64 `[videos]`, the group of each video. Where given, excluding a video from a query excludes
             its whole group.
+
+    Attributes:
+        held: the frames whose rows are in this process, in `embeddings [held, D]` and `written_at [held]`: all of
+            them, unless the bank is spread over several.
     """
 
     def __init__(
@@ -55,20 +59,25 @@ class MemoryBank:
         group: ArrayLike | torch.Tensor | None = None,
     ) -> None:
         self.first_row = np.asarray(first_row, np.int64)
-        videos, rows = len(self.first_row) - 1, int(self.first_row[-1])
+        self.held = self._choose_held()
+        first_row_held = np.clip(self.first_row, self.held.start, self.held.stop) - self.held.start
+        videos, rows = len(self.first_row) - 1, len(self.held)
         codes = np.arange(videos) if group is None else np.unique(np.asarray(group, np.int64), return_inverse=True)[1]
         if len(codes) != videos:
             raise ValueError(f"group has {len(codes)} entries for {videos} videos")
         self.embeddings = torch.zeros(rows, dim, dtype=dtype, device=device)
         self.written_at = torch.full((rows,), -1, dtype=torch.int64, device=device)
         self._group_of_video = torch.as_tensor(codes, device=device)
-        of_row = torch.as_tensor(np.repeat(codes.astype(np.int32), np.diff(self.first_row)), device=device)
+        of_row = torch.as_tensor(np.repeat(codes.astype(np.int32), np.diff(first_row_held)), device=device)
         self._rows = Rows(self.embeddings, self.written_at, of_row)
         on_cpu = self.embeddings.device.type == "cpu"
-        self._cpu = CpuSearch(self._rows, self.first_row) if on_cpu else None
+        self._cpu = CpuSearch(self._rows, first_row_held) if on_cpu else None
 
     def __len__(self) -> int:
-        return len(self.embeddings)
+        return int(self.first_row[-1])
+
+    def _choose_held(self) -> range:
+        return range(len(self))
 
     @torch.no_grad()
     def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int, momentum: float = 0.0) -> None:
@@ -191,7 +200,7 @@ class MemoryBank:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The `room` int64 `[B]` most similar of the allowed rows, or of those of them in the ranges: similarities and
         frame ids `[B, K]`, the most similar first, -inf and -1 where there are fewer."""
-        room = room.clamp_max(len(self))
+        room = room.clamp_max(len(self.embeddings))
         if not query.numel() or not room.any():
             return query.new_empty(len(query), 0), room.new_empty(len(query), 0)
         if not self._cpu:
@@ -217,18 +226,40 @@ class MemoryBank:
         return Allowed(excluded, oldest, float("inf") if below is None else below)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The rows and when they were written."""
-        return {"embeddings": self.embeddings, "written_at": self.written_at}
+        """The rows held here and when they were written, and the frame id of the first of them."""
+        return {
+            "embeddings": self.embeddings,
+            "written_at": self.written_at,
+            "first_frame": torch.tensor(self.held.start),
+        }
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what `state_dict` returned.
+    def load_state_dict(self, *parts: dict[str, torch.Tensor]) -> None:
+        """Restores what `state_dict` returned: of a bank spread over ranks, on each of those ranks, in any order.
+
+        Of all parts only the rows held here are read, so that parts opened by `torch.load(file, mmap=True)` need no
+        memory for the others.
+
+        Args:
+            parts: as of `state_dict`. One without a first frame begins at 0.
 
         Raises:
-            ValueError: it is of another shape.
+            ValueError: they are of another shape, one is missing, or one is there twice.
         """
-        for name, tensor in self.state_dict().items():
-            if state[name].shape != tensor.shape:
-                raise ValueError(f"{name} is {tuple(state[name].shape)}, the bank needs {tuple(tensor.shape)}")
-            tensor.copy_(state[name])
+        spans = [(int(part.get("first_frame", 0)), len(part["written_at"]), part) for part in parts]
+        spans.sort(key=lambda span: span[:2])
+        starts, ends = [start for start, _, _ in spans], np.cumsum([rows for _, rows, _ in spans]).tolist()
+        own = {"embeddings": self.embeddings, "written_at": self.written_at}
+        for name, tensor in own.items():
+            needed = (len(self), *tensor.shape[1:])
+            for part in parts:
+                if (saved := (ends[-1], *part[name].shape[1:])) != needed:
+                    raise ValueError(f"{name} is {saved}, the bank needs {needed}")
+        if [*starts, len(self)] != [0, *ends]:
+            raise ValueError(f"parts begin at the frames {starts} and end at {ends}, and must add up to {len(self)}")
+        for start, rows, part in spans:
+            first, last = np.clip([start, start + rows], self.held.start, self.held.stop).tolist()
+            here = slice(first - self.held.start, last - self.held.start)
+            for name, tensor in own.items():
+                tensor[here] = part[name][first - start : last - start].to(tensor)
         if self._cpu:
             self._cpu.touch()

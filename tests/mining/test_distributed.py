@@ -1,0 +1,215 @@
+"""The bank over ranks: three processes, of which two are a group of their own as well."""
+
+import hashlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from usucl_fast.mining import MemoryBank, PartitionedBank, ReplicatedBank
+from usucl_fast.mining.distributed import gather_ragged
+
+STEPS, ASK_EVERY = 200, 4
+LENGTHS = [40, 1, 1, 25, 70, 1, 3, 90, 12, 1]
+FIRST_ROW = np.cumsum([0, *LENGTHS])
+GROUP = [0, 0, 1, 1, 2, 3, 3, 2, 4, 5]
+DIM = 16
+BANK: dict[str, Any] = {"first_row": FIRST_ROW, "dim": DIM, "dtype": torch.float16, "group": GROUP}
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"max_age": 20},
+    {"below": 0.4},
+    {"below": 0.3, "max_age": 50},
+    {"band": (0.05, 0.3)},
+    {"band": (0.5, 0.5), "max_age": 30},
+    {"band": (0, 1)},
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each rank saved, in a group of two and in one of three, and the bank as it must be: `whole.pt`."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (folder,), nprocs=3)
+    return folder
+
+
+def work(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
+    pair: Any = dist.new_group([0, 1])
+    for group in [pair, None] if rank < 2 else [None]:
+        gathers_nothing_and_more(group)
+        two_hundred_steps(group, folder)
+        small_banks(group)
+        frames_that_are_not_there(group)
+    dist.barrier()
+    restores(None, folder, saved_on=2)
+    if rank < 2:
+        restores(pair, folder, saved_on=3)
+    dist.destroy_process_group()
+
+
+def gathers_nothing_and_more(group: dist.ProcessGroup | None) -> None:
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    for count in (lambda r: 0, lambda r: r, lambda r: 3 * (r == 0)):
+        own = torch.full((count(rank), 2), float(rank)), torch.full((count(rank),), rank)
+        (numbers, ids), counts = gather_ragged(*own, process_group=group)
+        expected = torch.tensor([r for r in range(ranks) for _ in range(count(r))], dtype=torch.int64)
+        assert counts == [count(r) for r in range(ranks)]
+        assert torch.equal(ids, expected)
+        assert torch.equal(numbers, expected[:, None].expand(-1, 2).float())
+
+
+def two_hundred_steps(group: dist.ProcessGroup | None, folder: Path) -> None:
+    """At every step the replicas are the same and the parts are parts of them; at many, answers are equal."""
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    replica, part = ReplicatedBank(**BANK, process_group=group), PartitionedBank(**BANK, process_group=group)
+    whole, digests = MemoryBank(**BANK), list[str]()
+    for step in range(STEPS):
+        momentum = 0.5 * (step % 3 == 0)
+        written = [some_frames(step, r) for r in range(ranks)]
+        for bank in (replica, part):
+            bank.write(*written[rank], step, momentum)
+        frame_ids, z = zip(*written, strict=True)
+        whole.write(torch.cat(frame_ids), torch.cat(z), step, momentum)
+
+        digests.append(digest(replica))
+        assert digests[-1] == digest(whole)
+        held = slice(part.held.start, part.held.stop)
+        assert torch.equal(part.embeddings, whole.embeddings[held])
+        assert torch.equal(part.written_at, whole.written_at[held])
+        if step % ASK_EVERY == 0:
+            asks_the_same(part, replica, step, rank)
+    of_ranks: list[Any] = [None] * ranks
+    dist.all_gather_object(of_ranks, digests, group)
+    assert of_ranks == [digests] * ranks
+    torch.save(part.state_dict(), folder / f"part-{rank}-of-{ranks}.pt")
+    torch.save(replica.state_dict(), folder / f"replica-{rank}-of-{ranks}.pt")
+    if rank == 0:
+        torch.save(whole.state_dict(), folder / f"whole-of-{ranks}.pt")
+
+
+def some_frames(step: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a rank writes in a step: some of the frames are other ranks' too, some rows are equal to others."""
+    generator = torch.Generator().manual_seed(1000 * step + rank)
+    count = int(torch.randint(8, (), generator=generator)) * int(torch.rand((), generator=generator) < 0.8)
+    frame_ids = torch.randint(int(FIRST_ROW[-1]) if step % 5 else 6, (count,), generator=generator)
+    z = F.normalize(torch.randn(count, DIM, generator=generator), dim=1)
+    if step % 7 == 0:
+        z[:] = torch.eye(DIM)[step % DIM]
+    return frame_ids, z
+
+
+def digest(bank: MemoryBank) -> str:
+    state = hashlib.sha256(bank.embeddings.numpy().tobytes())
+    state.update(bank.written_at.numpy().tobytes())
+    return state.hexdigest()
+
+
+def asks_the_same(part: PartitionedBank, whole: MemoryBank, step: int, rank: int) -> None:
+    """Each rank asks other things, and other numbers of them; the options are the same on all."""
+    of_all, own = np.random.default_rng(step), np.random.default_rng([step, rank])
+    options = {**OPTIONS[step // ASK_EVERY % len(OPTIONS)], "step": step}
+    k = int(of_all.choice([1, 5, 30, len(whole) + 10]))
+    queries = int(own.integers(0, 6)) * int(step % 6 > 0 or rank == 0)
+    query = F.normalize(torch.from_numpy(own.standard_normal((queries, DIM)).astype(np.float32)), dim=1)
+    if step % 3 == 0:
+        query[:] = torch.eye(DIM)[step // 7 * 7 % DIM]  # as similar to several rows
+    exclude = None if step % 8 == 0 else torch.from_numpy(own.integers(-1, len(LENGTHS), queries))
+    anchors = torch.from_numpy(own.integers(0, len(whole), queries))
+    window = tuple(sorted(of_all.random(2).tolist()))
+    for ask in (
+        lambda bank: bank.cross(query, exclude, k, **options),
+        lambda bank: bank.intra(anchors, query, window, k, **options),
+    ):
+        for spread, expected in zip(ask(part), ask(whole), strict=True):
+            assert torch.equal(spread, expected), (step, options, k, spread, expected)
+    named = torch.from_numpy(own.integers(-1, len(whole), (queries, 3)))
+    assert torch.equal(part.rows(named), whole.rows(named))
+
+
+def small_banks(group: dist.ProcessGroup | None) -> None:
+    """Fewer videos or rows than ranks, no rows at all, no queries, no answers; cold and written."""
+    rank = dist.get_rank(group)
+    for first_row, queries, k in itertools.product(([0, 0], [0, 1], [0, 1, 2], [0, 7]), (0, 2 * rank), (0, 3)):
+        part, whole = PartitionedBank(first_row, 4, process_group=group), MemoryBank(first_row, 4)
+        query = torch.eye(4)[:queries]
+        for written in range(2):
+            if written:
+                for bank in (part, whole):
+                    bank.write(torch.arange(len(whole)), torch.eye(7)[: len(whole), :4], step=0)
+            for band in (None, (0.0, 0.5)):
+                answers = zip(
+                    part.cross(query, None, k, band=band), whole.cross(query, None, k, band=band), strict=True
+                )
+                assert all(torch.equal(*answer) for answer in answers)
+            if len(whole):
+                asked = torch.zeros(queries, dtype=torch.int64), query, (0, 1), k
+                answers = zip(part.intra(*asked), whole.intra(*asked), strict=True)
+                assert all(torch.equal(*answer) for answer in answers)
+        nothing = torch.full((queries, 2), -1)
+        assert torch.equal(part.rows(nothing), torch.zeros(queries, 2, 4))
+
+
+def frames_that_are_not_there(group: dist.ProcessGroup | None) -> None:
+    """Named by one rank, refused on all: none of them waits."""
+    part = PartitionedBank(**BANK, process_group=group)
+    bad = torch.tensor([len(part)] if dist.get_rank(group) == 1 else [], dtype=torch.int64)
+    with pytest.raises(IndexError, match="frame 244 is not in a bank of 244 frames"):
+        part.rows(bad)
+    with pytest.raises(IndexError, match="frame 244"):
+        part.write(bad, torch.zeros(len(bad), DIM), 0)
+
+
+def restores(group: dist.ProcessGroup | None, folder: Path, saved_on: int) -> None:
+    """From the parts, in any order, and from a replica, on any rank."""
+    rank = dist.get_rank(group)
+    parts = [opened(folder / f"part-{r}-of-{saved_on}.pt") for r in range(saved_on)]
+    replica = opened(folder / f"replica-{rank % saved_on}-of-{saved_on}.pt")
+    whole = MemoryBank(**BANK)
+    whole.load_state_dict(opened(folder / f"whole-of-{saved_on}.pt"))
+    for state in (parts, parts[::-1], [replica]):
+        for kind in (PartitionedBank, ReplicatedBank):
+            bank = kind(**BANK, process_group=group)
+            bank.load_state_dict(*state)
+            held = slice(bank.held.start, bank.held.stop)
+            assert torch.equal(bank.embeddings, whole.embeddings[held])
+            assert torch.equal(bank.written_at, whole.written_at[held])
+            answers = zip(bank.cross(torch.eye(DIM), None, 9), whole.cross(torch.eye(DIM), None, 9), strict=True)
+            assert all(torch.equal(*answer) for answer in answers)
+
+
+def opened(file: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(file, mmap=True, weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_saved_on_several_restored_on_one(saved: Path, ranks: int) -> None:
+    parts = [opened(saved / f"part-{rank}-of-{ranks}.pt") for rank in range(ranks)]
+    bank, whole = MemoryBank(**BANK), opened(saved / f"whole-of-{ranks}.pt")
+    bank.load_state_dict(*parts)
+    assert (bank.written_at >= 0).any()
+    for name, tensor in bank.state_dict().items():
+        assert torch.equal(tensor, whole[name])
+    for bad in (parts[:1], parts[1:], [*parts, parts[0]]):
+        with pytest.raises(ValueError, match="the bank needs"):
+            bank.load_state_dict(*bad)
+
+
+def test_parts_must_follow_one_another() -> None:
+    bank = MemoryBank([0, 4], 2)
+    half = {"embeddings": torch.zeros(2, 2), "written_at": torch.zeros(2), "first_frame": torch.tensor(0)}
+    with pytest.raises(ValueError, match=r"begin at the frames \[0, 0\] and end at \[2, 4\], and must add up to 4"):
+        bank.load_state_dict(half, half)
+    with pytest.raises(ValueError, match="must add up to 4"):
+        bank.load_state_dict()
+    bank.load_state_dict({"embeddings": torch.ones(4, 2), "written_at": torch.tensor([0, 1, 2, 3])})
+    assert bank.written_at.tolist() == [0, 1, 2, 3]
