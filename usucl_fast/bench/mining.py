@@ -1,5 +1,6 @@
 """Queries/s of the memory bank, of FAISS and of the published way, with the share of the right answers each gives."""
 
+import importlib
 import importlib.util
 import itertools
 import time
@@ -110,7 +111,8 @@ def mining_arms(
     bank = MemoryBank(first_row, embeddings.shape[1], torch.bfloat16)
     bank.load_state_dict({"embeddings": embeddings, "written_at": torch.zeros(len(embeddings), dtype=torch.int64)})
     batches = _queries(bank, batch_size)
-    truth = _right_answers(bank, *(part[:JUDGED] for part in batches[0]), k)
+    query, video = batches[0]
+    truth = _right_answers(bank, query[:JUDGED], video[:JUDGED], k)
     arms = []
     for name in names:
         search = _searches(name, bank, k)
@@ -171,8 +173,7 @@ def _searches(name: str, bank: MemoryBank, k: int) -> Search:
         return lambda query, video: torch.from_numpy(index.search(query.numpy(), k)[1])
 
     def search(query: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-        import faiss
-
+        faiss = importlib.import_module("faiss")
         found = []
         for one, number in zip(query.numpy(), video.tolist(), strict=True):
             own = faiss.IDSelectorRange(*bank.first_row[number : number + 2].tolist())
@@ -184,8 +185,7 @@ def _searches(name: str, bank: MemoryBank, k: int) -> Search:
 
 def _faiss_index(name: str, rows: NDArray[np.float32]) -> tuple[Any, Callable[..., Any]]:
     """An index of the rows, and what makes the parameters of a search."""
-    import faiss
-
+    faiss = importlib.import_module("faiss")
     faiss.omp_set_num_threads(torch.get_num_threads())
     dim, inner = rows.shape[1], faiss.METRIC_INNER_PRODUCT
     if name == "faiss-ivf":

@@ -61,13 +61,13 @@ class State(NamedTuple):
     """The most similar rows so far: a min-heap a query.
 
     similarity: float64 `[B, K]`; row: int64 `[B, K]`.
-    count: int64 `[B]`, entries of the heap; room: int64 `[B]`, the most it may have.
+    filled: int64 `[B]`, entries of the heap; room: int64 `[B]`, the most it may have.
     floor: float64 `[B]`, rows less similar than this are no answers: -inf while there is room.
     """
 
     similarity: np.ndarray
     row: np.ndarray
-    count: np.ndarray
+    filled: np.ndarray
     room: np.ndarray
     floor: np.ndarray
 
@@ -194,15 +194,15 @@ def _push(keys, values, b, size, room, key, value):  # type: ignore[no-untyped-d
 
 @njit(nogil=True, cache=True)
 def _consider(  # type: ignore[no-untyped-def]
-    rows, row, b, exact, excluded, written_at, group_of_row, oldest, below, similarity, found, count, room, floor
+    rows, row, b, exact, excluded, written_at, group_of_row, oldest, below, similarity, found, filled, room, floor
 ):
     """Answers query b by a row, if it is allowed and better than the worst answer so far."""
     if written_at[row] < oldest or group_of_row[row] == excluded[b]:
         return
     key = _exact_dot(rows, row, exact, b)
     if key >= floor[b] and key <= below:
-        count[b] = _push(similarity, found, b, count[b], room[b], key, row)
-        if count[b] == room[b]:
+        filled[b] = _push(similarity, found, b, filled[b], room[b], key, row)
+        if filled[b] == room[b]:
             floor[b] = max(floor[b], similarity[b, 0])
 
 
@@ -210,12 +210,12 @@ def _consider(  # type: ignore[no-untyped-def]
 def _visit(rows, asked, state, b, start, end):  # type: ignore[no-untyped-def]
     """Answers query b by the rows from `start` to `end`."""
     _, scaled, exact, _, slack, excluded, written_at, group_of_row, oldest, below = asked
-    similarity, found, count, room, floor = state
+    similarity, found, filled, room, floor = state
     for row in range(start, end):
         if _dot(rows, row, scaled, b) + slack[b] >= floor[b]:
             _consider(
                 rows, row, b, exact, excluded, written_at, group_of_row, oldest, below,
-                similarity, found, count, room, floor,
+                similarity, found, filled, room, floor,
             )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def _least_codes(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _find(codes, start, end, query_codes, group, least, masks):  # type: ignore[no-untyped-def]
-    """Sets the bits of the queries of a group whose products with the rows from `start` to `end` are `least` or more."""
+    """Sets, of each row from `start` to `end`, the bits of the queries of a group whose product is `least` or more."""
     some = False
     for row in range(start, end, ROWS):
         some |= tile(codes, row, query_codes, group, least, masks, row - start)
@@ -288,7 +288,7 @@ def search(  # type: ignore[no-untyped-def]
     """
     # All that the loops need, by name: to take it from a tuple counts a reference each time, which is slow.
     query, scaled, exact, norm, slack, excluded, written_at, group_of_row, oldest, below = asked
-    similarity, of_row, count, room, floor = state
+    similarity, of_row, filled, room, floor = state
     query_code, query_per_step, query_rest, shift = packed
     starts, group, newest, centroid, radius, _ = level
     code, step, rest, reach = codes
@@ -340,7 +340,7 @@ def search(  # type: ignore[no-untyped-def]
                             if mask & 1 and _dot(rows, row, scaled, one) + slack[one] >= floor[one]:
                                 _consider(
                                     rows, row, one, exact, excluded, written_at, group_of_row, oldest, below,
-                                    similarity, of_row, count, room, floor,
+                                    similarity, of_row, filled, room, floor,
                                 )  # fmt: skip
                             mask >>= 1
                             one += 1

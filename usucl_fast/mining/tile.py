@@ -23,7 +23,8 @@ def make_tile(vnni: bool) -> Callable[..., Any]:
     codes: uint8 `[N, D]`, D a multiple of 4; the rows from `row` on are taken.
     packed: int8 `[G, D / 4, 16, 4]`, codes of queries, sixteen at a time; those of `group` are taken.
     least: int32 `[16]`.
-    masks: uint16, written to from `place` on, one a row: bit b of it says that its product with query b is `least[b]` or more.
+    masks: uint16, written to from `place` on, one a row: bit b says that the row's product with query b is `least[b]`
+        or more.
 
     It returns whether any bit is set.
     """
@@ -35,7 +36,7 @@ def make_tile(vnni: bool) -> Callable[..., Any]:
 
         return types.boolean(codes, row, packed, group, least, masks, place), generate
 
-    return tile  # type: ignore[no-any-return]
+    return tile
 
 
 class _Tile:
