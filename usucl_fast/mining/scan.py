@@ -24,6 +24,8 @@ ZERO = 128
 """The code of 0."""
 RUN = 64
 """Rows of a run, at most."""
+FEW = 4
+"""Queries that may look for answers in a run, at most, for which its rows are not worth a product in bytes."""
 CLOSED = 2 * 10**9
 """What no product of codes comes up to."""
 
@@ -278,6 +280,15 @@ def _find(codes, start, end, query_codes, group, least, masks):  # type: ignore[
 
 
 @njit(nogil=True, cache=True)
+def _bits(mask):  # type: ignore[no-untyped-def]
+    count = 0
+    while mask:
+        mask &= mask - 1
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
 def search(  # type: ignore[no-untyped-def]
     rows, asked, state, packed, level, codes, upper, upper_codes, done, blocks_from, blocks_to, first, last
 ):
@@ -310,19 +321,17 @@ def search(  # type: ignore[no-untyped-def]
             ) or not _find(block_code, start, end, query_code, lanes, least, near):  # fmt: skip
                 continue
             for run in range(start, end):
-                open_ = near[run - start] & ~done[run, lanes]
+                open_ = np.int64(near[run - start]) & ~np.int64(done[run, lanes])
                 if not open_ or newest[run] < oldest:
                     continue
                 run_start, run_end = starts[run], starts[run + 1]
-                if not open_ & (open_ - 1):
-                    # A single query is answered by the rows themselves.
-                    one = b
-                    while not open_ & 1:
-                        open_ >>= 1
-                        one += 1
-                    bound = _dot(centroid, run, query, one) + slack[one] + norm[one] * radius[run]
-                    if group[run] != excluded[one] and bound >= floor[one]:
-                        _visit(rows, asked, state, one, run_start, run_end)
+                if _bits(open_) <= FEW:
+                    # So few are answered by the rows themselves.
+                    for one in range(b, b + LANES):
+                        if open_ >> (one - b) & 1 and group[run] != excluded[one]:
+                            bound = _dot(centroid, run, query, one) + slack[one] + norm[one] * radius[run]
+                            if bound >= floor[one]:
+                                _visit(rows, asked, state, one, run_start, run_end)
                     continue
                 if not _least_codes(
                     b, floor, slack, norm, query, query_per_step, query_rest, shift,

@@ -255,7 +255,7 @@ def _by_threads(work: list[Callable[[], None]]) -> None:
 def search_torch(
     rows: Rows, query: torch.Tensor, allowed: Allowed, room: torch.Tensor, ranges_BS2: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `search_cpu` or, where ranges are given, as `search_ranges`; on any device, similarities in float32."""
+    """As `CpuSearch.nearest` or, where ranges are given, `CpuSearch.among`; on any device, similarities in float32."""
     device, most = query.device, int(room.max())
     best = torch.full((len(query), most), -torch.inf, device=device)
     found = torch.full((len(query), most), -1, dtype=torch.int64, device=device)
