@@ -147,7 +147,8 @@ class _Queries:
         self._excluded = self._pad(excluded).numpy()
         self._query = F.pad(query, (0, 0, 0, -len(query) % LANES))
         self.norm = self._query.double().norm(dim=1).numpy()
-        self.packed = _pack(self._query)
+        # In numpy: some of torch's own threads go on spinning after such an operation, where the search wants to be.
+        self.packed = _pack(self._query.numpy())
 
     def _pad(self, one_a_query: torch.Tensor) -> torch.Tensor:
         return F.pad(one_a_query, (0, -len(one_a_query) % LANES))
@@ -200,14 +201,14 @@ def _empty(room: NDArray[np.int64], floor: NDArray[np.float64], most: int) -> St
     )
 
 
-def _pack(query: torch.Tensor) -> Packed:
-    """Queries float32 `[B, D]` in bytes, B a multiple of `LANES`."""
-    exact = F.pad(query, (0, -query.shape[1] % 4)).double()
-    step = exact.abs().amax(dim=1).clamp_min(1e-30) / 127
-    code = (exact / step[:, None]).round()
-    rest = (exact - step[:, None] * code).norm(dim=1) * (1 + 1e-9)
-    packed = code.to(torch.int8).unflatten(0, (-1, LANES)).unflatten(2, (-1, 4)).transpose(1, 2).contiguous()
-    return Packed(packed.numpy(), (1 / step).numpy(), rest.numpy(), (ZERO * code.sum(dim=1)).numpy())
+def _pack(query: NDArray[np.float32]) -> Packed:
+    """Queries `[B, D]` in bytes, B a multiple of `LANES`."""
+    exact = np.pad(query, ((0, 0), (0, -query.shape[1] % 4))).astype(np.float64)
+    step = np.maximum(np.abs(exact).max(axis=1), 1e-30) / 127
+    code = np.rint(exact / step[:, None])
+    rest = np.linalg.norm(exact - step[:, None] * code, axis=1) * (1 + 1e-9)
+    packed = code.astype(np.int8).reshape(-1, LANES, exact.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+    return Packed(np.ascontiguousarray(packed), 1 / step, rest, ZERO * code.sum(axis=1))
 
 
 class _Shares:
