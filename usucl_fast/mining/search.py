@@ -30,7 +30,7 @@ BLOCK_QUERIES = 256
 """Queries searched for at once on a CPU, at most."""
 SEEDS = 8
 """Runs that an exact search visits first for each query."""
-VISITS = 16
+VISITS = 24
 """Runs that an approximate search visits for each query, at least."""
 THREAD_PRODUCTS = 1 << 22
 """Rows times queries that are worth another thread."""
