@@ -245,12 +245,15 @@ def _cut(count: int, parts: int) -> list[tuple[int, int]]:
 
 
 def _by_threads(work: list[Callable[[], None]]) -> None:
-    if len(work) == 1:
-        work[0]()
+    first, *others = work
+    if not others:
+        first()
         return
-    with ThreadPoolExecutor(len(work)) as pool:
-        for done in [pool.submit(one) for one in work]:
-            done.result()
+    with ThreadPoolExecutor(len(others)) as pool:
+        begun = [pool.submit(one) for one in others]
+        first()
+        for one in begun:
+            one.result()
 
 
 def search_torch(
