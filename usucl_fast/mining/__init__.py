@@ -5,9 +5,11 @@ bank.py         one embedding a frame: `write`, `intra`, `cross`
 distributed.py  the bank over the ranks of a process group: replicas, or rows spread over the ranks
 selection.py    the hardest frames of a window; from the nearest few to the one hard negative n̂
 search.py       the most similar rows: by what steps
-runs.py         rows in runs, and the balls they lie in
+runs.py         rows in runs, kept up to date as rows change
+levels.py       the balls they lie in and their codes, compiled
 scan.py         the loops of a search on a CPU, compiled
 tile.py         the innermost of them
+stored.py       rows as they are stored, in compiled code
 """
 
 from usucl_fast.mining.bank import MemoryBank, Nearest

@@ -5,19 +5,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.mining import scan
-from usucl_fast.mining.scan import Codes, Level
+from usucl_fast.mining.levels import ZERO, Codes, Level, cut, encode, surround
+from usucl_fast.mining.tile import ROWS
 
 
 class Runs:
-    """Rows in runs of up to `scan.RUN`, each with the ball that its written rows lie in.
+    """Rows in runs of up to `RUN`, each with the ball that its written rows lie in.
 
     `q . x = q . c + q . (x - c)`, so no row x within r of the centroid c is more similar to the query q than
     `q . c + |q| r` (Cauchy-Schwarz). Neighbouring frames of a video are alike, so r is small, and a run spans several
     videos only where they are short. The centroids are rows themselves, to the level above.
 
     Args:
-        rows: `[N, D]`, as `scan.stored` has them; scale: what their values are to be multiplied by.
+        rows: `[N, D]`, as `stored` has them; scale: what their values are to be multiplied by.
         written_at: int64 `[N]`; -1 for rows never written, which take no part.
         group: int32 `[N]`.
         first_row: int64 `[videos + 1]`.
@@ -32,7 +32,7 @@ class Runs:
         first_row: NDArray[np.int64],
     ) -> None:
         self.rows, self.scale, self.written_at, self.group_of_row = rows, scale, written_at, group
-        starts = scan.cut(first_row)
+        starts = cut(first_row)
         count = len(starts) - 1
         lowest, highest = (
             reduce.reduceat(group, starts[:-1]) if count else group for reduce in (np.minimum, np.maximum)
@@ -64,9 +64,9 @@ class Runs:
     def refresh(self) -> NDArray[np.int64]:
         """Brings the runs of changed rows up to date, and returns them."""
         runs = np.flatnonzero(self._stale)
-        scan.surround(self.rows, self.scale, self.written_at, self.level, runs)
+        surround(self.rows, self.scale, self.written_at, self.level, runs)
         if self._codes:
-            scan.encode(self.rows, self.scale, self.written_at, self.level, self._codes, runs)
+            encode(self.rows, self.scale, self.written_at, self.level, self._codes, runs)
         self._stale[:] = False
         return runs
 
@@ -74,9 +74,9 @@ class Runs:
         """The codes of all rows, after `refresh`. They take D bytes a row, from the first call on."""
         if self._codes is None:
             count, (rows, dim) = len(self.level.group), self.rows.shape
-            code = np.full((rows + scan.ROWS, -(-dim // 4) * 4), scan.ZERO, np.uint8)
+            code = np.full((rows + ROWS, -(-dim // 4) * 4), ZERO, np.uint8)
             self._codes = Codes(code, np.ones(count), np.zeros(count), np.zeros(count))
-            scan.encode(self.rows, self.scale, self.written_at, self.level, self._codes, np.arange(count))
+            encode(self.rows, self.scale, self.written_at, self.level, self._codes, np.arange(count))
         return self._codes
 
     def longest(self) -> float:

@@ -19,8 +19,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from usucl_fast.mining import scan
+from usucl_fast.mining.levels import RUN, ZERO
 from usucl_fast.mining.runs import Runs
-from usucl_fast.mining.scan import LANES, RUN, ZERO, Asked, Packed, State
+from usucl_fast.mining.scan import Asked, Packed, State
+from usucl_fast.mining.stored import SCALE, stored
+from usucl_fast.mining.tile import LANES
 
 BLOCK_SCORES = 1 << 22
 """Similarities held at once by a search in torch: 16 MiB."""
@@ -58,8 +61,8 @@ class CpuSearch:
 
     def __init__(self, rows: Rows, first_row: NDArray[np.int64]) -> None:
         runs = Runs(
-            scan.stored(rows.embeddings),
-            scan.SCALE[rows.embeddings.dtype],
+            stored(rows.embeddings),
+            SCALE[rows.embeddings.dtype],
             rows.written_at.numpy(),
             rows.group.numpy(),
             first_row,
