@@ -10,7 +10,7 @@ On a CPU the rows lie in runs, and the centroids of the runs, the level above, i
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -112,13 +112,13 @@ class CpuSearch:
         runs, above, top = self._levels
         shares = _Shares(len(queries.norm) // LANES, len(runs.rows) * len(queries.norm))
         visits = max(VISITS if approximate else SEEDS, 2 * most // RUN)
-        state = queries.nothing_found(torch.full_like(room, visits), visits)
-        states = self._search(queries, shares, above, top, np.inf, state, queries.none_done(above))
+        asked, state = queries.of(above, np.inf), queries.nothing_found(torch.full_like(room, visits), visits)
+        states = self._search(queries, shares, above, top, asked, state, queries.none_done(above))
         promising = queries.best(states)[1].numpy()
 
         asked, state, done = queries.of(runs, below), queries.nothing_found(room, most), queries.none_done(runs)
         shares.of_queries(lambda *part: scan.visit_runs(runs.rows, asked, state, runs.level, promising, done, *part))
-        states = [state] if approximate else self._search(queries, shares, runs, above, below, state, done)
+        states = [state] if approximate else self._search(queries, shares, runs, above, asked, state, done)
         return queries.best(states)
 
     def _search(
@@ -127,14 +127,13 @@ class CpuSearch:
         shares: "_Shares",
         runs: Runs,
         above: Runs,
-        below: float,
+        asked: Asked,
         state: State,
         done: NDArray[np.uint16],
     ) -> list[State]:
-        asked = queries.of(runs, below)
-        levels = (runs.level, runs.codes(), above.level, above.codes(), done)
+        of_all = (queries.packed, runs.level, runs.codes(), above.level, above.codes(), done)
         return shares.of_all(
-            lambda state, *part: scan.search(runs.rows, asked, state, queries.packed, *levels, *part),
+            lambda state, *part: scan.search(runs.rows, asked, state, *of_all, *part),
             *(len(above.level.group), state),
         )
 
@@ -150,8 +149,12 @@ class _Queries:
         self._excluded = self._pad(excluded).numpy()
         self._query = F.pad(query, (0, 0, 0, -len(query) % LANES))
         self.norm = self._query.double().norm(dim=1).numpy()
+
+    @cached_property
+    def packed(self) -> Packed:
+        """The queries in bytes."""
         # In numpy: some of torch's own threads go on spinning after such an operation, where the search wants to be.
-        self.packed = _pack(self._query.numpy())
+        return _pack(self._query.numpy())
 
     def _pad(self, one_a_query: torch.Tensor) -> torch.Tensor:
         return F.pad(one_a_query, (0, -len(one_a_query) % LANES))
