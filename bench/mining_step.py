@@ -17,8 +17,9 @@ import torch.nn.functional as F
 
 from usucl_fast.feed import open_shards
 from usucl_fast.learn import checkpoint
-from usucl_fast.learn.engine import read_config, read_metrics
+from usucl_fast.learn.engine import read_config
 from usucl_fast.learn.recipes import make_curriculum
+from usucl_fast.learn.watch import read_metrics
 from usucl_fast.mining import MemoryBank, soft_negative
 
 
@@ -34,7 +35,7 @@ def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
     if state is None:
         raise click.UsageError(f"{run} has no checkpoint yet")
     bank = MemoryBank(table.first_row, config.dim, group=table.group)
-    bank.load_state_dict(state["bank"])
+    bank.load_state_dict(state["method"]["_extra_state"])
     filled = int((bank.written_at >= 0).sum())
     missing = torch.nonzero(bank.written_at < 0)[:, 0]
     # A row never written is made of one that was, so that the search has all rows to look at.

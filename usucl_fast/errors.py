@@ -4,7 +4,8 @@ UsuclError            one line: what is wrong with which file, video or option, 
 ├── UsageError        the request cannot be carried out; nothing was written       (exit 2)
 ├── DataError         a file that should be readable is not                        (exit 1)
 │   └── DecodeError   a video or a frame that does not decode
-└── StoppedError      waiting for data was given up, as somebody asked for         (exit 1)
+├── ResourceError     memory or disk ran out                                       (exit 1)
+└── StoppedError      somebody asked for an end, or another process has ended      (exit 1)
 """
 
 
@@ -28,5 +29,9 @@ class DecodeError(DataError):
     """A video or a frame cannot be decoded."""
 
 
+class ResourceError(UsuclError):
+    """Memory or disk ran out."""
+
+
 class StoppedError(UsuclError):
-    """Data was waited for, and somebody asked for an end."""
+    """Somebody asked for an end while data was waited for, or another process of the run has ended."""

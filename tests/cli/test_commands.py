@@ -20,7 +20,7 @@ from tests.conftest import SAMPLE
 from tests.videos import moving_texture, write_video
 from usucl_fast.cli import bench, shard, train
 from usucl_fast.feed import LOADERS, open_shards
-from usucl_fast.learn.engine import read_metrics
+from usucl_fast.learn.watch import read_metrics
 
 TINY = ["--size", "32", "--epochs", "6", "--batch-size", "3", "--dim", "16", "--precision", "fp32", "--threads", "2"]
 

@@ -166,7 +166,7 @@ def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
         batch_size=batch_size,
         curriculum=Curriculum("cosine"),
         augmentation=ANYWHERE,
-        negatives="always",
+        tuples="full",
     )
     plans = [planner.plan(1, step) for step in range(planner.steps_per_epoch)]
     how = dataclasses.replace(delivery(threads=threads), most_frames=planner.most_frames)

@@ -66,9 +66,9 @@ def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> Non
 def test_negatives_are_planned_when_they_count_or_are_candidates() -> None:
     table = table_of([100] * 4)
     assert planner(table).plan(0, 0).frame_ids.shape == (4, 2)
-    assert planner(table, negatives="always").plan(0, 0).frame_ids.shape == (4, 5)
+    assert planner(table, tuples="full").plan(0, 0).frame_ids.shape == (4, 5)
     assert planner(table).plan(10, 0).frame_ids.shape == (4, 5)
-    both = [planner(table, negatives=when).plan(0, 0) for when in ("counts", "always")]
+    both = [planner(table, tuples=which).plan(0, 0) for which in ("mined", "full")]
     assert np.array_equal(both[0].frame_ids, both[1].frame_ids[:, :2])
 
 
@@ -105,7 +105,7 @@ def test_the_curriculum_says_how_many_negatives_are_planned() -> None:
 
 def test_anchors_lie_anywhere_where_negatives_are_not_loaded() -> None:
     table = table_of([30, 1, 12, 7])
-    bank = planner(table, negatives="never", batch_size=4)
+    bank = planner(table, tuples="pair", batch_size=4)
     plans = [bank.plan(epoch, 0) for epoch in range(400)]
     assert {plan.frame_ids.shape for plan in plans} == {(4, 2)}
     assert bank.most_frames == 4 * 2

@@ -30,8 +30,8 @@ from usucl_fast.feed import ShardStore, make_loader, open_shards, remote
 from usucl_fast.feed import cache as cache_module
 from usucl_fast.learn import Execution
 from usucl_fast.learn import train as learn
-from usucl_fast.learn.engine import read_metrics
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.watch import read_metrics
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 SHARD = "usucl-000000.tar"

@@ -16,12 +16,21 @@ from tests.conftest import REPOSITORY, SAMPLE
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import LOOKAHEAD, ShardStore, open_shards
 from usucl_fast.learn import Execution, TrainConfig, engine, train
-from usucl_fast.learn.encoder import Encoder, MomentumPair
-from usucl_fast.learn.engine import read_metrics
 from usucl_fast.learn.health import effective_rank, mean_cosine
+from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.watch import read_metrics
 
-TINY: dict[str, Any] = {"arch": "resnet18", "size": 32, "epochs": 6, "batch_size": 3, "dim": 16, "precision": "fp32"}
+TINY: dict[str, Any] = {
+    "arch": "resnet18",
+    "size": 32,
+    "epochs": 6,
+    "batch_size": 3,
+    "dim": 16,
+    "precision": "fp32",
+    "init": "random",
+}
 # Batch norm over few small pictures amplifies the last digit of a float, the more the faster it learns: at this rate
 # losses differ by .005 between instruction sets, and by more than the tolerance from those of ten times the rate.
 CALM: dict[str, Any] = {**TINY, "size": 64, "batch_size": 4, "lr": 0.00001}
@@ -238,16 +247,19 @@ def test_an_exclusion_that_leaves_no_negatives_is_refused(tmp_path: Path) -> Non
     assert train(config, store, tmp_path / "run", EXECUTION)["steps"] == 2
 
 
-def test_the_key_encoder_follows() -> None:
-    pair = MomentumPair(Encoder("resnet18", 8, head_norm=True))
-    start = [p.clone() for p in pair.key.parameters()]
+def test_the_key_encoder_follows(sample: ShardStore) -> None:
+    config = make_config("default", {**TINY, "key_momentum": (0.9, 1.0)})
+    method = Usucl(config, sample.table, torch.device("cpu"), Ranks())
+    start = [p.clone() for p in method.key.parameters()]
     with torch.no_grad():
-        for p in pair.query.parameters():
+        for p in method.query.parameters():
             p.add_(1)
-    pair.follow(0.9)
-    for before, key in zip(start, pair.key.parameters(), strict=True):
+    method.begin(0.0)
+    for before, key in zip(start, method.key.parameters(), strict=True):
         assert torch.allclose(key, before + 0.1, atol=1e-5)
         assert not key.requires_grad
+    method.begin(1.0)
+    assert all(torch.allclose(key, b + 0.1, atol=1e-5) for b, key in zip(start, method.key.parameters(), strict=True))
 
 
 def test_health_in_closed_form() -> None:

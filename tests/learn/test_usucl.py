@@ -6,14 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.conftest import SAMPLE
 from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, make_loader, open_shards
 from usucl_fast.feed.augmentation import AUGMENTATIONS
-from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.health import bank_health, effective_rank, mean_cosine, near_duplicates
+from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig, make_curriculum
-from usucl_fast.learn.usucl import Usucl
 from usucl_fast.mining import MemoryBank, Stage, window_bounds
 
 CPU = torch.device("cpu")
@@ -62,9 +63,9 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
         band_start=(0.1, 0.1), band_end=(0.9, 0.9), max_age=6, epochs=6,
     )  # fmt: skip
     curriculum = make_curriculum(config)
-    planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], negatives="never")
+    planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], tuples="pair")
     torch.manual_seed(0)
-    usucl = Usucl(config, store.table, MomentumPair(Encoder("resnet18", 16, head_norm=True)), CPU)
+    usucl = Usucl(config, store.table, CPU, Ranks())
     for step in range(9):  # of the rows some are written again, some too old by now, some never written
         frame_ids = torch.randint(len(store.table), (len(store.table) // 6,))
         usucl.bank.write(frame_ids, torch.nn.functional.normalize(torch.randn(len(frame_ids), 16), dim=1), step)
@@ -74,11 +75,13 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
     assert plan.frame_ids.shape == (4, 2)
     (batch,) = make_loader("torch", store, Delivery(32, 1, CPU, 1, planner.most_frames)).run([plan])
 
-    before, pair = copy.deepcopy(usucl), copy.deepcopy(usucl.pair)
-    outcome = usucl.loss(batch, stage, step=10)
-    pair.follow(config.key_momentum)
+    before = copy.deepcopy(usucl)
+    usucl.begin(0.5)
+    outcome = usucl(batch.frames, plan, stage, step=10)
+    before.begin(0.5)
     normalise = Normaliser(CPU, torch.channels_last)
-    query, positive = pair.query(normalise(batch.frames[:, 0])), pair.key(normalise(batch.frames[:, 1]))
+    query = F.normalize(before.query(normalise(batch.frames[:, 0])), dim=1)
+    positive = F.normalize(before.key(normalise(batch.frames[:, 1])), dim=1)
     expected = naive_loss(before, batch, query.detach(), positive.detach(), stage, step=10)
     assert float(outcome.loss.detach()) == pytest.approx(expected, abs=1e-5)
     assert torch.allclose(outcome.query, query.detach(), atol=1e-5)
@@ -86,7 +89,7 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
     written = torch.from_numpy(plan.frame_ids.ravel())
     assert set(torch.nonzero(usucl.bank.written_at == 10)[:, 0].tolist()) == set(written.tolist())
     outcome.loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in usucl.pair.query.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in usucl.query.parameters())
 
 
 def test_health_of_a_bank() -> None:

@@ -67,7 +67,7 @@ def feed_arms(
         batch_size=batch_size,
         curriculum=Curriculum("cosine"),
         augmentation=AUGMENTATIONS["reference"],
-        negatives="always",
+        tuples="full",
     )
     tuples = min(batch_size, len(store.table.videos))
     per_epoch = len(store.table.videos) // tuples

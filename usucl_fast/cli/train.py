@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import signal
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOADERS, RESIDENT_BYTES, ShardStore, choose_loader, open_shards
 from usucl_fast.learn import Execution, train
-from usucl_fast.learn.engine import read_config, read_metrics
+from usucl_fast.learn.engine import read_config
+from usucl_fast.learn.ranks import ranks_of_torchrun, restarted
 from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config, make_curriculum
+from usucl_fast.learn.watch import read_metrics
 from usucl_fast.machine import cores
 from usucl_fast.report.curriculum import curriculum_text
 from usucl_fast.report.curve import sparkline
@@ -33,6 +37,8 @@ class _Moved(click.ParamType):
         self._number = number
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
+        if isinstance(value, list):  # of a TOML file
+            value = ":".join(map(str, value))
         start, colon, end = str(value).partition(":")
         return self._number.convert(start, param, ctx), self._number.convert(end if colon else start, param, ctx)
 
@@ -59,6 +65,24 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _read_options(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
+    """Takes options from a TOML file; those of the command line come before them."""
+    if file is None:
+        return
+    try:
+        options = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {file} cannot be read: {error}") from error
+    known = [str(p.name) for p in ctx.command.params if isinstance(p, click.Option) and p.expose_value]
+    for name in options:
+        if name.replace("-", "_") not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(
+                f"--config {file}: there is no option {name}{f'; is it {near[0]}?' if near else ''} see --help"
+            )
+    ctx.default_map = {**(ctx.default_map or {}), **{name.replace("-", "_"): v for name, v in options.items()}}
+
+
 @click.command(cls=Command)
 @functools.partial(shards_argument, required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
@@ -66,6 +90,15 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     "--recipe",
     type=click.Choice(tuple(RECIPES)),
     help="Named settings; the options below replace them one by one.  [default: default]",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_read_options,
+    help='TOML file with options, as in: recipe = "fast", epochs = 100, negatives = [3, 8]. Those given here as well'
+    " replace them.",
 )
 @click.option(
     "--loader",
@@ -107,6 +140,15 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Steps between checkpoints.",
 )
 @click.option(
+    "--keep", default=2, show_default=True, type=click.IntRange(1), help="Checkpoints that are kept, the newest ones."
+)
+@click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, to OUT/tensorboard.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Write OUT/trace.json: where the time of 5 steps goes, after 5 others; for Perfetto or chrome://tracing.",
+)
+@click.option(
     "--stop-after",
     type=click.IntRange(1),
     help="Stop after this many steps of the run, to go on later with --resume.",
@@ -134,6 +176,9 @@ def main(
     resident_file: bool,
     beton: Path | None,
     checkpoint_every: int,
+    keep: int,
+    tensorboard: bool,
+    profile: bool,
     stop_after: int | None,
     resume: bool,
     overwrite: bool,
@@ -157,6 +202,8 @@ def main(
     overrides = {name: value for name, value in settings.items() if value is not None}
     if "channels" in overrides:
         overrides["channels"] = int(overrides["channels"])
+    if restarted() and out is not None and (out / "config.json").is_file():
+        resume, overwrite = True, False
     if resume:
         if out is None:
             raise UsageError("--resume needs --out, the folder of the run")
@@ -179,11 +226,25 @@ def main(
     if name == "auto":
         name, why = choose_loader(store, config.channels, resident_bytes, resident_file)
         click.echo(f"--loader {name}: {why}")
-    execution = Execution(
-        name, pick_device(device), threads, resident_bytes, resident_file, beton, checkpoint_every, stop_after
-    )
-    with _told_to_stop(store) as told:
-        summary = train(config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told)
+    with ranks_of_torchrun(pick_device(device)) as (ranks, own_device), _told_to_stop(store) as told:
+        execution = Execution(
+            name,
+            own_device,
+            threads,
+            resident_bytes,
+            resident_file,
+            beton,
+            checkpoint_every,
+            keep,
+            stop_after,
+            tensorboard,
+            profile,
+        )
+        summary = train(
+            config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told, ranks=ranks
+        )
+    if not ranks.first:
+        return
     losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
     click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     click.echo(

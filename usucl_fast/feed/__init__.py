@@ -28,13 +28,14 @@ from usucl_fast.feed.loader import (
     make_loader,
 )
 from usucl_fast.feed.normalise import Normaliser
-from usucl_fast.feed.plan import BatchPlan, Planner, whole_frames
+from usucl_fast.feed.plan import REACH, BatchPlan, Planner, whole_frames
 from usucl_fast.feed.store import ShardStore, is_url, open_shards
 
 __all__ = [
     "AUGMENTATIONS",
     "LOADERS",
     "LOOKAHEAD",
+    "REACH",
     "RESIDENT_BYTES",
     "Augmentation",
     "Batch",

@@ -7,7 +7,7 @@ a Philox stream keyed by (seed, epoch), so any tuple can be planned alone, in an
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +24,22 @@ from usucl_fast.feed.augmentation import (
 from usucl_fast.frames import FrameTable
 from usucl_fast.mining.curriculum import Curriculum, Stage, window_bounds
 
-ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM = 0, 1, 2
+ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM = 0, 1, 2, 3
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS
 EARLY, EVERYWHERE = (0.2, 0.5), (0.0, 1.0)
-"""Where in a video its anchors lie: as published, and anywhere, so that the bank gets to know all frames."""
+"""Where in a video its anchors lie: as published, and anywhere, so that all frames are learned from."""
+TUPLES = ("mined", "full", "pair", "thirds")
+"""What a tuple may be made of, see `Planner`."""
+REACH = 3
+"""Frames from an anchor to its positive, at most, as published."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
     """What a loader has to deliver for one step; loaders choose nothing themselves.
 
-    View 0 is the anchor, view 1 the positive, the others are intra-video negatives.
+    View 0 is the anchor, view 1 the positive, the others are intra-video negatives (of `thirds`, see `Planner`, they
+    are the three frames).
 
     frame_ids: int64 `[B, V]`.
     valid: bool `[B, V]`; False where a video is too short for such a view. The frame id is then the
@@ -42,6 +47,7 @@ class BatchPlan:
     boxes: int64 `[B, V, 4]`, the crop's top, left, height, width in pixels of the stored frame; it may reach beyond it.
     flips: bool `[B, V]`, mirrored left to right after cropping.
     photometry: `PHOTOMETRY` `[B, V]`, what is done to the grey levels.
+    mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views. Nothing to a loader.
     """
 
     frame_ids: NDArray[np.int64]
@@ -49,11 +55,18 @@ class BatchPlan:
     boxes: NDArray[np.int64]
     flips: NDArray[np.bool_]
     photometry: NDArray[np.void]
+    mix: NDArray[np.float64]
 
-    def share(self, rank: int, ranks: int) -> "BatchPlan":
-        """The tuples that fall to one of several ranks; the sizes of their shares differ by one at most."""
-        first, end = (number * len(self.frame_ids) // ranks for number in (rank, rank + 1))
+    def share(self, number: int, shares: int) -> "BatchPlan":
+        """The tuples of one of several shares; their sizes differ by one at most."""
+        first, end = (n * len(self.frame_ids) // shares for n in (number, number + 1))
         return BatchPlan(*(getattr(self, field.name)[first:end] for field in dataclasses.fields(self)))
+
+    @staticmethod
+    def joined(plans: Sequence["BatchPlan"]) -> "BatchPlan":
+        """The tuples of several plans, one plan after the other."""
+        names = [field.name for field in dataclasses.fields(BatchPlan)]
+        return BatchPlan(*(np.concatenate([getattr(plan, name) for plan in plans]) for name in names))
 
     def digest(self) -> str:
         """16 hexadecimal digits that differ when anything a loader sees differs."""
@@ -66,8 +79,12 @@ class BatchPlan:
 class Planner:
     """Plans the batches of a run over `table`: one tuple a video an epoch, in shuffled order.
 
-    negatives: when the curriculum's intra-video negatives are planned: `counts`, while they count in the loss;
-        `always`; or `never`, because they come from the bank. Then anchors are drawn from `EVERYWHERE`.
+    tuples: what a tuple is made of, in `TUPLES`:
+        `mined`: anchor, positive, and the curriculum's intra-video negatives while they count in the loss.
+        `full`: those always.
+        `pair`: anchor and positive alone. Anchors are drawn from `EVERYWHERE`.
+        `thirds`: three frames, one of each third of the video, that of the middle first.
+    reach: frames from an anchor to its positive, at most; 0 for the anchor's own frame, with other augmentations.
     """
 
     table: FrameTable
@@ -76,7 +93,8 @@ class Planner:
     batch_size: int
     curriculum: Curriculum
     augmentation: Augmentation
-    negatives: str = "counts"
+    tuples: str = "mined"
+    reach: int = REACH
 
     @property
     def steps_per_epoch(self) -> int:
@@ -91,7 +109,7 @@ class Planner:
     @property
     def most_views(self) -> int:
         """Views of the largest tuple."""
-        return 2 if self.negatives == "never" else 2 + max(self.curriculum.negatives)
+        return {"pair": 2, "thirds": 3}.get(self.tuples, 2 + max(self.curriculum.negatives))
 
     @property
     def most_frames(self) -> int:
@@ -116,17 +134,24 @@ class Planner:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
         stage = self.stage(epoch)
         video = _order(self.seed, epoch, len(self.table.videos))[first:end]
-        planned = self.negatives == "always" or (self.negatives == "counts" and stage.intra)
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
-        tuples, views = range(first, first + len(video)), 2 + planned * stage.negatives
-        draws = _uniform(self.seed, epoch, TUPLE_STREAM, tuples, self.most_views)[:, :views]
-        frames, valid = draw_tuple(length, stage.window, draws, EVERYWHERE if self.negatives == "never" else EARLY)
+        tuples = range(first, first + len(video))
+        draws = _uniform(self.seed, epoch, TUPLE_STREAM, tuples, self.most_views)
+        if self.tuples == "thirds":
+            frames, valid = draw_thirds(length, draws)
+        elif self.tuples == "pair":
+            frames, valid = draw_tuple(length, stage.window, draws, EVERYWHERE, self.reach)
+        else:
+            planned = stage.negatives if stage.intra or self.tuples == "full" else 0
+            frames, valid = draw_tuple(length, stage.window, draws[:, : 2 + planned], EARLY, self.reach)
+        views = frames.shape[1]
         draws = _uniform(self.seed, epoch, AUGMENTATION_STREAM, tuples, self.most_views * PICTURE_DRAWS)
         draws = draws.reshape(len(video), -1, PICTURE_DRAWS)[:, :views]
         boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
         photometry = draw_photometry(self.augmentation, draws[..., BOX_DRAWS:])
-        return BatchPlan(frames + self.table.first_row[video][:, None], valid, boxes, flips, photometry)
+        mix = _uniform(self.seed, epoch, MIX_STREAM, tuples, 2)
+        return BatchPlan(frames + self.table.first_row[video][:, None], valid, boxes, flips, photometry, mix)
 
 
 def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: int) -> Iterator[BatchPlan]:
@@ -137,7 +162,12 @@ def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: in
         side = size.min(axis=-1, keepdims=True)
         boxes = np.concatenate([(size - side) // 2, side, side], axis=-1)
         yield BatchPlan(
-            ids, np.ones(ids.shape, np.bool_), boxes, np.zeros(ids.shape, np.bool_), np.full(ids.shape, UNCHANGED)
+            ids,
+            np.ones(ids.shape, np.bool_),
+            boxes,
+            np.zeros(ids.shape, np.bool_),
+            np.full(ids.shape, UNCHANGED),
+            np.zeros((len(ids), 2)),
         )
 
 
@@ -146,18 +176,20 @@ def draw_tuple(
     window: tuple[float, float],
     draws: NDArray[np.float64],
     anchors: tuple[float, float] = EARLY,
+    reach: int = REACH,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Draws anchor, positive and intra-video negatives, by the published rules.
 
-    anchor a ~ U{ceil(a0 n) .. ceil(a1 n) - 1}; positive ~ U([a - 3, a + 3] within [0, n), without a);
+    anchor a ~ U{ceil(a0 n) .. ceil(a1 n) - 1}; positive ~ U([a - reach, a + reach] within [0, n), without a);
     negatives ~ U(`window_bounds`), with replacement. Videos too short for that: the anchor is the last frame
-    that exists, the positive the anchor itself, and the negatives are not valid.
+    that exists, the positive the anchor itself, as with a `reach` of 0, and the negatives are not valid.
 
     Args:
         length: `[B]`, frames of each video.
         window: (d0, d1).
         draws: `[B, V]`, uniform in [0, 1).
         anchors: (a0, a1), the published (.2, .5) or `EVERYWHERE`.
+        reach: in frames.
 
     Returns:
         frames `[B, V]`, numbers in their videos, and valid `[B, V]`.
@@ -165,8 +197,8 @@ def draw_tuple(
     low = np.minimum(np.ceil(anchors[0] * length).astype(np.int64), length - 1)
     high = np.maximum(np.ceil(anchors[1] * length).astype(np.int64), low + 1)
     anchor = low + _scale(draws[:, 0], high - low)
-    start = np.maximum(anchor - 3, 0)
-    count = np.minimum(anchor + 3, length - 1) - start
+    start = np.maximum(anchor - reach, 0)
+    count = np.minimum(anchor + reach, length - 1) - start
     positive = start + _scale(draws[:, 1], count)
     positive += (positive >= anchor) & (count > 0)
     left, left_end, right, right_end = window_bounds(anchor, length, window).T[..., None]
@@ -177,6 +209,21 @@ def draw_tuple(
     frames = np.concatenate([anchor[:, None], positive[:, None], np.where(found, negatives, anchor[:, None])], axis=1)
     valid = np.concatenate([np.ones((len(length), 2), np.bool_), found], axis=1)
     return frames, valid
+
+
+def draw_thirds(length: NDArray[np.int64], draws: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Draws a frame of each third of a video, that of the middle first; in a video of fewer than three frames, some are
+    the same.
+
+    Args:
+        length: `[B]`, frames of each video.
+        draws: `[B, 3]`, uniform in [0, 1).
+
+    Returns:
+        frames `[B, 3]`, numbers in their videos, and valid `[B, 3]`, all True.
+    """
+    frames = np.floor((np.array([1, 0, 2]) + draws) * length[:, None] / 3).astype(np.int64)
+    return frames, np.ones(frames.shape, np.bool_)
 
 
 def _scale(draws: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,22 +1,32 @@
-"""Checkpoints: written whole, the last few kept, the newest good one found by itself."""
+"""Checkpoints: written whole, the last few kept, the newest good one found again."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from usucl_fast.errors import DataError
+from usucl_fast.errors import DataError, ResourceError
 from usucl_fast.files import write_whole
 
-KEEP = 2
 
+def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Writes `step-<step>.pt`, then removes all but the newest `keep`.
 
-def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Writes `step-<step>.pt`, then removes all but the newest `KEEP`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_whole(folder / f"step-{step:08d}.pt") as file:
-        torch.save(state, file)
-    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+    Raises:
+        ResourceError: it cannot be written; those before are as they were.
+    """
+    file_name = folder / f"step-{step:08d}.pt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_whole(file_name) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter when the disk is full
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise ResourceError(
+            f"{file_name} cannot be written ({str(reason).splitlines()[0]}); the checkpoints before it are whole: make"
+            " room, and go on with --resume"
+        ) from error
+    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
 
 

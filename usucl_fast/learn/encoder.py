@@ -1,9 +1,8 @@
-"""A torchvision ResNet with a projection head, and its momentum copy."""
+"""A torchvision ResNet with a projection head."""
 
-import copy
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -11,32 +10,45 @@ from usucl_fast.errors import UsageError
 
 
 class Encoder(nn.Module):
-    """Pictures `[M, 3, H, W]` -> unit embeddings `[M, D]`, float32.
-
-    backbone: a torchvision ResNet without its `fc`; parameter names as torchvision's.
-    head: as wide as the features, twice linear, `batch norm and` ReLU between.
+    """Pictures `[M, 3, H, W]` -> embeddings `[M, D]`, float32, of any length.
 
     A single picture has no batch statistics: it is normalised by the running ones.
+
+    Args:
+        arch: of the backbone, see `make_backbone`.
+        make_head: of the width of its features.
+        bf16: compute in bfloat16.
+        frozen_norm: batch norm uses its running statistics, and leaves them as they are.
 
     Raises:
         UsageError: `arch` is no torchvision ResNet.
     """
 
-    def __init__(self, arch: str, dim: int, head_norm: bool) -> None:
+    def __init__(self, arch: str, make_head: Callable[[int], nn.Module], bf16: bool, frozen_norm: bool) -> None:
         super().__init__()
         backbone = make_backbone(arch)
         width = backbone.fc.in_features
         backbone.fc = nn.Identity()
         self.backbone = backbone
-        norm = [nn.BatchNorm1d(width)] if head_norm else []
-        self.head = nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, dim))
+        self.head = make_head(width)
+        self._bf16, self._frozen_norm = bf16, frozen_norm
+        self._encode = self._plain
+
+    def compile(self) -> None:
+        """Compiles what is done to a batch; parameters keep their names."""
+        self._encode = torch.compile(self._plain)
 
     def forward(self, x_MCHW: torch.Tensor) -> torch.Tensor:
-        training = self.training
-        self.train(training and len(x_MCHW) > 1)
-        z = self.head(self.backbone(x_MCHW))
-        self.train(training)
-        return F.normalize(z.float(), dim=1)
+        if self.training:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.train(len(x_MCHW) > 1 and not self._frozen_norm)
+        return self._encode(x_MCHW)
+
+    def _plain(self, x_MCHW: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x_MCHW.device.type, torch.bfloat16, enabled=self._bf16):
+            z: torch.Tensor = self.head(self.backbone(x_MCHW))
+        return z.float()
 
 
 def make_backbone(arch: str) -> torchvision.models.ResNet:
@@ -53,19 +65,3 @@ def make_backbone(arch: str) -> torchvision.models.ResNet:
         names = [name for name in torchvision.models.list_models(torchvision.models) if "res" in name]
         raise UsageError(f"--arch {arch} is no torchvision ResNet; choose from {', '.join(names)}")
     return backbone
-
-
-class MomentumPair(nn.Module):
-    """The query encoder, and the key encoder that follows it: k <- m k + (1 - m) q, without gradient."""
-
-    def __init__(self, query: Encoder) -> None:
-        super().__init__()
-        self.query = query
-        self.key = copy.deepcopy(query).requires_grad_(False)
-
-    @torch.no_grad()
-    def follow(self, m: float) -> None:
-        """Moves the key encoder's parameters; its batch-norm statistics are its own."""
-        keys: list[torch.Tensor] = list(self.key.parameters())
-        queries: list[torch.Tensor] = list(self.query.parameters())
-        torch._foreach_lerp_(keys, queries, 1 - m)

@@ -9,24 +9,38 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from safetensors.torch import save as safetensors_bytes
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from usucl_fast.errors import DataError, StoppedError, UsageError
-from usucl_fast.feed import AUGMENTATIONS, RESIDENT_BYTES, Batch, Delivery, Planner, ShardStore, make_loader
+from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
+from usucl_fast.feed import AUGMENTATIONS, RESIDENT_BYTES, Batch, BatchPlan, Delivery, Planner, ShardStore, make_loader
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
-from usucl_fast.learn.encoder import Encoder, MomentumPair
 from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
+from usucl_fast.learn.method import Outcome
+from usucl_fast.learn.methods import method_class
 from usucl_fast.learn.mined_plans import MinedPlans
+from usucl_fast.learn.optimizer import learning_rate, make_optimizer
+from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig, make_curriculum
-from usucl_fast.learn.usucl import Usucl
+from usucl_fast.learn.watch import Watch, read_metrics
+from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
-from usucl_fast.report.progress import Progress
 
-OUTPUT = ("config.json", "metrics.jsonl", "summary.json", "backbone.safetensors", "checkpoints", ".*.partial")
+OUTPUT = (
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "backbone.safetensors",
+    "checkpoints",
+    "tensorboard",
+    "trace.json",
+    ".*.partial",
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,10 @@ class Execution:
     resident_bytes, resident_file: where the resident loader may keep pixels, see `Delivery`.
     beton: what the loader ffcv reads, see `Delivery`.
     checkpoint_every: steps between checkpoints.
+    keep: checkpoints that are kept, the newest ones.
     stop_after: stop after this many steps in all, as if told to; None for the whole run.
+    tensorboard: write figures for TensorBoard.
+    profile: write a trace of a few steps.
     """
 
     loader: str
@@ -48,7 +65,10 @@ class Execution:
     resident_file: bool = False
     beton: Path | None = None
     checkpoint_every: int = 100
+    keep: int = 2
     stop_after: int | None = None
+    tensorboard: bool = False
+    profile: bool = False
 
 
 def train(
@@ -60,34 +80,56 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     told_to_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Trains into the run folder `out`, and returns the summary (also in `summary.json`).
 
-    Stops early, with a checkpoint, when `told_to_stop()` is true after a step, or when waiting for data was ended and
-    it is true. A resumed run goes on as if it had never stopped.
+    Stops early, with a checkpoint, when `told_to_stop()` is true before a step, or when waiting for data was ended. A
+    resumed run goes on as if it had never stopped. Of several `ranks`, each calls this, and the first writes.
 
     Raises:
         UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to
-            resume, or it was begun with other settings or shards.
-        StoppedError: waiting for data was ended before the first step.
+            resume, or it was begun with other settings or shards; or the settings cannot be carried out here.
+        StoppedError: there was an end before the first step, or another rank has ended.
+        ResourceError: memory or disk ran out.
+        DataError: the loss or the gradient is not finite; the message names the step and the frames.
     """
+    ranks = ranks or Ranks()
     if config.precision == "auto":
         config = dataclasses.replace(config, precision="bf16" if computes_in_bf16(execution.device) else "fp32")
     record = {"config": dataclasses.asdict(config), "shards": store.fingerprint}
-    _check_out(out, record, resume, overwrite)
-    run = _Run(config, store, out, execution)
-    if overwrite and out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", record)
-    if resume:
-        run.restore()
-    return run.go(told_to_stop)
+    with ranks.telling_of_lost_ones(), _telling_of_memory(config):
+        if ranks.first:
+            _check_out(out, record, resume, overwrite)
+        run = _Run(config, store, out, execution, ranks)
+        if ranks.first:
+            if overwrite and out.exists():
+                shutil.rmtree(out)
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "config.json", record)
+        ranks.any(False)  # the others look into the folder when it is ready
+        run.start(resume)
+        return run.go(told_to_stop)
+
+
+@contextlib.contextmanager
+def _telling_of_memory(config: TrainConfig) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+            raise
+        raise ResourceError(
+            f"out of memory: lower --batch-size ({config.batch_size}) or --size ({config.size}), or raise --accumulate"
+            f" ({config.accumulate}); --resume goes on from the newest checkpoint, with the settings it has"
+        ) from error
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, store: ShardStore, out: Path, execution: Execution) -> None:
-        self.config, self.store, self.out, self.execution = config, store, out, execution
+    def __init__(self, config: TrainConfig, store: ShardStore, out: Path, execution: Execution, ranks: Ranks) -> None:
+        self.config, self.store, self.out, self.execution, self.ranks = config, store, out, execution, ranks
+        made = method_class(config.method)
         self.planner = Planner(
             store.table,
             seed=config.seed,
@@ -95,9 +137,11 @@ class _Run:
             batch_size=config.batch_size,
             curriculum=make_curriculum(config),
             augmentation=AUGMENTATIONS[config.augment],
-            negatives="never" if config.mining == "bank" else "always" if config.candidates == "batch" else "counts",
+            tuples=made.tuples(config),
+            reach=config.reach,
         )
         self.steps = self.planner.steps
+        _check_shares(config, self.planner, ranks)
         self.loader = make_loader(
             execution.loader,
             store,
@@ -114,115 +158,136 @@ class _Run:
         )
         _check_negatives(config, store)
         torch.manual_seed(config.seed)
-        pair = MomentumPair(Encoder(config.arch, config.dim, config.head_norm))
-        pair.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.usucl = Usucl(config, store.table, pair, execution.device)
-        self.plans = MinedPlans(self.planner, self.usucl.bank, config.max_age or None)
-        self.optimizer = torch.optim.SGD(
-            pair.query.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        self.method = made(config, store.table, execution.device, ranks)
+        self.method.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.batch_norm == "sync" and ranks.count > 1:
+            self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        self.plans = MinedPlans(self.planner, self.method.bank, config.max_age or None)
+        self.optimizer = make_optimizer(config, self.method)
         self.step = 0
 
-    def restore(self) -> None:
+    def start(self, resume: bool) -> None:
         """Goes back to the newest checkpoint, or to the start where there is none yet."""
-        state = checkpoint.load_newest(self.out / "checkpoints")
+        state = checkpoint.load_newest(self.out / "checkpoints") if resume else None
         if state is not None:
-            self.usucl.pair.load_state_dict(state["pair"])
-            self.usucl.bank.load_state_dict(state["bank"])
+            self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             self.plans.start(self.step, state["plans"])
-        metrics = self.out / "metrics.jsonl"
-        if metrics.exists():  # steps after the checkpoint are done again
-            kept = [line for line in read_metrics(metrics) if line["step"] < self.step]
-            with write_whole(metrics) as file:
-                file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
+        elif self.config.init != "random":
+            self.method.start_with(read_backbone(self.config.init, self.config.arch))
+        if self.config.compile:
+            for encoder in self.method.encoders():
+                encoder.compile()
+        self.parallel: Any = DistributedDataParallel(self.method) if self.ranks.count > 1 else self.method
 
     def save(self) -> None:
+        if not self.ranks.first:
+            return
         checkpoint.save(
             self.out / "checkpoints",
             self.step,
             {
                 "step": self.step,
-                "pair": self.usucl.pair.state_dict(),
-                "bank": self.usucl.bank.state_dict(),
+                "method": self.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "plans": self.plans.frame_ids_under_way(),
             },
+            self.execution.keep,
         )
 
     def go(self, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
-        last = min(self.steps, self.execution.stop_after or self.steps)
-        frames = 0
+        first, last = self.step, min(self.steps, self.execution.stop_after or self.steps)
+        execution = self.execution
         with (
-            (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics,
-            Progress("steps", self.steps, self.step) as progress,
-            contextlib.closing(self.loader.run(self.plans)) as batches,
+            Watch(self.out, self.step, self.steps, execution.tensorboard, execution.profile, self.ranks.first) as watch,
+            contextlib.closing(self.loader.run(self._shares())) as batches,
         ):
             while self.step < last:
+                started = time.perf_counter()
                 try:
-                    line = self._one_step(batches, metrics)
-                except StoppedError:  # while it waited for data: no step has begun
-                    if not (told_to_stop() and self.step):
-                        raise
+                    batch = next(batches)
+                except StoppedError:  # while it waited for data
+                    batch = None
+                waited = time.perf_counter() - started
+                if self.ranks.any(batch is None or told_to_stop()):
+                    if self.step == first:
+                        raise StoppedError("stopped before the first step; nothing is lost")
                     self.save()
                     break
-                frames += line["frames"]
-                progress.advance(frames, loss=f"{line['loss']:.4f}", data_wait=f"{line['data_wait']:.0%}")
-                stop = told_to_stop()
-                if stop or self.step == last or self.step % self.execution.checkpoint_every == 0:
+                assert batch is not None
+                line = self._one_step(batch)
+                line |= {"wait": round(waited, 6), "seconds": round(time.perf_counter() - started, 6)}
+                watch.step(line)
+                if self.step == last or self.step % execution.checkpoint_every == 0:
                     self.save()
-                if stop:
-                    break
         return self._finish()
 
-    def _one_step(self, batches: Iterator[Batch], metrics: TextIO) -> dict[str, Any]:
-        started = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - started
-        plan = batch.plan
+    def _parts(self, plan: BatchPlan) -> list[BatchPlan]:
+        return [plan.share(number, self.config.accumulate) for number in range(self.config.accumulate)]
+
+    def _shares(self) -> Iterator[BatchPlan]:
+        """What this rank loads: its share of each part of every plan."""
+        for plan in self.plans:
+            yield BatchPlan.joined([part.share(self.ranks.rank, self.ranks.count) for part in self._parts(plan)])
+
+    def _one_step(self, batch: Batch) -> dict[str, Any]:
+        """Trains on one batch; returns the line of metrics, without times."""
         epoch = self.step // self.planner.steps_per_epoch
-        stage = self.planner.stage(epoch)
-        lr = self._lr(epoch)
+        stage, plan = self.planner.stage(epoch), self.plans.next
+        lr = learning_rate(self.config, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, query, members = self.usucl.loss(batch, stage, self.step)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DataError(f"the loss is {value} at step {self.step}; frame ids {plan.frame_ids.tolist()}; lower --lr")
+        self.method.begin(self.step / self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        outcomes: list[Outcome] = []
+        parts, done, loss = self._parts(plan), 0, 0.0
+        for number, part in enumerate(parts):
+            own = len(part.share(self.ranks.rank, self.ranks.count).frame_ids)
+            last = number == len(parts) - 1
+            parallel = isinstance(self.parallel, DistributedDataParallel)
+            with self.parallel.no_sync() if parallel and not last else contextlib.nullcontext():
+                outcome = self.parallel(batch.frames[done : done + own], part, stage, self.step)
+                weighted = outcome.loss * (len(part.frame_ids) / len(plan.frame_ids))
+                weighted.backward()
+            loss += float(weighted.detach())
+            outcomes.append(outcome)
+            done += own
+        trained = [parameter.grad for parameter in self.method.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(trained))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DataError(
+                f"step {self.step} diverged: the loss is {loss}, the gradient's norm {norm}; frame ids"
+                f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
+            )
         self.optimizer.step()
         self.plans.advance()
+        query = torch.cat([outcome.query for outcome in outcomes])
         line: dict[str, Any] = {
             "step": self.step,
             "epoch": epoch,
-            "loss": value,
+            "loss": loss,
             "lr": lr,
-            **dataclasses.asdict(stage),
+            "gradient": norm,
+            **(dataclasses.asdict(stage) if self.config.method == "usucl" else {}),
             "mean_cosine": mean_cosine(query),
             "effective_rank": effective_rank(query),
-            "near_duplicates": near_duplicates(members.cpu().numpy(), self.usucl.bank.first_row),
+            "tuples": len(plan.frame_ids),
             "frames": int(plan.frame_ids.size),
             "plan": plan.digest(),
-            "wait": round(waited, 6),
-            "seconds": round(time.perf_counter() - started, 6),
         }
-        if self.step % BANK_EVERY == 0:
-            line["bank"] = bank_health(self.usucl.bank, self.step)
-        line["frames_per_second"] = round(line["frames"] / line["seconds"], 1)
-        line["data_wait"] = round(line["wait"] / line["seconds"], 4)
-        metrics.write(f"{json.dumps(line)}\n")
-        metrics.flush()
+        if self.method.bank is not None:
+            members = torch.cat([outcome.members for outcome in outcomes if outcome.members is not None])
+            line["near_duplicates"] = near_duplicates(members.cpu().numpy(), self.method.bank.first_row)
+            if self.step % BANK_EVERY == 0:
+                line["bank"] = bank_health(self.method.bank, self.step)
         self.step += 1
         return line
 
-    def _lr(self, epoch: int) -> float:
-        done = epoch / self.config.epochs if self.config.lr_schedule == "epoch" else self.step / self.steps
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
     def _finish(self) -> dict[str, Any]:
-        backbone = {name: tensor.contiguous() for name, tensor in self.usucl.pair.query.backbone.state_dict().items()}
+        if not self.ranks.first:
+            return {}
+        backbone = {name: tensor.contiguous() for name, tensor in self.method.query.backbone.state_dict().items()}
         with write_whole(self.out / "backbone.safetensors") as file:
             file.write(safetensors_bytes(backbone))
         lines = read_metrics(self.out / "metrics.jsonl")
@@ -237,6 +302,7 @@ class _Run:
             "data_wait": round(sum(line["wait"] for line in lines) / seconds, 4),
             "seconds": round(seconds, 3),
             "loader": self.execution.loader,
+            "ranks": self.ranks.count,
             "device": str(self.execution.device),
         }
         write_json(self.out / "summary.json", summary)
@@ -246,6 +312,8 @@ class _Run:
 def _check_negatives(config: TrainConfig, store: ShardStore) -> None:
     """Raises where the exclusion leaves no candidate for any anchor: the run would learn nothing from it."""
     table = store.table
+    if config.method not in ("usucl", "cycle"):
+        return
     kinds = {"group": len(set(table.group)), "video": len(table.videos), "none": 2}[config.exclude]
     if config.candidates == "bank" and kinds < 2:
         raise UsageError(
@@ -254,13 +322,16 @@ def _check_negatives(config: TrainConfig, store: ShardStore) -> None:
         )
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, without a last one that was cut off."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if text.endswith("\n"):
-            lines.append(json.loads(text))
-    return lines
+def _check_shares(config: TrainConfig, planner: Planner, ranks: Ranks) -> None:
+    """Raises where a rank would have nothing to do, or batch norm is not to be had."""
+    least = len(planner.table.videos) // planner.steps_per_epoch
+    if least < ranks.count * config.accumulate:
+        raise UsageError(
+            f"batches of {least} tuples are too few for {ranks.count} ranks and --accumulate {config.accumulate}: start"
+            " fewer ranks, or raise --batch-size"
+        )
+    if config.batch_norm == "sync" and ranks.count > 1 and not torch.cuda.is_available():
+        raise UsageError("--batch-norm sync works on GPUs only; use rank or shuffle")
 
 
 def read_config(out: Path) -> TrainConfig:

@@ -17,10 +17,11 @@ from usucl_fast.mining.curriculum import rounded
 class MinedPlans:
     """The plans of a run from one step on.
 
+    bank: None in a method without one, whose plans are as they are drawn.
     max_age: rows written longer ago, in steps, are not hard negatives; None for no limit.
     """
 
-    def __init__(self, planner: Planner, bank: MemoryBank, max_age: int | None) -> None:
+    def __init__(self, planner: Planner, bank: MemoryBank | None, max_age: int | None) -> None:
         self._planner, self._bank, self._max_age = planner, bank, max_age
         self.start(0)
 
@@ -39,6 +40,11 @@ class MinedPlans:
     def frame_ids_under_way(self) -> list[torch.Tensor]:
         """int64 `[B, V]` of the plans from the next step on; all else of them is drawn, whatever the bank holds."""
         return [torch.from_numpy(plan.frame_ids) for plan in self._plans.values()]
+
+    @property
+    def next(self) -> BatchPlan:
+        """The plan of the next step."""
+        return self._plans[self._step]
 
     def __iter__(self) -> Iterator[BatchPlan]:
         """All plans from the next step on, for a loader."""
@@ -61,7 +67,7 @@ class MinedPlans:
         the bank has."""
         stage = self._planner.stage(step // self._planner.steps_per_epoch)
         hard = rounded(stage.hard_share * (plan.frame_ids.shape[1] - 2))
-        if not hard:
+        if not hard or self._bank is None:
             return plan
         anchors = torch.from_numpy(plan.frame_ids[:, 0]).to(self._bank.embeddings.device)
         found = hardest_in_window(self._bank, anchors, stage.window, hard, self._max_age, self._step).cpu().numpy()

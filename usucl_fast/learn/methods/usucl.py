@@ -1,60 +1,60 @@
-"""The USUCL step: encode, mine, contrast, remember."""
+"""USUCL: intra-video negatives and a synthesised cross-video one, under a curriculum.
 
-from typing import NamedTuple
+Source: Basu et al., "Unsupervised Contrastive Learning of Image Representations from Ultrasound Videos with Hard
+Negative Mining", MICCAI 2022.
+"""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from usucl_fast.feed import Batch, Normaliser
+from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
-from usucl_fast.learn.encoder import MomentumPair
 from usucl_fast.learn.losses import usucl_loss
+from usucl_fast.learn.method import MomentumMethod, Outcome
+from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
 from usucl_fast.mining import MemoryBank, Stage, nearest_in, soft_negative
 
 
-class Outcome(NamedTuple):
-    """What one batch comes to.
+class Usucl(MomentumMethod):
+    """A momentum pair and a bank of all frames, and what one batch does with them."""
 
-    loss: scalar, with gradient.
-    query: `[B, D]`, the anchors' embeddings, without.
-    members: int64 `[B, K]`, the frames that each n̂ is made of; -1 where there are fewer.
-    """
+    bank: MemoryBank
 
-    loss: torch.Tensor
-    query: torch.Tensor
-    members: torch.Tensor
+    def __init__(self, config: TrainConfig, table: FrameTable, device: torch.device, ranks: Ranks) -> None:
+        super().__init__(config, table, device, ranks)
+        group = table.group if config.exclude == "group" else None
+        self.bank = MemoryBank(table.first_row, config.dim, device=device, group=group)
 
+    @classmethod
+    def tuples(cls, config: TrainConfig) -> str:
+        if config.mining == "bank":
+            return "pair"
+        return "full" if config.candidates == "batch" else "mined"
 
-class Usucl:
-    """The method: a momentum pair and a bank, and what one batch does with them."""
+    def make_head(self, width: int) -> nn.Module:
+        """As wide as the features, twice linear, `batch norm and` ReLU between."""
+        norm = [nn.BatchNorm1d(width)] if self.config.head_norm else []
+        return nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, self.config.dim))
 
-    def __init__(self, config: TrainConfig, table: FrameTable, pair: MomentumPair, device: torch.device) -> None:
-        self.config = config
-        self.pair = pair
-        self.device = device
-        self._to_query = Normaliser(device, torch.channels_last)
-        self._to_key = Normaliser(device, torch.channels_last)
-        self.bank = MemoryBank(
-            table.first_row,
-            config.dim,
-            device=device,
-            group=table.group if config.exclude == "group" else None,
-        )
+    def get_extra_state(self) -> dict[str, torch.Tensor]:
+        """The bank."""
+        return self.bank.state_dict()
 
-    def loss(self, batch: Batch, stage: Stage, step: int) -> Outcome:
-        """The loss of one batch.
+    def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.bank.load_state_dict(state)
 
-        Moves the key encoder before encoding with it, and writes the embeddings to the bank after reading it.
-        """
-        config, plan = self.config, batch.plan
-        self.pair.follow(config.key_momentum)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            # The anchor and the negatives share one forward pass, and so their batch-norm statistics.
-            encoded = batch.frames[:, [0, *range(2, batch.frames.shape[1])]]
-            z = self.pair.query(self._to_query(encoded.flatten(0, 1))).unflatten(0, encoded.shape[:2])
-            with torch.no_grad():
-                positive = self.pair.key(self._to_key(batch.frames[:, 1]))
+    def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
+        """Writes the embeddings to the bank after reading it."""
+        config = self.config
+        tuples, views = frames.shape[:2]
+        # The anchor and the negatives share one forward pass, and so their batch-norm statistics.
+        pictures = self.views_first(frames, [1, 0, *range(2, views)])
+        z = F.normalize(self.query(pictures[tuples:]), dim=1).unflatten(0, (views - 1, tuples)).transpose(0, 1)
+        z = self.gather(z, plan)
+        positive = F.normalize(self.encode_keys(pictures[:tuples], plan), dim=1)
         query, encoded_negatives = z[:, 0], z[:, 1:]
         frame_ids = torch.from_numpy(plan.frame_ids).to(self.device)
         valid = torch.from_numpy(plan.valid).to(self.device)

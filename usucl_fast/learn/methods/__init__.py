@@ -1,0 +1,24 @@
+"""One file a method; each is fed by the same loaders and trained by the same engine.
+
+Those beside USUCL take their heads and losses from lightly, an optional extra.
+"""
+
+import importlib
+
+from usucl_fast.errors import UsageError
+from usucl_fast.learn.method import Method
+from usucl_fast.learn.recipes import METHODS
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of the method of that name, in `METHODS`.
+
+    Raises:
+        UsageError: it needs lightly, which is not installed.
+    """
+    try:
+        module = importlib.import_module(f"usucl_fast.learn.methods.{name}")
+    except ImportError as error:
+        raise UsageError(f"--method {name} cannot be loaded ({error}): pip install 'usucl-fast[baselines]'") from error
+    made: type[Method] = getattr(module, METHODS[name])
+    return made

@@ -1,0 +1,47 @@
+"""Optimisers, and the learning rate over a run."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from usucl_fast.errors import UsageError
+from usucl_fast.learn.recipes import TrainConfig
+
+
+def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
+    """Of all parameters that take a gradient.
+
+    SGD decays all of them, as published; LARS and AdamW leave out biases and norms, and LARS does not scale the steps
+    of those either. Source of LARS: You et al., arXiv 1708.03888.
+
+    Raises:
+        UsageError: the optimiser needs lightly, which is not installed.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(trained, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
+    try:
+        from lightly.utils.lars import LARS
+    except ImportError as error:
+        raise UsageError(f"--optimizer lars cannot be loaded ({error}): pip install 'usucl-fast[baselines]'") from error
+    lars: torch.optim.Optimizer = LARS(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return lars
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """At a step of a run of `steps`: rising in a line over the first `warm_up` epochs, then falling along a cosine."""
+    steps_per_epoch = steps // config.epochs
+    warm = config.warm_up * steps_per_epoch
+    if step < warm:
+        return config.lr * (step + 1) / (warm + 1)
+    if config.lr_schedule == "epoch":
+        step -= step % steps_per_epoch
+    return config.lr * 0.5 * (1 + math.cos(math.pi * max(0.0, step - warm) / (steps - warm)))

@@ -1,0 +1,157 @@
+"""What a run says and writes while it goes on: metrics, progress, collapse, TensorBoard, where the time goes."""
+
+import contextlib
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from usucl_fast.errors import UsageError
+from usucl_fast.files import write_whole
+from usucl_fast.report.progress import Progress
+
+ALIKE_COSINE = 0.95
+"""Mean cosine of a batch's anchors from which on they are called alike."""
+ALIKE_STEPS = 50
+TRACED_STEPS = 5
+
+
+class Collapse:
+    """Notices when the embeddings have been nearly alike for `ALIKE_STEPS` steps."""
+
+    def __init__(self) -> None:
+        self._cosines: deque[float] = deque(maxlen=ALIKE_STEPS)
+        self._told = False
+
+    def look(self, line: dict[str, Any]) -> str | None:
+        """A warning, once each time it happens.
+
+        line: of `metrics.jsonl`.
+        """
+        if line["mean_cosine"] is not None:
+            self._cosines.append(line["mean_cosine"])
+        alike = len(self._cosines) == ALIKE_STEPS and min(self._cosines) > ALIKE_COSINE
+        told, self._told = self._told, alike
+        if not alike or told:
+            return None
+        return (
+            f"step {line['step']}: the embeddings have collapsed: for {ALIKE_STEPS} steps, those of different videos"
+            f" have been nearly the same (mean cosine {line['mean_cosine']:.3f}, effective rank"
+            f" {line['effective_rank']:.1f}); the run goes on. From random weights, try --head-norm, a higher --tau or"
+            " another --lr"
+        )
+
+
+class TensorBoard:
+    """The figures of `metrics.jsonl`, for TensorBoard.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError("--tensorboard needs it installed: pip install 'usucl-fast[tensorboard]'") from error
+        self._writer = SummaryWriter(folder, purge_step=step)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of `metrics.jsonl`."""
+        for name, value in line.items():
+            if isinstance(value, int | float) and name not in ("step", "epoch"):
+                self._writer.add_scalar(name, float(value), line["step"])
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+class Trace:
+    """Where the time goes: a trace of `TRACED_STEPS` steps after as many others, for Perfetto or chrome://tracing."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._profiler: Any = torch.profiler.profile(
+            schedule=torch.profiler.schedule(wait=0, warmup=TRACED_STEPS, active=TRACED_STEPS, repeat=1),
+            on_trace_ready=lambda profiler: self._write(profiler),
+        )
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(self._profiler)
+
+    def _write(self, profiler: Any) -> None:
+        partial = self._file.with_name(f".{self._file.name}.partial")
+        profiler.export_chrome_trace(str(partial))
+        partial.replace(self._file)
+
+    def step(self) -> None:
+        """A step is done."""
+        self._profiler.step()
+
+    def close(self) -> None:
+        """Writes what there is."""
+        self._stack.close()
+
+
+class Watch:
+    """All of it; nothing on a rank that is not the first.
+
+    Args:
+        out: the run folder.
+        step: that the run goes on with; metrics from there on are done again.
+        steps: of the run.
+        tensorboard: write for TensorBoard.
+        profile: write a trace.
+        first: whether this rank tells.
+    """
+
+    def __init__(self, out: Path, step: int, steps: int, tensorboard: bool, profile: bool, first: bool) -> None:
+        self._frames, self._collapse, self._stack, self._first = 0, Collapse(), contextlib.ExitStack(), first
+        self._board = self._trace = None
+        if not first:
+            return
+        metrics = out / "metrics.jsonl"
+        if metrics.exists():
+            kept = [line for line in read_metrics(metrics) if line["step"] < step]
+            with write_whole(metrics) as file:
+                file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
+        self._metrics = self._stack.enter_context(metrics.open("a", encoding="utf-8"))
+        self._progress = self._stack.enter_context(Progress("steps", steps, step))
+        if tensorboard:
+            self._board = self._stack.enter_context(contextlib.closing(TensorBoard(out / "tensorboard", step)))
+        if profile:
+            self._trace = self._stack.enter_context(contextlib.closing(Trace(out / "trace.json")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def step(self, line: dict[str, Any]) -> None:
+        """A step is done. `line` gets the rates that follow from its times."""
+        if not self._first:
+            return
+        line["frames_per_second"] = round(line["frames"] / line["seconds"], 1)
+        line["data_wait"] = round(line["wait"] / line["seconds"], 4)
+        self._metrics.write(f"{json.dumps(line)}\n")
+        self._metrics.flush()
+        self._frames += line["frames"]
+        self._progress.advance(self._frames, loss=f"{line['loss']:.4f}", data_wait=f"{line['data_wait']:.0%}")
+        if warning := self._collapse.look(line):
+            self._progress.note(warning)
+        if self._board is not None:
+            self._board.write(line)
+        if self._trace is not None:
+            self._trace.step()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, without a last one that was cut off."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if text.endswith("\n"):
+            lines.append(json.loads(text))
+    return lines
