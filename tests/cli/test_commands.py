@@ -2,7 +2,9 @@
 
 import io
 import json
+import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -10,9 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -293,37 +297,58 @@ def start(out: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for_step(process: "subprocess.Popen[str]", out: Path, step: int) -> None:
+def wait_for_step(alive: Callable[[], bool], out: Path, step: int) -> None:
     metrics = out / "metrics.jsonl"
     for _ in range(2400):
         if metrics.exists() and len(read_metrics(metrics)) > step:
             return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        assert alive()
+        time.sleep(0.01)
     raise AssertionError(f"step {step} never came")
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    """Real processes; SIGKILL after steps before, at and after a checkpoint."""
-    options = [*TINY, "--checkpoint-every", "4"]
-    whole = start(tmp_path / "whole", *options)
-    assert whole.wait() == 0, whole.communicate()
+def test_killed_at_ten_random_steps_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    """Real processes, killed by SIGKILL wherever they are once a step is done."""
+    options = [*TINY, "--epochs", "20", "--checkpoint-every", "3", "--loader", "torch", "--threads", "0"]
+    spawning = multiprocessing.get_context("forkserver")
+    spawning.set_forkserver_preload(["usucl_fast.cli.train"])
+
+    def begin(out: Path, *more: str) -> Any:
+        process = spawning.Process(target=_train, args=([str(SAMPLE), "--out", str(out), *options, *more],))
+        process.start()
+        return process
+
+    whole = begin(tmp_path / "whole")
+    whole.join()
+    assert whole.exitcode == 0
     expected = [(line["plan"], line["loss"]) for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+    assert len(expected) == 40
     out = tmp_path / "killed"
-    process = start(out, *options)
-    for step in (1, 4, 9):
-        wait_for_step(process, out, step)
+    process = begin(out)
+    for step in sorted(random.Random(0).sample(range(39), 10)):
+        wait_for_step(process.is_alive, out, step)
         process.kill()
-        process.wait()
-        process = start(out, "--resume", "--threads", "2", "--checkpoint-every", "4")
-    assert process.wait() == 0, process.communicate()
+        process.join()
+        lost = len(read_metrics(out / "metrics.jsonl"))
+        saved = [int(path.stem[5:]) for path in (out / "checkpoints").glob("step-*.pt")]
+        assert lost - max(saved, default=0) <= 3
+        process = begin(out, "--resume")
+    process.join()
+    assert process.exitcode == 0
     assert [(line["plan"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")] == expected
+    backbones = [(folder / "backbone.safetensors").read_bytes() for folder in (tmp_path / "whole", out)]
+    assert backbones[0] == backbones[1]
+
+
+def _train(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    train.main(arguments)
 
 
 def test_sigterm_saves_and_exits_0(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(out, *TINY, "--epochs", "1000")
-    wait_for_step(process, out, 2)
+    wait_for_step(lambda: process.poll() is None, out, 2)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
