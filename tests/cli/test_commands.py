@@ -447,3 +447,52 @@ def test_every_command_has_help(command: object) -> None:
     result = CliRunner().invoke(command, ["--help"])  # type: ignore[arg-type]
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+def test_settings_from_a_toml_file(tmp_path: Path) -> None:
+    """Those of the command line come first; what the run was made with is written beside it."""
+    file, out = tmp_path / "settings.toml", tmp_path / "run"
+    file.write_text(
+        'recipe = "fast"\nsize = 32\nepochs = 6\nbatch-size = 3\ndim = 16\nchannels = 3\nnegatives = [2, 5]\n'
+        'precision = "fp32"\nhead_norm = true\nthreads = 1\nloader = "torch"\n'
+    )
+    result = usucl_train(SAMPLE, "--config", file, "--out", out, "--dim", 8, "--stop-after", 1)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((out / "config.json").read_bytes())["config"]
+    expected = {"recipe": "fast", "mining": "bank", "size": 32, "dim": 8, "channels": 3, "negatives": [2, 5]}
+    assert {name: settings[name] for name in expected} == expected
+    again = usucl_train(SAMPLE, "--config", file, "--out", out, "--dim", 8, "--resume", "--stop-after", 2)
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epocs = 3", ["settings.toml", "no option epocs", "is it epochs?"]),
+        ("size = ", ["settings.toml cannot be read"]),
+        ("epochs = 0", ["epochs", "0"]),
+        ('recipe = "slow"', ["recipe", "slow"]),
+        ("negatives = [1, 2, 3]", ["negatives"]),
+    ],
+)
+def test_a_bad_toml_file_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "settings.toml").write_text(text)
+    result = usucl_train(SAMPLE, "--config", tmp_path / "settings.toml", "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    for word in words:
+        assert word in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--recipe", "simclr", "--negatives", "3"], ["--negatives is nothing to --method simclr"]),
+        (["--recipe", "byol", "--tau", ".1"], ["--tau is nothing to --method byol"]),
+        (["--init", "nowhere.pth"], ["--init", "nowhere.pth"]),
+        (["--accumulate", "3", "--batch-size", "2"], ["too few", "--accumulate 3"]),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: list[str], words: list[str]) -> None:
+    refused(usucl_train(SAMPLE, "--out", tmp_path / "run", *options), *words)
+    assert not (tmp_path / "run").exists()

@@ -78,6 +78,7 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
     before = copy.deepcopy(usucl)
     usucl.begin(0.5)
     outcome = usucl(batch.frames, plan, stage, step=10)
+    usucl.end(step=10)
     before.begin(0.5)
     normalise = Normaliser(CPU, torch.channels_last)
     query = F.normalize(before.query(normalise(batch.frames[:, 0])), dim=1)

@@ -24,6 +24,13 @@ class Command(click.Command):
             )
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except UsuclError as error:  # of an option that is looked into while options are read
+            click.echo(f"{ctx.command_path}: {error}", err=True)
+            ctx.exit(error.exit_code)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -101,14 +101,13 @@ def train(
     with ranks.telling_of_lost_ones(), _telling_of_memory(config):
         if ranks.first:
             _check_out(out, record, resume, overwrite)
-        run = _Run(config, store, out, execution, ranks)
+        run = _Run(config, store, out, execution, ranks, resume)
         if ranks.first:
             if overwrite and out.exists():
                 shutil.rmtree(out)
             out.mkdir(parents=True, exist_ok=True)
             write_json(out / "config.json", record)
-        ranks.any(False)  # the others look into the folder when it is ready
-        run.start(resume)
+        ranks.any(False)  # none begins before all can
         return run.go(told_to_stop)
 
 
@@ -127,7 +126,9 @@ def _telling_of_memory(config: TrainConfig) -> Iterator[None]:
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, store: ShardStore, out: Path, execution: Execution, ranks: Ranks) -> None:
+    def __init__(
+        self, config: TrainConfig, store: ShardStore, out: Path, execution: Execution, ranks: Ranks, resume: bool
+    ) -> None:
         self.config, self.store, self.out, self.execution, self.ranks = config, store, out, execution, ranks
         made = method_class(config.method)
         self.planner = Planner(
@@ -165,8 +166,9 @@ class _Run:
         self.plans = MinedPlans(self.planner, self.method.bank, config.max_age or None)
         self.optimizer = make_optimizer(config, self.method)
         self.step = 0
+        self._start(resume)
 
-    def start(self, resume: bool) -> None:
+    def _start(self, resume: bool) -> None:
         """Goes back to the newest checkpoint, or to the start where there is none yet."""
         state = checkpoint.load_newest(self.out / "checkpoints") if resume else None
         if state is not None:
@@ -261,6 +263,7 @@ class _Run:
                 f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
             )
         self.optimizer.step()
+        self.method.end(self.step)
         self.plans.advance()
         query = torch.cat([outcome.query for outcome in outcomes])
         line: dict[str, Any] = {

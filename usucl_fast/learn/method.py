@@ -69,6 +69,9 @@ class Method(nn.Module):
     def begin(self, progress: float) -> None:
         """Called before each step, with the share of the run that is done."""
 
+    def end(self, step: int) -> None:
+        """Called after each step."""
+
     def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
         """The loss of a batch, or of one of the parts that it is accumulated from.
 

@@ -213,7 +213,8 @@ def _pack(query: NDArray[np.float32]) -> Packed:
     step = np.maximum(np.abs(exact).max(axis=1), 1e-30) / 127
     code = np.rint(exact / step[:, None])
     rest = np.linalg.norm(exact - step[:, None] * code, axis=1) * (1 + 1e-9)
-    packed = code.astype(np.int8).reshape(-1, LANES, exact.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+    with np.errstate(invalid="ignore"):  # whoever made a query that is not finite will say so
+        packed = code.astype(np.int8).reshape(-1, LANES, exact.shape[1] // 4, 4).transpose(0, 2, 1, 3)
     return Packed(np.ascontiguousarray(packed), 1 / step, rest, ZERO * code.sum(axis=1))
 
 

@@ -27,6 +27,7 @@ class Usucl(MomentumMethod):
         super().__init__(config, table, device, ranks)
         group = table.group if config.exclude == "group" else None
         self.bank = MemoryBank(table.first_row, config.dim, device=device, group=group)
+        self._remembered: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @classmethod
     def tuples(cls, config: TrainConfig) -> str:
@@ -46,8 +47,13 @@ class Usucl(MomentumMethod):
     def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         self.bank.load_state_dict(state)
 
+    def end(self, step: int) -> None:
+        for frame_ids, z in self._remembered:
+            self.bank.write(frame_ids, z, step)
+        self._remembered.clear()
+
     def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
-        """Writes the embeddings to the bank after reading it."""
+        """The embeddings are written to the bank when the step ends: no part of a batch finds those of another."""
         config = self.config
         tuples, views = frames.shape[:2]
         # The anchor and the negatives share one forward pass, and so their batch-norm statistics.
@@ -82,7 +88,7 @@ class Usucl(MomentumMethod):
             config.tau,
         )
         remembered = torch.cat([query[:, None], positive[:, None], encoded_negatives], dim=1).detach()
-        self.bank.write(frame_ids[valid], remembered[valid], step)
+        self._remembered.append((frame_ids[valid], remembered[valid]))
         return Outcome(loss, query.detach(), members)
 
     def _candidates(

@@ -1,0 +1,57 @@
+"""The learning rate over a run, and what each optimiser does to which parameters."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from usucl_fast.learn.optimizer import learning_rate, make_optimizer
+from usucl_fast.learn.recipes import make_config
+
+
+def rates(epochs: int, steps_per_epoch: int, **changes: Any) -> list[float]:
+    config = make_config("default", {"epochs": epochs, "lr": 1.0, **changes})
+    steps = epochs * steps_per_epoch
+    return [learning_rate(config, step, steps) for step in range(steps)]
+
+
+def test_the_learning_rate_in_closed_form() -> None:
+    assert rates(4, 5) == pytest.approx([(1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)])
+    by_epoch = rates(4, 5, lr_schedule="epoch")
+    assert by_epoch == pytest.approx([(1 + math.cos(math.pi * (step // 5) / 4)) / 2 for step in range(20)])
+    warmed = rates(4, 5, warm_up=1.0)
+    assert warmed[:5] == pytest.approx([n / 6 for n in range(1, 6)])
+    assert warmed[5:] == pytest.approx([(1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)])
+    assert max(rates(4, 5, warm_up=1.5, lr_schedule="epoch")) == 1.0
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_every_optimiser_learns(name: str) -> None:
+    if name == "lars":
+        pytest.importorskip("lightly")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+    network.requires_grad_(True)
+    optimizer = make_optimizer(make_config("default", {"optimizer": name, "lr": 0.05}), network)
+    x = torch.randn(64, 4)
+    y = x.sum(dim=1, keepdim=True)
+    losses = []
+    for _ in range(200):
+        loss = (network(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_biases_and_norms_are_not_decayed_but_by_sgd() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    network[0].bias.requires_grad_(False)
+    (sgd,) = make_optimizer(make_config("default", {}), network).param_groups
+    assert len(sgd["params"]) == 3
+    assert sgd["weight_decay"] == 1e-4
+    adamw = make_optimizer(make_config("default", {"optimizer": "adamw"}), network).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in adamw] == [(1, 1e-4), (2, 0.0)]

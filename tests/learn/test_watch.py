@@ -1,0 +1,112 @@
+"""What a run says of itself, and how it ends when something is wrong."""
+
+import dataclasses
+import json
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from usucl_fast.errors import DataError, ResourceError
+from usucl_fast.feed import ShardStore
+from usucl_fast.learn import Execution, train
+from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.recipes import TrainConfig, make_config
+from usucl_fast.learn.watch import ALIKE_STEPS, Collapse, read_metrics
+
+EXECUTION = Execution("torch", torch.device("cpu"), threads=0, checkpoint_every=2)
+
+
+def config(**changes: Any) -> TrainConfig:
+    tiny = {"arch": "resnet18", "size": 32, "epochs": 6, "batch_size": 4, "dim": 16, "precision": "fp32"}
+    return make_config("default", {**tiny, **changes})
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+
+
+def test_a_run_that_diverges_stops_and_names_the_step_and_the_frames(sample: ShardStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"step 1 diverged: the loss is .*frame ids \[\[\d+.*lower --lr") as caught:
+        train(config(lr=1e30), sample, tmp_path / "run", EXECUTION)
+    assert "nan" in str(caught.value)
+    assert len(losses(tmp_path / "run")) == 1
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(sample: ShardStore, tmp_path: Path) -> None:
+    """The system's own limit on the size of files stands for the disk; the checkpoint breaks off in the middle."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    train(config(), sample, whole, EXECUTION)
+    train(config(), sample, out, dataclasses.replace(EXECUTION, stop_after=2))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match=r"step-00000004\.pt cannot be written .*go on with --resume"):
+            train(config(), sample, out, EXECUTION, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002.pt"]
+    train(config(), sample, out, EXECUTION, resume=True)
+    assert losses(out) == losses(whole)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_says_what_to_lower(
+    sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def forward(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Usucl, "forward", forward)
+    with pytest.raises(ResourceError, match=r"lower --batch-size \(4\) or --size \(32\), or raise --accumulate \(1\)"):
+        train(config(), sample, tmp_path / "run", EXECUTION)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_the_same_batch(sample: ShardStore, tmp_path: Path, parts: int) -> None:
+    """With batch norm frozen, and negatives from the bank."""
+    for number in (1, parts):
+        frozen = config(accumulate=number, batch_norm="frozen", lr=0.001)
+        train(frozen, sample, tmp_path / str(number), EXECUTION)
+    assert losses(tmp_path / str(parts)) == pytest.approx(losses(tmp_path / "1"), abs=1e-4)
+
+
+def test_collapse_is_told_once_each_time() -> None:
+    collapse = Collapse()
+
+    def tell(cosine: float | None, steps: int) -> list[str]:
+        lines = ({"step": n, "mean_cosine": cosine, "effective_rank": 1.2} for n in range(steps))
+        return [warning for line in lines if (warning := collapse.look(line))]
+
+    assert not tell(0.99, ALIKE_STEPS - 1)
+    (warning,) = tell(0.99, 100)
+    assert "collapsed" in warning
+    assert not tell(0.3, 1)
+    assert not tell(None, 10)
+    assert not tell(0.99, ALIKE_STEPS - 1)
+    assert len(tell(0.99, 100)) == 1
+
+
+def test_tensorboard_has_the_metrics_and_no_step_twice(sample: ShardStore, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    how = dataclasses.replace(EXECUTION, tensorboard=True)
+    train(config(), sample, out, dataclasses.replace(how, stop_after=3))
+    train(config(), sample, out, how, resume=True)
+    events = EventAccumulator(str(out / "tensorboard")).Reload()  # type: ignore[no-untyped-call]
+    told = events.Scalars("loss")
+    assert [event.step for event in told] == list(range(6))
+    assert [event.value for event in told] == pytest.approx(losses(out))
+
+
+def test_a_trace_shows_where_the_time_goes(sample: ShardStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(config(epochs=12), sample, out, dataclasses.replace(EXECUTION, profile=True))
+    events = json.loads((out / "trace.json").read_bytes())["traceEvents"]
+    assert any("convolution" in event.get("name", "") for event in events)
+    assert all(math.isfinite(loss) for loss in losses(out))
