@@ -98,7 +98,7 @@ def test_tensorboard_has_the_metrics_and_no_step_twice(sample: ShardStore, tmp_p
     how = dataclasses.replace(EXECUTION, tensorboard=True)
     train(config(), sample, out, dataclasses.replace(how, stop_after=3))
     train(config(), sample, out, how, resume=True)
-    events = EventAccumulator(str(out / "tensorboard")).Reload()  # type: ignore[no-untyped-call]
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
     told = events.Scalars("loss")
     assert [event.step for event in told] == list(range(6))
     assert [event.value for event in told] == pytest.approx(losses(out))
