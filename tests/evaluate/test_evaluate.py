@@ -17,7 +17,7 @@ from usucl_fast.evaluate import load_backbone, predict, summarise
 from usucl_fast.evaluate.embed import spread_frames
 from usucl_fast.evaluate.metrics import by_video
 from usucl_fast.feed import ShardStore
-from usucl_fast.learn.encoder import make_backbone
+from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 
@@ -108,11 +108,11 @@ def test_frames_are_spread_over_the_video(store: ShardStore) -> None:
 
 
 def test_weights_must_be_those_of_the_backbone(tmp_path: Path) -> None:
-    state = {name: value for name, value in make_backbone("resnet18").state_dict().items() if not name.startswith("fc")}
+    state = make_backbone("resnet18")[0].state_dict()
     save_file(state, tmp_path / "good.safetensors")
     loaded = load_backbone(tmp_path / "good.safetensors", "resnet18").state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
-    with pytest.raises(UsageError, match=r"no resnet34 without fc: the first name that differs is layer1\.2"):
+    with pytest.raises(UsageError, match=r"no resnet34: the first name that differs is layer1\.2"):
         load_backbone(tmp_path / "good.safetensors", "resnet34")
     save_file({**state, "extra": torch.zeros(1)}, tmp_path / "extra.safetensors")
     with pytest.raises(UsageError, match="differs is extra"):
@@ -149,7 +149,7 @@ def test_the_command_writes_a_summary(phantoms: Path, tmp_path: Path, protocol: 
 def test_bad_input_is_refused(phantoms: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
     for model, shards, options, word in (
-        ("nowhere", phantoms, [], "neither a finished run, nor a safetensors file, nor the word random"),
+        ("nowhere", phantoms, [], "neither a run, nor a file of weights, nor the word imagenet or random"),
         ("random", tmp_path, [], "not a shard folder"),
         ("random", phantoms, ["--arch", "vgg16"], "--arch vgg16"),
         ("random", phantoms, ["--folds", 9], "--folds 9"),

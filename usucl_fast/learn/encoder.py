@@ -1,33 +1,29 @@
-"""A torchvision ResNet with a projection head, and its momentum copy."""
+"""A backbone with a projection head, and its momentum copy."""
 
 import copy
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
-from usucl_fast.errors import UsageError
+from usucl_fast.learn.backbones import make_backbone
 
 
 class Encoder(nn.Module):
     """Pictures `[M, 3, H, W]` -> unit embeddings `[M, D]`, float32.
 
-    backbone: a torchvision ResNet without its `fc`; parameter names as torchvision's.
+    backbone: what `make_backbone` makes of `arch`; parameter names as torchvision's or timm's.
     head: as wide as the features, twice linear, `batch norm and` ReLU between.
 
     A single picture has no batch statistics: it is normalised by the running ones.
 
     Raises:
-        UsageError: `arch` is no torchvision ResNet.
+        UsageError: `arch` is no backbone.
     """
 
     def __init__(self, arch: str, dim: int, head_norm: bool) -> None:
         super().__init__()
-        backbone = make_backbone(arch)
-        width = backbone.fc.in_features
-        backbone.fc = nn.Identity()
-        self.backbone = backbone
+        self.backbone, width = make_backbone(arch)
         norm = [nn.BatchNorm1d(width)] if head_norm else []
         self.head = nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, dim))
 
@@ -37,22 +33,6 @@ class Encoder(nn.Module):
         z = self.head(self.backbone(x_MCHW))
         self.train(training)
         return F.normalize(z.float(), dim=1)
-
-
-def make_backbone(arch: str) -> torchvision.models.ResNet:
-    """The torchvision ResNet of that name, with random weights.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        backbone = torchvision.models.get_model(arch, weights=None)
-    except ValueError:
-        backbone = None
-    if not isinstance(backbone, torchvision.models.ResNet):
-        names = [name for name in torchvision.models.list_models(torchvision.models) if "res" in name]
-        raise UsageError(f"--arch {arch} is no torchvision ResNet; choose from {', '.join(names)}")
-    return backbone
 
 
 class MomentumPair(nn.Module):
