@@ -17,6 +17,7 @@ from usucl_fast.evaluate import load_backbone, predict, summarise
 from usucl_fast.evaluate.embed import spread_frames
 from usucl_fast.evaluate.metrics import by_video
 from usucl_fast.feed import ShardStore
+from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
@@ -144,6 +145,33 @@ def test_the_command_writes_a_summary(phantoms: Path, tmp_path: Path, protocol: 
     again = usucl_eval("random", phantoms, "--out", tmp_path / "e", *options)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
+
+
+def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path) -> None:
+    """Of another network and size than the defaults; and the same features from wherever the weights come."""
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {**vars(TrainConfig(arch="resnet34", size=32, channels=3))}
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    state = make_backbone("resnet34")[0].state_dict()
+    save_file(state, run / "backbone.safetensors")
+    checkpoint.save(run / "checkpoints", 1, {"method": {f"query.backbone.{name}": t for name, t in state.items()}})
+    torch.save({f"module.{name}": t for name, t in state.items()}, tmp_path / "file.pth")
+    summaries = []
+    for number, (model, options) in enumerate(
+        (
+            (run, []),
+            (run / "checkpoints" / "step-00000001.pt", []),
+            (run / "backbone.safetensors", ["--arch", "resnet34", "--size", 32]),
+            (tmp_path / "file.pth", ["--arch", "resnet34", "--size", 32]),
+        )
+    ):
+        result = usucl_eval(model, phantoms, "--out", tmp_path / str(number), "--folds", 2, "--repeats", 1, *options)
+        assert result.exit_code == 0, result.output
+        summary = json.loads((tmp_path / str(number) / "summary.json").read_bytes())
+        assert summary.pop("model") == str(model)
+        summaries.append(summary)
+    assert summaries[1:] == summaries[:-1]
 
 
 def test_bad_input_is_refused(phantoms: Path, tmp_path: Path) -> None:
