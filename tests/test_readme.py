@@ -37,6 +37,8 @@ def test_commands_and_code(tmp_path: Path) -> None:
     left_out = ["make ", "git ", ". "]
     if not importlib.util.find_spec("ffcv"):  # an extra that must be built
         left_out.append("usucl-shard export-ffcv")
+    if not importlib.util.find_spec("onnxscript"):  # an extra
+        left_out.append("usucl-train export my-run --format onnx")
     ran = 0
     for kind, text in BLOCKS:
         if kind == "text":

@@ -489,7 +489,7 @@ def test_a_bad_toml_file_is_refused(tmp_path: Path, text: str, words: list[str])
     [
         (["--recipe", "simclr", "--negatives", "3"], ["--negatives is nothing to --method simclr"]),
         (["--recipe", "byol", "--tau", ".1"], ["--tau is nothing to --method byol"]),
-        (["--init", "nowhere.pth"], ["--init", "nowhere.pth"]),
+        (["--init", "nowhere.pth"], ["nowhere.pth is neither a run, nor a file"]),
         (["--accumulate", "3", "--batch-size", "2"], ["too few", "--accumulate 3"]),
     ],
 )

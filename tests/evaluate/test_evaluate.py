@@ -17,7 +17,8 @@ from usucl_fast.evaluate import load_backbone, predict, summarise
 from usucl_fast.evaluate.embed import spread_frames
 from usucl_fast.evaluate.metrics import by_video
 from usucl_fast.feed import ShardStore
-from usucl_fast.learn.encoder import make_backbone
+from usucl_fast.learn import TrainConfig, checkpoint
+from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 
@@ -108,11 +109,11 @@ def test_frames_are_spread_over_the_video(store: ShardStore) -> None:
 
 
 def test_weights_must_be_those_of_the_backbone(tmp_path: Path) -> None:
-    state = {name: value for name, value in make_backbone("resnet18").state_dict().items() if not name.startswith("fc")}
+    state = make_backbone("resnet18")[0].state_dict()
     save_file(state, tmp_path / "good.safetensors")
     loaded = load_backbone(tmp_path / "good.safetensors", "resnet18").state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
-    with pytest.raises(UsageError, match=r"no resnet34 without fc: the first name that differs is layer1\.2"):
+    with pytest.raises(UsageError, match=r"no resnet34: the first name that differs is layer1\.2"):
         load_backbone(tmp_path / "good.safetensors", "resnet34")
     save_file({**state, "extra": torch.zeros(1)}, tmp_path / "extra.safetensors")
     with pytest.raises(UsageError, match="differs is extra"):
@@ -146,10 +147,39 @@ def test_the_command_writes_a_summary(phantoms: Path, tmp_path: Path, protocol: 
     assert "--overwrite" in again.stderr
 
 
+def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path) -> None:
+    """Of another network and size than the defaults; and the same features from wherever the weights come."""
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {**vars(TrainConfig(arch="resnet34", size=32, channels=3))}
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    state = make_backbone("resnet34")[0].state_dict()
+    save_file(state, run / "backbone.safetensors")
+    checkpoint.save(
+        run / "checkpoints", 1, {"method": {f"query.backbone.{name}": t for name, t in state.items()}}, keep=2
+    )
+    torch.save({f"module.{name}": t for name, t in state.items()}, tmp_path / "file.pth")
+    summaries = []
+    for number, (model, options) in enumerate(
+        (
+            (run, []),
+            (run / "checkpoints" / "step-00000001.pt", []),
+            (run / "backbone.safetensors", ["--arch", "resnet34", "--size", 32]),
+            (tmp_path / "file.pth", ["--arch", "resnet34", "--size", 32]),
+        )
+    ):
+        result = usucl_eval(model, phantoms, "--out", tmp_path / str(number), "--folds", 2, "--repeats", 1, *options)
+        assert result.exit_code == 0, result.output
+        summary = json.loads((tmp_path / str(number) / "summary.json").read_bytes())
+        assert summary.pop("model") == str(model)
+        summaries.append(summary)
+    assert summaries[1:] == summaries[:-1]
+
+
 def test_bad_input_is_refused(phantoms: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
     for model, shards, options, word in (
-        ("nowhere", phantoms, [], "neither a finished run, nor a safetensors file, nor the word random"),
+        ("nowhere", phantoms, [], "neither a run, nor a file of weights, nor the word imagenet or random"),
         ("random", tmp_path, [], "not a shard folder"),
         ("random", phantoms, ["--arch", "vgg16"], "--arch vgg16"),
         ("random", phantoms, ["--folds", 9], "--folds 9"),

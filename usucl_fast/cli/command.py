@@ -1,4 +1,4 @@
-"""What all commands share: errors as one line, `--debug`, exit codes."""
+"""What all commands share: errors as one line, `--debug`, exit codes, a command that need not be named."""
 
 from typing import Any
 
@@ -44,3 +44,20 @@ class Command(click.Command):
                 raise
             click.echo(f"{ctx.command_path}: {error}", err=True)
             ctx.exit(1)
+
+
+class DefaultGroup(click.Group):
+    """A group of commands of which `default` is meant where none is named.
+
+    What is neither a command nor an option of the group's own goes to it.
+    """
+
+    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if args[0] not in {*self.commands, *own} if args else not self.no_args_is_help:
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)

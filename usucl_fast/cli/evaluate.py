@@ -20,6 +20,7 @@ from usucl_fast.feed import LOADERS, Delivery, open_shards
 from usucl_fast.files import write_json
 from usucl_fast.learn.engine import read_config
 from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.learn.weights import IMAGENET
 from usucl_fast.machine import cores
 
 
@@ -75,8 +76,9 @@ def main(
 ) -> None:
     """Classifies the labelled videos in SHARDS by the features of MODEL, on folds that never cut a group.
 
-    SHARDS is a folder made by usucl-shard, or the URL of one. MODEL is a run folder, a safetensors file with
-    torchvision's names, or the word random for untrained weights.
+    SHARDS is a folder made by usucl-shard, or the URL of one. MODEL is a run folder, a file of weights (one of a run's
+    checkpoints; of torchvision, timm, US_UCL, MoCo, USCL or lightly), or a word: imagenet for the weights that
+    torchvision or timm offers, random for untrained ones.
 
     \b
     Example:
@@ -86,16 +88,14 @@ def main(
         raise UsageError(f"--out {out} holds an evaluation; name another folder or add --overwrite")
     store = open_shards(shards, cache, int(cache_gb * 1e9))
     table = store.table
-    weights, channels = None, 1
-    if model != "random":
-        weights = Path(model)
-        if (weights / "config.json").is_file():
-            config = read_config(weights)
-            arch, size, channels = arch or config.arch, size or config.size, config.channels
-            weights = weights / "backbone.safetensors"
-        if not weights.is_file():
-            raise UsageError(f"MODEL {model} is neither a finished run, nor a safetensors file, nor the word random")
-    backbone = load_backbone(weights, arch or TrainConfig.arch, seed)
+    if model not in (IMAGENET, "random") and not Path(model).exists():
+        raise UsageError(f"MODEL {model} is neither a run, nor a file of weights, nor the word {IMAGENET} or random")
+    channels = 1
+    run = Path(model).parent.parent if Path(model).parent.name == "checkpoints" else Path(model)
+    if (run / "config.json").is_file():
+        config = read_config(run)
+        arch, size, channels = arch or config.arch, size or config.size, config.channels
+    backbone = load_backbone(None if model == "random" else model, arch or TrainConfig.arch, seed)
     names = sorted({video.label for video in table.videos if video.label})
     videos = np.array([n for n, video in enumerate(table.videos) if video.label], np.int64)
     if not len(videos):

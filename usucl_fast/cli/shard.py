@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from usucl_fast import __version__
-from usucl_fast.cli.command import Command
+from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
@@ -25,16 +25,7 @@ from usucl_fast.pack.outlines import read_outlines
 from usucl_fast.pack.splits import check_splits, parse_split
 
 
-class _PackUnlessNamed(click.Group):
-    """`usucl-shard SOURCE... OUT` packs; the other commands go by their name."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
-            args = ["pack", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_PackUnlessNamed)
+@click.group(cls=DefaultGroup, default="pack")
 @click.version_option(__version__, package_name="usucl-fast")
 def main() -> None:
     """Packs ultrasound videos into shards, and looks at them.

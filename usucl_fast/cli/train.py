@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from usucl_fast import __version__
-from usucl_fast.cli.command import Command
+from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.device import device_option, pick_device
+from usucl_fast.cli.export import export
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOADERS, RESIDENT_BYTES, ShardStore, choose_loader, open_shards
@@ -83,7 +84,15 @@ def _read_options(ctx: click.Context, param: click.Parameter, file: Path | None)
     ctx.default_map = {**(ctx.default_map or {}), **{name.replace("-", "_"): v for name, v in options.items()}}
 
 
-@click.command(cls=Command)
+@click.group(cls=DefaultGroup, default="run", add_help_option=False, no_args_is_help=False)
+def main() -> None:
+    """Trains where no command is named, and tells of that with --help: it is what one comes for."""
+
+
+main.add_command(export)
+
+
+@main.command(cls=Command)
 @functools.partial(shards_argument, required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
 @click.option(
@@ -162,7 +171,7 @@ def _read_options(ctx: click.Context, param: click.Parameter, file: Path | None)
     help="Print the curriculum that the other options make, epoch by epoch, and stop. Needs no SHARDS or --out.",
 )
 @_setting_options
-def main(
+def run(
     shards: str | None,
     cache: Path | None,
     cache_gb: float,
@@ -189,7 +198,8 @@ def main(
 
     The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
     backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C or SIGTERM saves a checkpoint and
-    stops; --resume goes on from the newest one.
+    stops; --resume goes on from the newest one. `usucl-train export RUN` writes what a run has learned for other
+    programs.
 
     \b
     Example:

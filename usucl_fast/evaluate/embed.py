@@ -5,39 +5,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import Delivery, Normaliser, ShardStore, make_loader, whole_frames
 from usucl_fast.frames import FrameTable
-from usucl_fast.learn.encoder import make_backbone
+from usucl_fast.learn.backbones import make_backbone
+from usucl_fast.learn.weights import read_backbone
 from usucl_fast.report.progress import Progress
 
 BATCH = 64
 
 
-def load_backbone(weights: Path | None, arch: str, seed: int = 0) -> nn.Module:
-    """A torchvision ResNet without `fc`, with the weights of a safetensors file, or random ones.
+def load_backbone(source: str | Path | None, arch: str, seed: int = 0) -> nn.Module:
+    """The network `arch` without its classifier, with the weights that `read_backbone` finds, or random ones.
 
     Raises:
-        UsageError: `arch` is no torchvision ResNet, or the weights are of another network.
-        DataError: the file cannot be read.
+        UsageError, DataError: as `make_backbone` and `read_backbone` do.
     """
     torch.manual_seed(seed)
-    backbone = make_backbone(arch)
-    backbone.fc = nn.Identity()
-    if weights is not None:
-        try:
-            state = load_file(weights)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{weights} cannot be read as safetensors ({error})") from error
-        expected = backbone.state_dict()
-        for name in sorted({*state, *expected}):
-            if name not in state or name not in expected or state[name].shape != expected[name].shape:
-                raise UsageError(f"{weights} is no {arch} without fc: the first name that differs is {name}")
-        backbone.load_state_dict(state)
+    backbone, _ = make_backbone(arch)
+    if source is not None:
+        backbone.load_state_dict(read_backbone(source, arch))
     return backbone.eval()
 
 

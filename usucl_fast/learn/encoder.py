@@ -1,12 +1,11 @@
-"""A torchvision ResNet with a projection head."""
+"""A backbone with a projection head."""
 
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import nn
 
-from usucl_fast.errors import UsageError
+from usucl_fast.learn.backbones import make_backbone
 
 
 class Encoder(nn.Module):
@@ -21,15 +20,12 @@ class Encoder(nn.Module):
         frozen_norm: batch norm uses its running statistics, and leaves them as they are.
 
     Raises:
-        UsageError: `arch` is no torchvision ResNet.
+        UsageError: `arch` is no backbone.
     """
 
     def __init__(self, arch: str, make_head: Callable[[int], nn.Module], bf16: bool, frozen_norm: bool) -> None:
         super().__init__()
-        backbone = make_backbone(arch)
-        width = backbone.fc.in_features
-        backbone.fc = nn.Identity()
-        self.backbone = backbone
+        self.backbone, width = make_backbone(arch)
         self.head = make_head(width)
         self._bf16, self._frozen_norm = bf16, frozen_norm
         self._encode = self._plain
@@ -49,19 +45,3 @@ class Encoder(nn.Module):
         with torch.autocast(x_MCHW.device.type, torch.bfloat16, enabled=self._bf16):
             z: torch.Tensor = self.head(self.backbone(x_MCHW))
         return z.float()
-
-
-def make_backbone(arch: str) -> torchvision.models.ResNet:
-    """The torchvision ResNet of that name, with random weights.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        backbone = torchvision.models.get_model(arch, weights=None)
-    except ValueError:
-        backbone = None
-    if not isinstance(backbone, torchvision.models.ResNet):
-        names = [name for name in torchvision.models.list_models(torchvision.models) if "res" in name]
-        raise UsageError(f"--arch {arch} is no torchvision ResNet; choose from {', '.join(names)}")
-    return backbone

@@ -62,7 +62,7 @@ class Method(nn.Module):
         return [self.query]
 
     def start_with(self, backbone: dict[str, torch.Tensor]) -> None:
-        """Takes the weights of a backbone."""
+        """Takes the weights of a backbone, those of `query.backbone`."""
         for encoder in self.encoders():
             encoder.backbone.load_state_dict(backbone)
 

@@ -45,7 +45,7 @@ class TrainConfig:
 
     recipe: str = "default"
     method: str = _setting("usucl", "What is learned from; see the README.", choices=tuple(METHODS))
-    arch: str = _setting("resnet18", "Backbone: the name of a torchvision ResNet.")
+    arch: str = _setting("resnet18", "Backbone: the name of a torchvision ResNet, or timm/NAME for a model of timm.")
     size: int = _setting(224, "Height and width of the pictures in pixels.", low=32, high=1024)
     channels: int = _setting(
         1, "1 loads the luma alone (fast, and all there is in a grey video), 3 loads RGB.", choices=("1", "3")

@@ -1,12 +1,170 @@
-"""Backbones from elsewhere."""
+"""A backbone's weights, from wherever they were trained, with every name and shape accounted for."""
 
+import itertools
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.learn.backbones import TIMM, import_timm, make_backbone
+
+IMAGENET = "imagenet"
+"""The word that stands for the weights of a network's own publishers."""
+
+ENVELOPES = ("state_dict", "method", "model")
+"""Keys under which checkpoints keep the weights, one within another too."""
+
+PREFIXES = tuple(
+    wrapper + place
+    for wrapper, place in itertools.product(
+        ("", "module.", "model."),  # as it is, DataParallel, a Lightning module
+        (
+            "",  # torchvision, timm, backbone.safetensors
+            "query.backbone.",  # a run's checkpoints
+            "encoder_q.",  # MoCo, US_UCL
+            "base_encoder.",  # MoCo v3
+            "backbone.",  # lightly
+            "features.",  # USCL
+            "encoder.",
+        ),
+    )
+)
+"""What may stand before the name of every tensor of a backbone."""
+
+HEADS = frozenset(
+    (
+        *("fc", "classifier", "head", "head_dist", "heads", "last_linear", "linear", "l1", "l2"),
+        *("mlp", "predictor", "prediction_head", "projector", "projection", "projection_head"),
+    )
+)
+"""Modules beside a backbone's own that are no part of it: classifiers, projectors, predictors."""
 
 
-def read_backbone(source: str | Path, arch: str) -> dict[str, torch.Tensor]:
-    """To come."""
-    raise UsageError(f"--init {source}: only random is possible yet")
+def read_backbone(source: str | Path, arch: str) -> dict[str, Tensor]:
+    """The state dict of `make_backbone(arch)`, all of it and nothing else, from what `source` names.
+
+    source: a run folder, a file, or the word `imagenet`. A file is a .safetensors, or what torch.save wrote: one of a
+        run's checkpoints, a state dict of torchvision or timm, a checkpoint of US_UCL, MoCo, USCL or lightly, or any
+        other in which one of `PREFIXES` stands before all names. Children may be numbered, as nn.Sequential does.
+
+    A classifier or projector in the file is left aside. What is not in older files, how many batches the batch norms
+    have seen, is 0.
+
+    Raises:
+        UsageError: there is no such source, it is of another network, it holds code beside weights, or ImageNet's
+            weights cannot be fetched.
+        DataError: the file cannot be read.
+    """
+    with torch.random.fork_rng(devices=[]):  # the random weights of this one are nobody's business
+        network, _ = make_backbone(arch)
+    if str(source) == IMAGENET:
+        return _match(_fetch(arch), network, f"what {IMAGENET} stands for", arch)
+    path = Path(source)
+    if path.is_dir():
+        path = path / "backbone.safetensors"
+        if not path.is_file():
+            raise UsageError(f"{source} holds no backbone.safetensors; name a finished run, or one of its checkpoints")
+    if not path.is_file():
+        raise UsageError(f"{source} is neither a run, nor a file of weights, nor the word {IMAGENET}")
+    return _match(unwrap(_load(path)), network, str(path), arch)
+
+
+def unwrap(state: Any) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, out of its `ENVELOPES`; none where it is not made of tensors."""
+    while isinstance(state, Mapping):
+        inner = next((state[key] for key in ENVELOPES if isinstance(state.get(key), Mapping)), None)
+        if inner is None:
+            return {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+        state = inner
+    return {}
+
+
+def _match(state: dict[str, Tensor], network: nn.Module, source: str, arch: str) -> dict[str, Tensor]:
+    """The tensors in `state` by the network's own names, from below the prefix that accounts for most of them."""
+    expected = network.state_dict()
+    prefix, spelling = max(_spellings(network), key=lambda one: sum(name in state for name in one[1].values()))
+    differs = f"{source} is no {arch}: the first name that differs is"
+    way_out = "name the network that the file is of with --arch"
+    found = {}
+    for name, spelt in spelling.items():
+        if spelt in state and state[spelt].shape == expected[name].shape:
+            found[name] = state[spelt].to(expected[name].dtype)
+        elif spelt in state:
+            shapes = f"of shape {list(state[spelt].shape)} and not {list(expected[name].shape)}"
+            raise UsageError(f"{differs} {spelt}, {shapes}; {way_out}")
+        elif name.endswith("num_batches_tracked"):
+            found[name] = expected[name]
+        elif found:
+            raise UsageError(f"{differs} {spelt}, which is missing; {way_out}")
+        else:
+            has = f"its names are {', '.join(list(state)[:2])}, …" if state else "it holds no tensors by name"
+            raise UsageError(f"{differs} {name}, which is missing, and {has}; {way_out}")
+    ours = set(spelling.values())
+    for name in state:
+        if name.startswith(prefix) and name not in ours and name.removeprefix(prefix).split(".")[0] not in HEADS:
+            raise UsageError(f"{differs} {name}, which a {arch} does not have; {way_out}")
+    return found
+
+
+def _spellings(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each prefix, and how the names of the network may be spelt below it."""
+    number = {child: str(n) for n, (child, _) in enumerate(network.named_children())}
+    names = list(network.state_dict())
+    numbered = []
+    for name in names:
+        child, *rest = name.split(".")
+        numbered.append(".".join([number.get(child, child), *rest]))
+    for prefix, spelt in itertools.product(PREFIXES, (names, numbered)):
+        yield prefix, {name: prefix + spelling for name, spelling in zip(names, spelt, strict=True)}
+
+
+def _load(path: Path) -> Any:
+    """What the file holds, without running any code that it may hold."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # the error says it
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its zip and pickle readers raise
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise UsageError(
+                f"{path} holds more than weights ({code[1]}), which is not loaded, as it may run any code; where you"
+                " trust it, save its state dict alone"
+            ) from error
+        reason = "it is no checkpoint" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        raise DataError(f"{path} is damaged or holds no weights ({reason}); get the file again") from error
+
+
+def _fetch(arch: str) -> dict[str, Tensor]:
+    """The weights that torchvision or timm offers, from its cache or the internet."""
+    if arch.startswith(TIMM):
+        name = arch.removeprefix(TIMM)
+        timm = import_timm(arch)
+        place = f"https://huggingface.co/{getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None) or 'timm'}"
+    else:
+        weights = torchvision.models.get_model_weights(arch).DEFAULT
+        place = weights.url
+    try:
+        if arch.startswith(TIMM):
+            state: dict[str, Tensor] = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+        else:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+        return state
+    except Exception as error:  # whatever the libraries that fetch raise
+        raise UsageError(
+            f"the {IMAGENET} weights of {arch} cannot be fetched ({_first_line(error)}); download them from {place}"
+            f" and give the file instead of the word {IMAGENET}, as in --init FILE"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

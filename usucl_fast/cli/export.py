@@ -1,0 +1,36 @@
+"""`usucl-train export`: a run -> a file for other programs."""
+
+from pathlib import Path
+
+import click
+
+from usucl_fast.cli.command import Command
+from usucl_fast.learn.export import FORMATS
+from usucl_fast.learn.export import export as export_run
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    required=True,
+    type=click.Choice(tuple(FORMATS)),
+    help="us_ucl: a checkpoint that US_UCL's fine-tuner takes. onnx: the backbone, normalised pictures to features, for"
+    " any number of pictures of the run's size.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option("--overwrite", is_flag=True, help="Replace --out.")
+def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
+    """Writes what RUN has learned to a file for other programs.
+
+    us_ucl is the newest checkpoint: backbone and projection head, and their momentum copies. Batch norms of the head
+    are folded into its linear layers; a head of other parts is left out, and so is the state of the optimizer.
+
+    The backbone with torchvision's names is there already: RUN/backbone.safetensors.
+
+    \b
+    Example:
+      usucl-train export my-run --format us_ucl --out my-run.pth
+    """
+    words = export_run(run, format, out, overwrite)
+    click.echo(f"{out}: {words}; {out.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,144 @@
+"""What a run has learned, in files for other programs."""
+
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from usucl_fast.errors import UsageError
+from usucl_fast.files import write_whole
+from usucl_fast.learn import checkpoint
+from usucl_fast.learn.backbones import TIMM, make_backbone
+from usucl_fast.learn.engine import read_config, read_metrics
+from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.learn.weights import read_backbone, unwrap
+
+EPS = 1e-5
+"""What torch's batch norms add to the variance, where nobody says otherwise."""
+
+
+def export(run: Path, format: str, out: Path, overwrite: bool = False) -> str:
+    """Writes what the run has learned to `out`, whole or not at all, and returns in words what went in.
+
+    format:
+        us_ucl: the newest checkpoint, for US_UCL: `{epoch, arch, state_dict, optimizer}`, with the backbone and its
+            head under `module.encoder_q`, and the momentum copy, or the same again where there is none, under
+            `module.encoder_k`. Batch norms of the head are folded into its linear layers, with their running
+            statistics, which leaves `fc.0`, `fc.2`, and so on; a head of other parts is left out. The optimizer has
+            no state.
+        onnx: the backbone: `pictures` `[N, 3, size, size]`, float32, normalised by ImageNet's mean and deviation, ->
+            `features` `[N, F]`, for any N.
+
+    Raises:
+        UsageError: there is no run, it has not come so far, its backbone does not go into the format, a package is
+            missing, or `out` is there.
+        DataError: what it has written is damaged.
+    """
+    if out.is_dir() or (out.exists() and not overwrite):
+        hint = "it is a folder; name a file" if out.is_dir() else "choose another, or replace it with --overwrite"
+        raise UsageError(f"--out {out} is already there: {hint}")
+    try:
+        config = read_config(run)
+    except UsageError as error:
+        raise UsageError(f"RUN {run} is no run folder: it has no config.json of usucl-train") from error
+    content, words = FORMATS[format](run, config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(out) as file:
+        file.write(content)
+    return words
+
+
+def _us_ucl(run: Path, config: TrainConfig) -> tuple[bytes, str]:
+    if config.arch.startswith(TIMM):
+        raise UsageError(
+            f"RUN {run} has the backbone {config.arch}, and US_UCL knows torchvision's alone; use --format onnx"
+        )
+    state = checkpoint.load_newest(run / "checkpoints")
+    if state is None:
+        raise UsageError(f"RUN {run} has no checkpoint yet; go on with it: usucl-train SHARDS --out {run} --resume")
+    learned = unwrap(state)
+    state_dict: dict[str, Tensor] = {}
+    for encoder, ours in (("encoder_q", "query"), ("encoder_k", "key")):
+        if not any(name.startswith(f"{ours}.backbone.") for name in learned):
+            ours = "query"
+        state_dict |= _renamed(learned, f"{ours}.backbone.", f"module.{encoder}.")
+        head = fold_head(_renamed(learned, f"{ours}.head.", ""))
+        state_dict |= _renamed(head, "", f"module.{encoder}.fc.")
+    epochs = [line["epoch"] + 1 for line in read_metrics(run / "metrics.jsonl") if line["step"] < state["step"]]
+    record: dict[str, object] = {
+        "epoch": max(epochs, default=0),
+        "arch": config.arch,
+        "state_dict": {name: tensor.clone() for name, tensor in state_dict.items()},
+        # Folding leaves other parameters than those that it was made for.
+        "optimizer": {"state": {}, "param_groups": []},
+    }
+    file = io.BytesIO()
+    torch.save(record, file)
+    return file.getvalue(), f"{config.arch} after {state['step']} steps, {'with' if head else 'without'} its head"
+
+
+def _onnx(run: Path, config: TrainConfig) -> tuple[bytes, str]:
+    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
+        raise UsageError("--format onnx needs onnx and onnxscript: pip install 'usucl-fast[onnx]'")
+    backbone, width = make_backbone(config.arch)
+    backbone.load_state_dict(read_backbone(run, config.arch))
+    program = torch.onnx.export(
+        backbone.eval(),
+        (torch.zeros(2, 3, config.size, config.size),),
+        input_names=["pictures"],
+        output_names=["features"],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # where on this machine the code of each lies
+    return model.SerializeToString(), f"{config.arch}, pictures [N, 3, {config.size}, {config.size}], {width} features"
+
+
+FORMATS: dict[str, Callable[[Path, TrainConfig], tuple[bytes, str]]] = {"us_ucl": _us_ucl, "onnx": _onnx}
+
+
+def fold_head(head: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A head of linear layers, with batch norms behind any of them and ReLUs between, without the batch norms.
+
+    Takes the state dict of an nn.Sequential, all names below a prefix or none; gives that of Linear, ReLU, Linear, …,
+    which computes the same where batch norms use their running statistics. Empty where there are other parts.
+    """
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in head.items():
+        module, _, part = name.rpartition(".")
+        modules.setdefault(module, {})[part] = tensor.double()
+    layers: list[tuple[Tensor, Tensor]] = []
+    last = -2
+    for module, parts in modules.items():
+        number = module.rpartition(".")[2]
+        if not number.isdecimal():
+            return {}
+        place = int(number)
+        weight = parts.get("weight", torch.ones(()))
+        bias = parts.get("bias", torch.zeros(()))
+        if weight.ndim == 2 and parts.keys() <= {"weight", "bias"} and place == last + 2:
+            layers.append((weight, bias.expand(len(weight))))
+        elif "running_mean" in parts and place == last + 1:
+            before, shift = layers[-1]
+            scale = weight / (parts["running_var"] + EPS).sqrt()
+            layers[-1] = scale[:, None] * before, scale * (shift - parts["running_mean"]) + bias
+        else:
+            return {}
+        last = place
+    return {
+        f"{2 * n}.{part}": tensor.float()
+        for n, layer in enumerate(layers)
+        for part, tensor in zip(("weight", "bias"), layer, strict=True)
+    }
+
+
+def _renamed(state: dict[str, Tensor], before: str, after: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, with another beginning."""
+    return {after + name.removeprefix(before): tensor for name, tensor in state.items() if name.startswith(before)}
