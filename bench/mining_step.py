@@ -88,7 +88,7 @@ def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
         report[f"{name}, ms"] = [round(1000 * value, 3) for value in (statistics.median(times), min(times), max(times))]
     report["mining, share of a step"] = round(statistics.median(seconds["mining"]) / whole, 5)
     ratios = [theirs / ours for ours, theirs in zip(*seconds.values(), strict=True)]
-    report["published/mining"] = round(statistics.median(ratios), 2)
+    report["published/mining"] = round(statistics.median(ratios), 4)
     click.echo(json.dumps(report, indent=1))
 
 
