@@ -107,7 +107,7 @@ class PublishedStep(nn.Module):
         ]
         loss = torch.stack([outcome.loss for outcome in outcomes]).mean()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         members = torch.stack([outcome.members for outcome in outcomes])
         return PublishedOutcome(loss.detach(), members, torch.stack([o.synthetic for o in outcomes]).detach())
