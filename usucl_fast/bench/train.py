@@ -108,7 +108,7 @@ def train_arms(
         else:
             run = partial(ours, name, seconds)
             what = f"from the loader {execution.loader}" if name == "usucl" else "always the same"
-        arms.append(Arm(name, f"{delivers}; {what}", run, seconds=seconds))
+        arms.append(Arm(name, f"{delivers}; {what}", run, seconds=seconds if name == "usucl" else {}))
     return arms
 
 
