@@ -5,7 +5,9 @@ usage.py         CPU and memory of a run; dropping files from the page cache
 feed.py          frames/s of the loaders and of the published way of loading
 stock.py         what WebDataset and DALI make of the shards
 ffcv_arm.py, spdl_arm.py, torchcodec_arm.py     what these make of shards or videos
-published.py     that way: original-size JPEG files, PIL, torchvision, worker processes
+published.py     the published way of loading: original-size JPEG files, PIL, torchvision, worker processes
+train.py         tuples/s of training: end to end, the step alone, the published manner
+published_step.py   a training step in that manner
 shard.py         frames/s of packing: our command, decoding alone, FFmpeg with tar
 decode_floor.py  decoding alone
 """

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from usucl_fast.bench.ffcv_arm import ffcv_batches
-from usucl_fast.bench.harness import Arm
+from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
 from usucl_fast.errors import UsageError
@@ -220,15 +220,10 @@ def _rate(start: Callable[[], Batches], batches: int, device: torch.device, seco
     with contextlib.closing(start()) as arriving:  # closed outside the clock
         for _ in range(SPARE):
             next(arriving)
-        _wait(device)
+        synchronise(device)
         seconds.clear()
         started = time.perf_counter()
         for batch in itertools.islice(arriving, batches):
             frames += batch.shape[0] * batch.shape[1]
-        _wait(device)
+        synchronise(device)
         return frames / (time.perf_counter() - started)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

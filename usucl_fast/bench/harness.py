@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -121,6 +122,12 @@ def publish(report: dict[str, Any], json_file: Path | None) -> None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(json_file, report)
         _plot(report, json_file.with_suffix(".png"))
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _plot(report: dict[str, Any], path: Path) -> None:

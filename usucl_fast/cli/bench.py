@@ -14,11 +14,15 @@ from usucl_fast.bench.mining import ARMS as MINING_ARMS
 from usucl_fast.bench.mining import EMBEDDINGS, even_videos, make_embeddings, mining_arms, read_embeddings
 from usucl_fast.bench.shard import ARMS as SHARD_ARMS
 from usucl_fast.bench.shard import shard_arms
+from usucl_fast.bench.train import ARMS as TRAIN_ARMS
+from usucl_fast.bench.train import train_arms
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import is_url, open_shards
+from usucl_fast.feed import RESIDENT_BYTES, choose_loader, is_url, open_shards
+from usucl_fast.learn import Execution
+from usucl_fast.learn.recipes import RECIPES, make_config
 from usucl_fast.machine import cores
 from usucl_fast.pack import find_sources
 
@@ -226,6 +230,73 @@ def mining(
         measure("mining", "queries/s", mining_arms(names, stored, first_row, batch_size=batch_size, k=k), runs),
         json_file,
     )
+
+
+@main.command(cls=Command)
+@shards_argument
+@click.option(
+    "--arms",
+    default="usucl,floor-cached,published",
+    show_default=True,
+    help=f"What is compared, by commas: any of {', '.join(TRAIN_ARMS)}.",
+)
+@click.option("--recipe", default="default", show_default=True, type=click.Choice(tuple(RECIPES)), help="Our settings.")
+@click.option("--arch", default="resnet18", show_default=True, help="Backbone: the name of a torchvision ResNet.")
+@click.option(
+    "--size",
+    default=112,
+    show_default=True,
+    type=click.IntRange(32),
+    help="Height and width of the pictures in pixels.",
+)
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Tuples a step.")
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Steps that a run is timed over.")
+@click.option(
+    "--loader",
+    default="auto",
+    show_default=True,
+    type=click.Choice(("auto", "resident", "dali", "torch")),
+    help="As of usucl-train.",
+)
+@runs_option
+@click.option(
+    "--threads",
+    default=cores(),
+    show_default="one a CPU core",
+    type=click.IntRange(0),
+    help="CPU threads that decode.",
+)
+@device_option
+@json_option
+def train(
+    shards: str,
+    cache: Path | None,
+    cache_gb: float,
+    arms: str,
+    recipe: str,
+    arch: str,
+    size: int,
+    batch_size: int,
+    steps: int,
+    loader: str,
+    runs: int,
+    threads: int,
+    device: str,
+    json_file: Path | None,
+) -> None:
+    """Tuples/s of training: end to end, without loading (floor-cached, compiled), and in the published manner.
+
+    \b
+    Example:
+      usucl-bench train my-shards --arch resnet18 --size 112 --json train.json
+    """
+    store = open_shards(shards, cache, int(cache_gb * 1e9))
+    config = make_config(recipe, {"arch": arch, "size": size, "batch_size": batch_size})
+    if loader == "auto":
+        loader, _ = choose_loader(store, config.channels, RESIDENT_BYTES)
+    execution = Execution(loader, pick_device(device), threads)
+    ready = train_arms(_split(arms, TRAIN_ARMS), store, config, execution, steps=steps)
+    publish(measure("train", "tuples/s", ready, runs), json_file)
 
 
 def _split(arms: str, known: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
-from usucl_fast.feed import AUGMENTATIONS, RESIDENT_BYTES, Batch, BatchPlan, Delivery, Planner, ShardStore, make_loader
+from usucl_fast.feed import (
+    AUGMENTATIONS,
+    RESIDENT_BYTES,
+    Batch,
+    BatchPlan,
+    Delivery,
+    Loader,
+    Planner,
+    ShardStore,
+    make_loader,
+)
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
@@ -95,13 +105,12 @@ def train(
         DataError: the loss or the gradient is not finite; the message names the step and the frames.
     """
     ranks = ranks or Ranks()
-    if config.precision == "auto":
-        config = dataclasses.replace(config, precision="bf16" if computes_in_bf16(execution.device) else "fp32")
+    config = with_precision(config, execution.device)
     record = {"config": dataclasses.asdict(config), "shards": store.fingerprint}
     with ranks.telling_of_lost_ones(), _telling_of_memory(config):
         if ranks.first:
             _check_out(out, record, resume, overwrite)
-        run = _Run(config, store, out, execution, ranks, resume)
+        run = Run(config, store, out, execution, ranks, resume)
         if ranks.first:
             if overwrite and out.exists():
                 shutil.rmtree(out)
@@ -109,6 +118,13 @@ def train(
             write_json(out / "config.json", record)
         ranks.any(False)  # none begins before all can
         return run.go(told_to_stop)
+
+
+def with_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The settings with the arithmetic that `auto` stands for on the device."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision="bf16" if computes_in_bf16(device) else "fp32")
 
 
 @contextlib.contextmanager
@@ -125,9 +141,22 @@ def _telling_of_memory(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-class _Run:
+class Run:
+    """What `train` makes and lets go. To do it step by step, hand each batch of `loader.run(run.shares())` to `one_step`.
+
+    resume: go on from the newest checkpoint in `out`, where there is one.
+    loader: in place of the one that `execution` names.
+    """
+
     def __init__(
-        self, config: TrainConfig, store: ShardStore, out: Path, execution: Execution, ranks: Ranks, resume: bool
+        self,
+        config: TrainConfig,
+        store: ShardStore,
+        out: Path,
+        execution: Execution,
+        ranks: Ranks,
+        resume: bool = False,
+        loader: Loader | None = None,
     ) -> None:
         self.config, self.store, self.out, self.execution, self.ranks = config, store, out, execution, ranks
         made = method_class(config.method)
@@ -143,7 +172,7 @@ class _Run:
         )
         self.steps = self.planner.steps
         _check_shares(config, self.planner, ranks)
-        self.loader = make_loader(
+        self.loader = loader or make_loader(
             execution.loader,
             store,
             Delivery(
@@ -203,7 +232,7 @@ class _Run:
         execution = self.execution
         with (
             Watch(self.out, self.step, self.steps, execution.tensorboard, execution.profile, self.ranks.first) as watch,
-            contextlib.closing(self.loader.run(self._shares())) as batches,
+            contextlib.closing(self.loader.run(self.shares())) as batches,
         ):
             while self.step < last:
                 started = time.perf_counter()
@@ -218,7 +247,7 @@ class _Run:
                     self.save()
                     break
                 assert batch is not None
-                line = self._one_step(batch)
+                line = self.one_step(batch)
                 line |= {"wait": round(waited, 6), "seconds": round(time.perf_counter() - started, 6)}
                 watch.step(line)
                 if self.step == last or self.step % execution.checkpoint_every == 0:
@@ -228,12 +257,12 @@ class _Run:
     def _parts(self, plan: BatchPlan) -> list[BatchPlan]:
         return [plan.share(number, self.config.accumulate) for number in range(self.config.accumulate)]
 
-    def _shares(self) -> Iterator[BatchPlan]:
+    def shares(self) -> Iterator[BatchPlan]:
         """What this rank loads: its share of each part of every plan."""
         for plan in self.plans:
             yield BatchPlan.joined([part.share(self.ranks.rank, self.ranks.count) for part in self._parts(plan)])
 
-    def _one_step(self, batch: Batch) -> dict[str, Any]:
+    def one_step(self, batch: Batch) -> dict[str, Any]:
         """Trains on one batch; returns the line of metrics, without times."""
         epoch = self.step // self.planner.steps_per_epoch
         stage, plan = self.planner.stage(epoch), self.plans.next
