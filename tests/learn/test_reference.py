@@ -50,8 +50,7 @@ def make_run(store: ShardStore, **settings: Any) -> Run:
     """Ten epochs of two steps; the videos are long enough for every negative."""
     small = {"arch": "resnet18", "init": "random", "epochs": 10, "batch_size": 2, "dim": 32}
     config = make_config("reference", {**small, **settings})
-    run = Run(config, store, Path("/dev/null"), Execution("torch", CPU, threads=1), Ranks())
-    return run
+    return Run(config, store, Path("/dev/null"), Execution("torch", CPU, threads=1), Ranks())
 
 
 def copy_state(run: Run, published: PublishedStep) -> None:

@@ -142,7 +142,7 @@ def _telling_of_memory(config: TrainConfig) -> Iterator[None]:
 
 
 class Run:
-    """What `train` makes and lets go. To do it step by step, hand each batch of `loader.run(run.shares())` to `one_step`.
+    """What `train` makes and lets go. To do it step by step, hand each batch of `loader.run(shares())` to `one_step`.
 
     resume: go on from the newest checkpoint in `out`, where there is one.
     loader: in place of the one that `execution` names.

@@ -141,7 +141,7 @@ class TrainConfig:
         high=1,
         methods=("usucl", "moco", "byol", "cycle"),
     )
-    queue: int = _setting(4096, "Keys of earlier batches that are negatives.", low=1, methods=("moco", "cycle"))
+    queue: int = _setting(1024, "Keys of earlier batches that are negatives.", low=1, methods=("moco", "cycle"))
     batch_norm: str = _setting(
         "rank",
         "Statistics of batch norm: rank, of the pictures that a process encodes; sync, of all processes' (GPUs only);"
