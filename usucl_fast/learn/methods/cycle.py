@@ -47,8 +47,9 @@ class CycleContrast(MoCo):
     def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
         """L_intra + .1 L_cycle. Writes the keys to the queues and the bank after reading them.
 
-        L_intra is MoCo's. L_cycle is the same of the soft nearest neighbour q̂ = sum over S of softmax(q . u / tau) u in
-        place of q, with S the bank's nearest to q of other videos; it is 0 where the bank has none.
+        L_intra is MoCo's. L_cycle is the same with the cycle head, and with the soft nearest neighbour of q,
+        q̂ = sum over S of softmax(q . u / tau) u, in place of q; it is 0 where S is empty. S are the bank's rows of
+        other videos that are most similar to q; published is a random part of the queue, the rest being the negatives.
         """
         tau = self.config.tau
         first, second = self.views_first(frames, [0, 1]).chunk(2)
@@ -60,7 +61,7 @@ class CycleContrast(MoCo):
         members = self.bank.cross(cycle_query.detach(), self._excluded(plan), stage.hard).frame_ids
         found = members >= 0
         neighbour = F.normalize(soft_negative(cycle_query, self.bank.rows(members), found, tau), dim=1)
-        _, negatives = self.cycle_queue(cycle_key, update=self.training)
+        _, negatives = self.cycle_queue(cycle_key, update=True)
         logits = torch.cat([(neighbour * cycle_key).sum(1, keepdim=True), neighbour @ negatives], dim=1) / tau
         cycle = F.cross_entropy(logits, torch.zeros_like(members[:, 0]), reduction="none") * found.any(dim=1)
         self.bank.write(frame_ids[:, 1], cycle_key, step)
