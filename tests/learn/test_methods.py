@@ -1,0 +1,294 @@
+"""Each method's step against a naive loop over samples and negatives, and short runs of each."""
+
+import copy
+import dataclasses
+import math
+import sys
+from collections import deque
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from tests.conftest import SAMPLE
+from tools.make_phantoms import make_video, write_mp4
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import AUGMENTATIONS, Batch, Delivery, Normaliser, Planner, ShardStore, make_loader, open_shards
+from usucl_fast.learn import Execution, train
+from usucl_fast.learn.method import Method, MomentumMethod, Outcome
+from usucl_fast.learn.methods import method_class
+from usucl_fast.learn.ranks import Ranks
+from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config, make_curriculum
+from usucl_fast.learn.watch import read_metrics
+from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
+
+pytest.importorskip("lightly")
+
+CPU = torch.device("cpu")
+TINY: dict[str, Any] = {"arch": "resnet18", "size": 32, "dim": 16, "precision": "fp32", "init": "random"}
+EXECUTION = Execution("torch", CPU, threads=0)
+
+
+def made(recipe: str, **changes: Any) -> tuple[Any, Planner]:
+    """A method on the sample, and what plans its batches of four tuples."""
+    config = make_config(recipe, {**TINY, "epochs": 6, "batch_size": 4, **changes})
+    of, table = method_class(config.method), open_shards(SAMPLE).table
+    curriculum, augmentation = make_curriculum(config), AUGMENTATIONS[config.augment]
+    planner = Planner(table, 0, 6, 4, curriculum, augmentation, of.tuples(config), config.reach)
+    torch.manual_seed(0)
+    return of(config, table, CPU, Ranks()), planner
+
+
+def load(planner: Planner, epoch: int, config: TrainConfig) -> Batch:
+    loader = make_loader("torch", open_shards(SAMPLE), Delivery(config.size, 1, CPU, 1, planner.most_frames))
+    (batch,) = loader.run([planner.plan(epoch, 0)])
+    return batch
+
+
+def one_step(method: Method, planner: Planner, epoch: int = 2) -> tuple[Any, Batch, Outcome]:
+    """The method as it was when it encoded, the batch, and what came of it, with gradients in the method."""
+    batch = load(planner, epoch, method.config)
+    method.begin(0.5)
+    before = copy.deepcopy(method)
+    method.zero_grad()
+    outcome = method(batch.frames, batch.plan, planner.stage(epoch), step=epoch)
+    outcome.loss.backward()
+    assert outcome.loss.isfinite()
+    for parameter in method.parameters():
+        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all())
+    if isinstance(method, MomentumMethod):
+        assert all(p.grad is None and not p.requires_grad for p in method.key.parameters())
+    assert outcome.query.shape == (4, method.config.dim)
+    assert not outcome.query.requires_grad
+    assert outcome.query.norm(dim=1) == pytest.approx(1, abs=1e-5)
+    return before, batch, outcome
+
+
+def views(batch: Batch, *numbers: int) -> torch.Tensor:
+    """Normalised pictures, one view after the other."""
+    return Normaliser(CPU, torch.channels_last)(torch.cat([batch.frames[:, number] for number in numbers]))
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.detach().double(), b.detach().double()
+    return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+
+def info_nce(query: torch.Tensor, positive: torch.Tensor, negatives: list[torch.Tensor], tau: float) -> float:
+    top = math.exp(cosine(query, positive) / tau)
+    bottom = top
+    for negative in negatives:
+        bottom += math.exp(cosine(query, negative) / tau)
+    return -math.log(top / bottom)
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, tau: float) -> float:
+    z, count = [*first, *second], len(first)
+    losses = []
+    for i in range(2 * count):
+        partner = (i + count) % (2 * count)
+        losses.append(info_nce(z[i], z[partner], [z[j] for j in range(2 * count) if j not in (i, partner)], tau))
+    return mean(losses)
+
+
+def test_simclr_against_a_naive_loop() -> None:
+    method, planner = made("simclr")
+    before, batch, outcome = one_step(method, planner)
+    first, second = before.query(views(batch, 0, 1)).chunk(2)
+    assert outcome.loss.item() == pytest.approx(nt_xent(first, second, method.config.tau), abs=1e-5)
+    assert torch.allclose(outcome.query, F.normalize(first, dim=1), atol=1e-5)
+
+
+def test_uscl_against_a_naive_loop_on_pictures_mixed_pixel_by_pixel() -> None:
+    method, planner = made("uscl")
+    before, batch, outcome = one_step(method, planner)
+    middle, first, last = views(batch, 0, 1, 2).double().numpy().reshape(3, 4, 3, 32, 32)
+    pairs = np.empty((2, 4, 3, 32, 32))
+    for side, other in enumerate((first, last)):
+        for number in range(4):
+            xi = math.sin(math.pi * batch.plan.mix[number, side] / 2) ** 2
+            for pixel in np.ndindex(3, 32, 32):
+                pairs[(side, number, *pixel)] = xi * other[(number, *pixel)] + (1 - xi) * middle[(number, *pixel)]
+    pictures = torch.from_numpy(pairs.reshape(8, 3, 32, 32)).float().to(memory_format=torch.channels_last)
+    one, two = before.query(pictures).chunk(2)
+    assert outcome.loss.item() == pytest.approx(nt_xent(one, two, method.config.tau), abs=1e-5)
+    assert torch.allclose(outcome.query, F.normalize(one, dim=1), atol=1e-4)
+
+
+def test_uscl_mixes_by_a_beta_distribution() -> None:
+    """The quantiles of what is made of uniform draws are those of Beta(.5, .5)."""
+    uniform = np.linspace(0.001, 0.999, 999)
+    drawn = np.sort(np.random.default_rng(0).beta(0.5, 0.5, 400_000))
+    quantiles = drawn[(uniform * len(drawn)).astype(int)]
+    assert np.sin(np.pi * uniform / 2) ** 2 == pytest.approx(quantiles, abs=0.005)
+
+
+def test_moco_against_a_naive_loop() -> None:
+    """Over several steps: the queue is read, then written, and its oldest keys go."""
+    method, planner = made("mocov2", queue=8)
+    queue = deque(method.loss.memory_bank.bank.clone(), maxlen=8)
+    for epoch in range(4):
+        before, batch, outcome = one_step(method, planner, epoch)
+        query, key = before.query(views(batch, 0)), before.key(views(batch, 1))
+        expected = mean(info_nce(q, k, list(queue), method.config.tau) for q, k in zip(query, key, strict=True))
+        assert outcome.loss.item() == pytest.approx(expected, abs=1e-5)
+        assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=1e-5)
+        queue.extend(F.normalize(key, dim=1))
+        with torch.no_grad():
+            for parameter in method.query.parameters():
+                parameter.sub_(0.01 * parameter.grad)
+
+
+@pytest.mark.parametrize("exclude", ["video", "group", "none"])
+def test_cycle_against_a_naive_loop(exclude: str) -> None:
+    method, planner = made("cyclecontrast", queue=8, hard=(5, 5), exclude=exclude)
+    config, table = method.config, open_shards(SAMPLE).table
+    queue = deque(method.loss.memory_bank.bank.clone(), maxlen=8)
+    cycle_queue = deque(method.cycle_queue.bank.clone(), maxlen=8)
+    for epoch in range(3):
+        if epoch == 1:
+            frame_ids = torch.randint(len(table), (len(table) // 6,))
+            method.bank.write(frame_ids, F.normalize(torch.randn(len(frame_ids), 16), dim=1), 0)
+        before, batch, outcome = one_step(method, planner, epoch)
+        rows, written = before.bank.embeddings.float(), before.bank.written_at
+        query, cycle_query = before.query(views(batch, 0)).chunk(2, dim=1)
+        key, cycle_key = before.key(views(batch, 1)).chunk(2, dim=1)
+        expected = 0.0
+        for i, anchor in enumerate(batch.plan.frame_ids[:, 0].tolist()):
+            expected += info_nce(query[i], key[i], list(queue), config.tau) / 4
+            of = {"video": lambda row: row["video"], "group": lambda row: table.group[row["video"]]}.get(exclude)
+            others = [
+                row
+                for row in range(len(table))
+                if written[row] >= 0 and (of is None or of(table.rows[row]) != of(table.rows[anchor]))
+            ]
+            q = F.normalize(cycle_query[i].detach(), dim=0)
+            others.sort(key=lambda row: float(q @ rows[row]), reverse=True)
+            members = others[:5]
+            assert outcome.members is not None
+            assert set(outcome.members[i].tolist()) - {-1} == set(members)
+            if members:
+                weights = [math.exp(float(q @ rows[row]) / config.tau) for row in members]
+                neighbour = torch.stack([w * rows[row] for w, row in zip(weights, members, strict=True)]).sum(0)
+                expected += 0.1 * info_nce(neighbour, cycle_key[i], list(cycle_queue), config.tau) / 4
+        assert outcome.loss.item() == pytest.approx(expected, abs=1e-5)
+        assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=1e-5)
+        queue.extend(F.normalize(key, dim=1))
+        cycle_queue.extend(F.normalize(cycle_key, dim=1))
+        positives = batch.plan.frame_ids[:, 1]
+        assert torch.allclose(method.bank.rows(torch.from_numpy(positives)), F.normalize(cycle_key, dim=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["byol", "simsiam"])
+def test_methods_without_negatives_against_a_naive_loop(recipe: str) -> None:
+    """Their gradient is that of a loop whose targets are constants."""
+    method, planner = made(recipe)
+    before, batch, outcome = one_step(method, planner)
+    z = before.query(views(batch, 0, 1))
+    p = before.predict(z)
+    if recipe == "byol":
+        targets = torch.cat([before.key(views(batch, view)) for view in (0, 1)]).detach()
+    else:
+        targets = z.detach().clone()
+    total = torch.zeros(())
+    for i in range(8):
+        cos = F.normalize(p[i], dim=0) @ F.normalize(targets[(i + 4) % 8], dim=0)
+        total = total + ((2 - 2 * cos) / 4 if recipe == "byol" else -cos / 8)
+    assert outcome.loss.item() == pytest.approx(total.item(), abs=1e-5)
+    assert torch.allclose(outcome.query, F.normalize(z[:4], dim=1), atol=1e-5)
+    before.zero_grad()
+    total.backward()
+    for (name, mine), theirs in zip(method.named_parameters(), before.parameters(), strict=True):
+        if mine.requires_grad:
+            assert torch.allclose(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3), name
+
+
+QUEUE: dict[str, Any] = {"queue": 8, "key_momentum": (0.9, 0.9)}
+"""For 50 steps: soon full of keys, which follow soon."""
+RUNS: dict[str, tuple[dict[str, Any], int]] = {
+    "default": ({}, 9),
+    "fast": ({}, 9),
+    "simclr": ({}, 0),
+    "mocov2": (QUEUE, 0),
+    "byol": ({"lr": 0.001}, 0),
+    "simsiam": ({"lr": 0.2}, 0),
+    "cyclecontrast": ({**QUEUE, "head_norm": False, "reach": 0}, 0),
+    "uscl": ({}, 0),
+}
+"""By recipe: settings, and the step from which on the loss should fall. That of USUCL jumps when, after a sixth of the
+run, intra-video negatives come into it."""
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of eight phantom videos."""
+    root = tmp_path_factory.mktemp("phantoms")
+    rows = ["video,label,group"]
+    for number in range(8):
+        pictures, rate, label, group = make_video(0, number, 16, 72, 96)
+        write_mp4(root / f"{number}.mp4", pictures, rate)
+        rows.append(f"{number}.mp4,{label},{group}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    pack(read_labels(root / "labels.csv", find_sources([root])[0]), root / "shards", PackSettings(size=64), workers=1)
+    return root / "shards"
+
+
+@pytest.mark.parametrize("recipe", RUNS)
+def test_the_loss_falls(phantoms: Path, tmp_path: Path, recipe: str) -> None:
+    settings, start = RUNS[recipe]
+    learns = {**TINY, "dim": 32, "epochs": 50, "batch_size": 8, "lr": 0.01, "augment": "reference", **settings}
+    train(make_config(recipe, learns), open_shards(phantoms), tmp_path / "run", EXECUTION)
+    losses = [loss for _, loss in curve(tmp_path / "run")]
+    assert len(losses) == 50
+    assert mean(losses[-10:]) < mean(losses[start : start + 10]) - 0.2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_can_be_run_and_resumed_bit_equal(sample: ShardStore, tmp_path: Path, recipe: str) -> None:
+    short: dict[str, Any] = {**TINY, "epochs": 2, "batch_size": 2}
+    if RECIPES[recipe]().method in ("moco", "cycle"):
+        short["queue"] = 3
+    config, whole, resumed = make_config(recipe, short), tmp_path / "whole", tmp_path / "resumed"
+    train(config, sample, whole, EXECUTION)
+    assert train(config, sample, resumed, dataclasses.replace(EXECUTION, stop_after=2))["steps"] == 2
+    assert train(config, sample, resumed, EXECUTION, resume=True)["steps"] == 4
+    assert curve(resumed) == curve(whole)
+    one, other = (load_file(out / "backbone.safetensors") for out in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def curve(out: Path) -> list[tuple[str, float]]:
+    return [(line["plan"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "value"),
+    [
+        ("simclr", "queue", 8),
+        ("simclr", "key_momentum", (0.9, 0.9)),
+        ("mocov2", "exclude", "video"),
+        ("byol", "tau", 0.1),
+        ("simsiam", "head_norm", False),
+        ("cyclecontrast", "negatives", (3, 3)),
+        ("uscl", "reach", 3),
+        ("default", "queue", 8),
+    ],
+)
+def test_an_option_that_is_nothing_to_a_method_is_refused(recipe: str, option: str, value: Any) -> None:
+    name = option.replace("_", "-")
+    with pytest.raises(UsageError, match=rf"^--{name} is nothing to --method \w+; leave it out$"):
+        make_config(recipe, {option: value})
+
+
+def test_a_method_without_lightly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "usucl_fast.learn.methods.simclr", raising=False)
+    monkeypatch.setitem(sys.modules, "lightly.loss.ntx_ent_loss", None)
+    with pytest.raises(
+        UsageError, match=r"^--method simclr cannot be loaded .*: pip install 'usucl-fast\[baselines\]'$"
+    ):
+        method_class("simclr")
