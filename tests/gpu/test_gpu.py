@@ -10,7 +10,8 @@ from tests.feed.reference import expected
 from tests.feed.test_loaders import plans_of
 from usucl_fast.feed import AUGMENTATIONS, LOADERS, Delivery, ShardStore, make_loader
 from usucl_fast.learn import Execution, train
-from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.recipes import RECIPES, make_config
+from usucl_fast.learn.watch import read_metrics
 from usucl_fast.mining import MemoryBank
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -50,8 +51,20 @@ def test_the_bank_answers_as_on_the_cpu() -> None:
         assert torch.allclose(on_cpu.similarity, on_gpu.similarity.cpu(), atol=1e-5)
 
 
-def test_training_runs_and_resumes_on_the_gpu(sample: ShardStore, tmp_path: Path) -> None:
-    config = make_config("default", {"size": 64, "epochs": 4, "batch_size": 4})
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_training_runs_and_resumes_on_the_gpu(sample: ShardStore, tmp_path: Path, recipe: str) -> None:
+    if recipe not in ("default", "fast", "reference"):
+        pytest.importorskip("lightly")
+    config = make_config(recipe, {"arch": "resnet18", "init": "random", "size": 64, "epochs": 4, "batch_size": 4})
     execution = Execution("torch", GPU, threads=2, checkpoint_every=2)
     assert train(config, sample, tmp_path / "run", dataclasses.replace(execution, stop_after=3))["steps"] == 3
     assert train(config, sample, tmp_path / "run", execution, resume=True)["steps"] == 4
+
+
+def test_compiled_encoders_learn_the_same(sample: ShardStore, tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        settings = {"size": 64, "epochs": 2, "batch_size": 4, "precision": "fp32", "compile": compiled}
+        train(make_config("default", settings), sample, tmp_path / str(compiled), Execution("torch", GPU, threads=2))
+        losses.append([line["loss"] for line in read_metrics(tmp_path / str(compiled) / "metrics.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-2)

@@ -110,6 +110,11 @@ class MemoryBank:
         """float32 `[..., D]` of the frames `[...]`; zeros where the frame id is -1."""
         return self.embeddings[frame_ids.clamp_min(0)].float() * (frame_ids >= 0).unsqueeze(-1)
 
+    def video_of(self, frame_ids: torch.Tensor) -> torch.Tensor:
+        """The videos of frames, both int64 `[...]`, as `cross` excludes them."""
+        videos = np.searchsorted(self.first_row, frame_ids.cpu().numpy(), side="right") - 1
+        return torch.from_numpy(videos).to(frame_ids.device)
+
     @torch.no_grad()
     def cross(
         self,

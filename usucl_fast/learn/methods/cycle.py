@@ -3,7 +3,6 @@
 Source: Wu and Wang, "Contrastive Learning of Image Representations with Cross-Video Cycle-Consistency", ICCV 2021.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightly.models.modules.memory_bank import MemoryBankModule
@@ -58,7 +57,8 @@ class CycleContrast(MoCo):
         cycle_query, cycle_key = F.normalize(cycle_query, dim=1), F.normalize(cycle_key, dim=1)
         frame_ids = torch.from_numpy(plan.frame_ids).to(self.device)
 
-        members = self.bank.cross(cycle_query.detach(), self._excluded(plan), stage.hard).frame_ids
+        exclude = None if self.config.exclude == "none" else self.bank.video_of(frame_ids[:, 0])
+        members = self.bank.cross(cycle_query.detach(), exclude, stage.hard).frame_ids
         found = members >= 0
         neighbour = F.normalize(soft_negative(cycle_query, self.bank.rows(members), found, tau), dim=1)
         _, negatives = self.cycle_queue(cycle_key, update=True)
@@ -67,13 +67,6 @@ class CycleContrast(MoCo):
         self.bank.write(frame_ids[:, 1], cycle_key, step)
         loss = self.loss(query, key) + CYCLE_WEIGHT * cycle.mean()
         return Outcome(loss, F.normalize(query.detach(), dim=1), members)
-
-    def _excluded(self, plan: BatchPlan) -> torch.Tensor | None:
-        """int64 `[B]`, the video of each anchor, whose rows, or those of its group, are no neighbours."""
-        if self.config.exclude == "none":
-            return None
-        videos = np.searchsorted(self.bank.first_row, plan.frame_ids[:, 0], side="right") - 1
-        return torch.from_numpy(videos).to(self.device)
 
 
 class _Heads(nn.ModuleList):

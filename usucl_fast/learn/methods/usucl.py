@@ -4,7 +4,6 @@ Source: Basu et al., "Unsupervised Contrastive Learning of Image Representations
 Negative Mining", MICCAI 2022.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -106,10 +105,7 @@ class Usucl(MomentumMethod):
             buffer, of = negatives.detach()[valid[:, 2:]], frame_ids[:, 2:][valid[:, 2:]]
             nearest = nearest_in(query, buffer, stage.hard)
             return buffer[nearest], of[nearest]
-        exclude = None
-        if config.exclude != "none":
-            videos = np.searchsorted(self.bank.first_row, frame_ids[:, 0].cpu().numpy(), side="right") - 1
-            exclude = torch.from_numpy(videos).to(self.device)
+        exclude = None if config.exclude == "none" else self.bank.video_of(frame_ids[:, 0])
         found = self.bank.cross(
             query.detach(), exclude, stage.hard, max_age=config.max_age or None, step=step, band=stage.band
         )
