@@ -138,3 +138,20 @@ def test_the_candidates_get_no_gradient() -> None:
     assert candidates.grad is None
     assert query.grad is not None
     assert query.grad.abs().sum() > 0
+
+
+def test_the_other_tuples_positives_are_negatives_where_told() -> None:
+    """Against a loop: with nothing else, tuple 0 and 2 of one group."""
+    torch.manual_seed(3)
+    query, positive, group = unit(4, 8).double(), unit(4, 8).double(), [0, 1, 0, 2]
+    others = torch.tensor([[a != b for b in group] for a in group])
+    nothing, none = torch.zeros(4, 8).double(), torch.zeros(4, dtype=torch.bool)
+    found = usucl_loss(query, positive, query[:, None, :][:, :0], none[:, None][:, :0], nothing, none, TAU, others)
+    total = 0.0
+    for a in range(4):
+        top = math.exp(dot(query[a].tolist(), positive[a].tolist()) / TAU)
+        bottom = top + sum(
+            math.exp(dot(query[a].tolist(), positive[b].tolist()) / TAU) for b in range(4) if group[a] != group[b]
+        )
+        total -= math.log(top / bottom)
+    assert float(found) == pytest.approx(total / 4, abs=1e-9)

@@ -32,7 +32,9 @@ def naive_loss(
     table = open_shards(SAMPLE).table
     rows = bank.embeddings.float()
     known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, step - config.max_age)]
-    for anchor, q, p in zip(batch.plan.frame_ids[:, 0].tolist(), query, positive, strict=True):
+    anchors = batch.plan.frame_ids[:, 0].tolist()
+    group_of = table.group[table.rows["video"]]
+    for anchor, q, p in zip(anchors, query, positive, strict=True):
         video = int(table.rows["video"][anchor])
         first, length = int(table.first_row[video]), len(np.flatnonzero(table.rows["video"] == video))
         left, left_end, right, right_end = window_bounds(np.array([anchor - first]), np.array([length]), stage.window)[
@@ -51,6 +53,8 @@ def naive_loss(
         top = math.exp(dot(q, p) / config.tau)
         bottom = top + math.exp(dot(q, synthetic) / config.tau)
         bottom += sum(math.exp(similarity / config.tau) for similarity in intra)
+        of_batch = [z for other, z in zip(anchors, positive, strict=True) if group_of[other] != group_of[anchor]]
+        bottom += sum(math.exp(dot(q, z) / config.tau) for z in of_batch)
         total -= math.log(top / bottom)
     return total / len(query)
 

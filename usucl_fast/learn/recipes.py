@@ -112,6 +112,12 @@ class TrainConfig:
         choices=("bank", "batch"),
         methods=("usucl",),
     )
+    in_batch: bool = _setting(
+        True,
+        "The positives of the batch's other tuples are negatives as well, but for what --exclude says. Without them, a"
+        " fresh network is not pulled apart.",
+        methods=("usucl",),
+    )
     exclude: str = _setting(
         "group",
         "What of the bank is never a negative of an anchor: its group (patient), its video, or nothing.",
@@ -191,6 +197,7 @@ def reference() -> TrainConfig:
         channels=3,
         hard=(4, 4),
         candidates="batch",
+        in_batch=False,
         exclude="none",
         curriculum="published-cosine",
         floor=0.0,

@@ -26,6 +26,7 @@ class Usucl(MomentumMethod):
         super().__init__(config, table, device, ranks)
         group = table.group if config.exclude == "group" else None
         self.bank = MemoryBank(table.first_row, config.dim, device=device, group=group)
+        self._group_of_video = torch.as_tensor(table.group, device=device)
         self._remembered: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @classmethod
@@ -85,10 +86,17 @@ class Usucl(MomentumMethod):
             synthetic,
             (members >= 0).any(dim=1),
             config.tau,
+            self._others(frame_ids[:, 0]) if config.in_batch else None,
         )
         remembered = torch.cat([query[:, None], positive[:, None], encoded_negatives], dim=1).detach()
         self._remembered.append((frame_ids[valid], remembered[valid]))
         return Outcome(loss, query.detach(), members)
+
+    def _others(self, anchors: torch.Tensor) -> torch.Tensor:
+        """bool `[B, B]`, whether a tuple's positive is a negative of an anchor: not its own, and none of its group."""
+        video = self.bank.video_of(anchors)
+        apart = self._group_of_video[video] if self.config.exclude == "group" else video
+        return apart[:, None] != apart
 
     def _candidates(
         self,
