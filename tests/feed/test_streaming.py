@@ -415,7 +415,7 @@ def test_an_interrupt_ends_a_command_that_waits(
     _, stderr = process.communicate(timeout=30)
     assert time.monotonic() - told < 5
     assert process.returncode == 1
-    assert re.fullmatch(rf"-c: stopped while {server.url}/usucl-[0-9]+\.tar was fetched\n", stderr)
+    assert re.fullmatch(rf"-c run: stopped while {server.url}/usucl-[0-9]+\.tar was fetched\n", stderr)
     assert [path.stat().st_size for path in kept(tmp_path / "cache")] == [(server.folder / "frames.npy").stat().st_size]
 
 

@@ -235,15 +235,15 @@ class Run:
             contextlib.closing(self.loader.run(self.shares())) as batches,
         ):
             while self.step < last:
-                started = time.perf_counter()
+                started, batch, stopped = time.perf_counter(), None, StoppedError("stopped before the first step")
                 try:
                     batch = next(batches)
-                except StoppedError:  # while it waited for data
-                    batch = None
+                except StoppedError as error:  # while it waited for data
+                    stopped = error
                 waited = time.perf_counter() - started
                 if self.ranks.any(batch is None or told_to_stop()):
                     if self.step == first:
-                        raise StoppedError("stopped before the first step; nothing is lost")
+                        raise stopped
                     self.save()
                     break
                 assert batch is not None

@@ -39,8 +39,8 @@ class Collapse:
         return (
             f"step {line['step']}: the embeddings have collapsed: for {ALIKE_STEPS} steps, those of different videos"
             f" have been nearly the same (mean cosine {line['mean_cosine']:.3f}, effective rank"
-            f" {line['effective_rank']:.1f}); the run goes on. From random weights, try --head-norm, a higher --tau or"
-            " another --lr"
+            f" {line['effective_rank']:.1f}); the run goes on. From random weights, try --in-batch, --head-norm or a"
+            " higher --tau"
         )
 
 
