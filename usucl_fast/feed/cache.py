@@ -153,7 +153,7 @@ class Cache:
 
     def _look(self) -> tuple[int, list[tuple[float, int, Path]]]:
         """Bytes that downloads under way will take, and the whole files: when they were used last, bytes, path."""
-        taken, files = 0, []
+        taken, files = list[tuple[str, int]](), []
         for path in self.folder.iterdir():
             match = _NAME.fullmatch(path.name)
             if not match:
@@ -165,8 +165,10 @@ class Cache:
                 elif _is_forsaken(path):
                     path.unlink()
                 elif match[2] is None:
-                    taken += int(match[1])
-        return taken, files
+                    taken.append((path.name.partition(".")[0], int(match[1])))
+        whole = {path.name for _, _, path in files}
+        # A download that ended while the folder was listed may have been seen under both of its names.
+        return sum(length for sha256, length in taken if sha256 not in whole), files
 
 
 def _is_forsaken(partial: Path) -> bool:
