@@ -96,7 +96,8 @@ class Cache:
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
                 data = _map(partial)  # before others see it, who may need its room at once
-                partial.replace(self.folder / sha256)
+                with FileLock(self.folder / "cache.lock"):  # nobody who counts misses it under both names
+                    partial.replace(self.folder / sha256)
                 return data
             finally:
                 partial.unlink(missing_ok=True)
@@ -153,7 +154,7 @@ class Cache:
 
     def _look(self) -> tuple[int, list[tuple[float, int, Path]]]:
         """Bytes that downloads under way will take, and the whole files: when they were used last, bytes, path."""
-        taken, files = list[tuple[str, int]](), []
+        taken, files = 0, []
         for path in self.folder.iterdir():
             match = _NAME.fullmatch(path.name)
             if not match:
@@ -165,10 +166,8 @@ class Cache:
                 elif _is_forsaken(path):
                     path.unlink()
                 elif match[2] is None:
-                    taken.append((path.name.partition(".")[0], int(match[1])))
-        whole = {path.name for _, _, path in files}
-        # A download that ended while the folder was listed may have been seen under both of its names.
-        return sum(length for sha256, length in taken if sha256 not in whole), files
+                    taken += int(match[1])
+        return taken, files
 
 
 def _is_forsaken(partial: Path) -> bool:
