@@ -1,5 +1,7 @@
 """What all commands share: errors as one line, `--debug`, exit codes, a command that need not be named."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -25,25 +27,23 @@ class Command(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
+        with _one_line(ctx):  # some options are looked into while they are read
             return super().parse_args(ctx, args)
-        except UsuclError as error:  # of an option that is looked into while options are read
-            click.echo(f"{ctx.command_path}: {error}", err=True)
-            ctx.exit(error.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _one_line(ctx):
             return super().invoke(ctx)
-        except UsuclError as error:
-            if ctx.meta[DEBUG]:
-                raise
-            click.echo(f"{ctx.command_path}: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except OSError as error:  # disk full, no permission, vanished: the system's own line says it best
-            if ctx.meta[DEBUG]:
-                raise
-            click.echo(f"{ctx.command_path}: {error}", err=True)
-            ctx.exit(1)
+
+
+@contextlib.contextmanager
+def _one_line(ctx: click.Context) -> Iterator[None]:
+    try:
+        yield
+    except (UsuclError, OSError) as error:  # disk full, no permission, vanished: the system's own line says it best
+        if ctx.meta.get(DEBUG):
+            raise
+        click.echo(f"{ctx.command_path}: {error}", err=True)
+        ctx.exit(error.exit_code if isinstance(error, UsuclError) else 1)
 
 
 class DefaultGroup(click.Group):

@@ -115,6 +115,10 @@ class MemoryBank:
         videos = np.searchsorted(self.first_row, frame_ids.cpu().numpy(), side="right") - 1
         return torch.from_numpy(videos).to(frame_ids.device)
 
+    def group_of(self, frame_ids: torch.Tensor) -> torch.Tensor:
+        """The groups of frames, both int64 `[...]`, numbered anew; a bank that knows none has one a video."""
+        return self._group_of_video[self.video_of(frame_ids)]
+
     @torch.no_grad()
     def cross(
         self,

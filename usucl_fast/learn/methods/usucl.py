@@ -26,7 +26,6 @@ class Usucl(MomentumMethod):
         super().__init__(config, table, device, ranks)
         group = table.group if config.exclude == "group" else None
         self.bank = MemoryBank(table.first_row, config.dim, device=device, group=group)
-        self._group_of_video = torch.as_tensor(table.group, device=device)
         self._remembered: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @classmethod
@@ -94,9 +93,8 @@ class Usucl(MomentumMethod):
 
     def _others(self, anchors: torch.Tensor) -> torch.Tensor:
         """bool `[B, B]`, whether a tuple's positive is a negative of an anchor: not its own, and none of its group."""
-        video = self.bank.video_of(anchors)
-        apart = self._group_of_video[video] if self.config.exclude == "group" else video
-        return apart[:, None] != apart
+        group = self.bank.group_of(anchors)
+        return group[:, None] != group
 
     def _candidates(
         self,
