@@ -82,8 +82,8 @@ class TrainConfig:
     )
     hard: tuple[int, int] = _setting(
         (16, 16),
-        "Stored embeddings that the cross-video hard negative (cycle: the soft nearest neighbour) is made of.",
-        low=1,
+        "Stored embeddings that the cross-video hard negative (cycle: the soft nearest neighbour) is made of; 0 for no such negative.",
+        low=0,
         methods=("usucl", "cycle"),
     )
     band_start: tuple[float, float] = _setting(
@@ -116,6 +116,12 @@ class TrainConfig:
         True,
         "The positives of the batch's other tuples are negatives as well, but for what --exclude says. Without them, a"
         " fresh network is not pulled apart.",
+        methods=("usucl",),
+    )
+    symmetric: bool = _setting(
+        False,
+        "The encoder itself encodes the positives, with gradient, and each of a pair is the other's anchor, as in"
+        " SimCLR; else a key encoder does, which follows it slowly.",
         methods=("usucl",),
     )
     exclude: str = _setting(
@@ -267,6 +273,8 @@ def make_config(recipe: str, overrides: dict[str, Any]) -> TrainConfig:
             raise UsageError(f"--{field.name.replace('_', '-')} is nothing to --method {config.method}; leave it out")
     if config.method == "usucl":
         _check(config)
+    if config.method == "cycle" and not min(config.hard):
+        raise UsageError("--hard is at least 1 with --method cycle: they are the way there and back")
     return config
 
 
@@ -285,6 +293,8 @@ def make_curriculum(config: TrainConfig) -> Curriculum:
 
 def _check(config: TrainConfig) -> None:
     """Raises where settings of USUCL contradict each other, or would be without effect."""
+    if not (min(config.hard) or min(config.negatives) or config.in_batch):
+        raise UsageError("--negatives 0 --hard 0 --no-in-batch leaves no negatives at all; leave one of them out")
     banded = (config.band_start, config.band_end) != ((0, 0), (1, 1))
     if config.candidates == "batch":
         if min(config.negatives) == 0:

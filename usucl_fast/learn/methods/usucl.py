@@ -55,18 +55,47 @@ class Usucl(MomentumMethod):
         """The embeddings are written to the bank when the step ends: no part of a batch finds those of another."""
         config = self.config
         tuples, views = frames.shape[:2]
-        # The anchor and the negatives share one forward pass, and so their batch-norm statistics.
-        pictures = self.views_first(frames, [1, 0, *range(2, views)])
-        z = F.normalize(self.query(pictures[tuples:]), dim=1).unflatten(0, (views - 1, tuples)).transpose(0, 1)
-        z = self.gather(z, plan)
-        positive = F.normalize(self.encode_keys(pictures[:tuples], plan), dim=1)
-        query, encoded_negatives = z[:, 0], z[:, 1:]
         frame_ids = torch.from_numpy(plan.frame_ids).to(self.device)
         valid = torch.from_numpy(plan.valid).to(self.device)
+        # All that one encoder sees shares one forward pass, and so its batch-norm statistics.
+        if config.symmetric:
+            z = self._encode(self.views_first(frames, [*range(views)]), tuples, plan)
+            positive, encoded_negatives = z[:, 1], z[:, 2:]
+        else:
+            pictures = self.views_first(frames, [1, 0, *range(2, views)])
+            z = self._encode(pictures[tuples:], tuples, plan)
+            positive, encoded_negatives = F.normalize(self.encode_keys(pictures[:tuples], plan), dim=1), z[:, 1:]
+        query = z[:, 0]
+        loss, members = self._contrast(query, positive, encoded_negatives, frame_ids, valid, stage, step)
+        if config.symmetric:
+            swapped = frame_ids[:, [1, 0, *range(2, views)]]
+            back, _ = self._contrast(positive, query, encoded_negatives, swapped, valid, stage, step)
+            loss = (loss + back) / 2
+        remembered = torch.cat([query[:, None], positive[:, None], encoded_negatives], dim=1).detach()
+        self._remembered.append((frame_ids[valid], remembered[valid]))
+        return Outcome(loss, query.detach(), members)
+
+    def _encode(self, pictures: torch.Tensor, tuples: int, plan: BatchPlan) -> torch.Tensor:
+        """Pictures of this rank, one view after the other, -> embeddings of all ranks' tuples, `[B, views, D]`."""
+        z = F.normalize(self.query(pictures), dim=1).unflatten(0, (-1, tuples)).transpose(0, 1)
+        return self.gather(z, plan)
+
+    def _contrast(
+        self,
+        query: torch.Tensor,
+        positive: torch.Tensor,
+        encoded_negatives: torch.Tensor,
+        frame_ids: torch.Tensor,
+        valid: torch.Tensor,
+        stage: Stage,
+        step: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, and the frames `[B, K]` that each n̂ is made of; the anchors are the first column of `frame_ids`."""
+        config = self.config
         candidates, members = self._candidates(query, encoded_negatives, frame_ids, valid, stage, step)
         synthetic = soft_negative(query, candidates, members >= 0, config.tau)
         negatives, negatives_valid = encoded_negatives, valid[:, 2:]
-        if config.mining == "bank" and stage.intra:
+        if config.mining == "bank" and stage.intra and stage.negatives:
             found = self.bank.intra(
                 frame_ids[:, 0],
                 query.detach(),
@@ -87,9 +116,7 @@ class Usucl(MomentumMethod):
             config.tau,
             self._others(frame_ids[:, 0]) if config.in_batch else None,
         )
-        remembered = torch.cat([query[:, None], positive[:, None], encoded_negatives], dim=1).detach()
-        self._remembered.append((frame_ids[valid], remembered[valid]))
-        return Outcome(loss, query.detach(), members)
+        return loss, members
 
     def _others(self, anchors: torch.Tensor) -> torch.Tensor:
         """bool `[B, B]`, whether a tuple's positive is a negative of an anchor: not its own, and none of its group."""
@@ -111,6 +138,8 @@ class Usucl(MomentumMethod):
             buffer, of = negatives.detach()[valid[:, 2:]], frame_ids[:, 2:][valid[:, 2:]]
             nearest = nearest_in(query, buffer, stage.hard)
             return buffer[nearest], of[nearest]
+        if not stage.hard:
+            return query.new_empty(len(query), 0, config.dim), frame_ids.new_empty(len(query), 0)
         exclude = None if config.exclude == "none" else self.bank.video_of(frame_ids[:, 0])
         found = self.bank.cross(
             query.detach(), exclude, stage.hard, max_age=config.max_age or None, step=step, band=stage.band
