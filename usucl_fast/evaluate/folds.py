@@ -19,7 +19,8 @@ def make_folds(
 ) -> list[Split]:
     """`repeats` times `folds` splits, as alike in their classes as they can be; all classes on both sides of each.
 
-    A repeat depends on the seed and its own number alone, not on how many there are.
+    A repeat depends on the seed and its own number alone, not on how many there are. Groups and videos are dealt the
+    largest first, and chance decides among those of one size: repeats differ the less, the fewer those are.
 
     Args:
         samples: M of them.

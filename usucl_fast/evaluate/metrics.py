@@ -166,7 +166,7 @@ def _of_confusion(confusion: Array, classes: list[str], positive: int | None) ->
 
 
 def _auroc(score: Array, positive: NDArray[np.bool_], weight_MB: Array) -> Array:
-    """Share `[B]` of the weighted pairs of a positive and a negative in which the positive scores higher; ties are half.
+    """Share `[B]` of the weighted pairs of a positive and a negative whose positive scores higher; ties are half.
 
     Args:
         score: `[M]`.

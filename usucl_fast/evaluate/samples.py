@@ -71,13 +71,13 @@ class Predictions:
             fold[repeat, place[backwards]] = self.fold[repeat, backwards]
         with np.errstate(invalid="ignore"):
             mean = total / count[..., None]
-        names = [samples.names[i] if n == 1 else samples.names[i].rpartition("/")[0] for i, n in zip(first, frames)]
+        names = [samples.names[place] for place in first]
         videos = replace(
             samples,
             labels=samples.labels[first],
             videos=samples.videos[first],
             groups=samples.groups[first],
-            names=names,
+            names=[name.rpartition("/")[0] if count > 1 else name for name, count in zip(names, frames, strict=True)],
         )
         return Predictions(videos, mean, fold)
 
