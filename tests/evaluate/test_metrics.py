@@ -131,14 +131,14 @@ def test_the_bootstrap_is_that_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> Non
                 lacking += len(classes) < 3
                 if len(here):
                     predicted = probabilities.argmax(axis=1)
-                    scores["accuracy"].append(np.mean(true == predicted))
+                    scores["accuracy"].append(accuracy_score(true, predicted))
                     scores["balanced_accuracy"].append(np.mean([np.mean(predicted[true == c] == c) for c in classes]))
                     scores["f1"].append(f1_score(true, predicted, labels=classes, average="macro"))
                 if len(classes) > 1:
                     areas = [roc_auc_score(true == c, probabilities[:, c]) for c in classes]
-                    scores["auroc"].append(np.mean(areas))
+                    scores["auroc"].append(float(np.mean(areas)))
         for name, values in scores.items():
-            expected[name].append(np.mean(values) if values else np.nan)
+            expected[name].append(float(np.mean(values)) if values else np.nan)
     assert lacking  # or the test does not see what it is for
     for name, values in expected.items():
         assert bootstrap_scores(predictions, draws, name) == pytest.approx(values, nan_ok=True), name

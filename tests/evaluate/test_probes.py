@@ -8,12 +8,12 @@ from usucl_fast.evaluate.probes import predict
 from usucl_fast.evaluate.samples import Samples, shuffled_by_group
 
 
-def made_up(groups: int, per_group: int, signal: float, seed: int = 0) -> tuple[np.ndarray, Samples]:
+def made_up(groups: int, per_group: int, signal: float, seed: int = 0, width: int = 16) -> tuple[np.ndarray, Samples]:
     """Features that tell the group very well and the class as well as `signal` says."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(groups), per_group)
     label = group % 3
-    features = rng.standard_normal((groups, 16))[group] * 3 + rng.standard_normal((len(group), 16)) * 0.3
+    features = rng.standard_normal((groups, width))[group] * 3 + rng.standard_normal((len(group), width)) * 0.3
     features[:, :3] += signal * np.eye(3)[label]
     names = [f"v{g}/{number}" for number, g in enumerate(group)]
     return features.astype(np.float32), Samples(label, group, group, ["a", "b", "c"], names)
@@ -34,7 +34,7 @@ def test_a_class_that_shows_is_found(protocol: str) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_groups_recognised_are_no_classes_found(protocol: str, seed: int) -> None:
     """Features tell the group, labels are dealt to groups: by group it is chance, by frame it looks like knowledge."""
-    features, samples = made_up(60, 6, 0.0, seed)
+    features, samples = made_up(60, 6, 0.0, seed, width=128)
     control = shuffled_by_group(samples, seed)
     honest, leaky = (
         summarise(predict(protocol, features, control, make_folds(control, by, 5, 1, seed, allow_leakage=True)))

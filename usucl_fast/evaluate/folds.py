@@ -50,7 +50,7 @@ def make_folds(
             name, count = _rarest(samples, units)
             raise UsageError(
                 f"--folds {folds}: no split found in which every fold tests every class;"
-                f" class {name} has {count} {by}s; lower --folds"
+                f" class {name} has {count} {by}s; lower --folds, or add {by}s of it"
             )
         splits += [Split(repeat, fold, train, test) for fold, (train, test) in enumerate(parts)]
     return splits

@@ -43,6 +43,7 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
         against the rest, mean over the classes), `f1` (mean over the classes), and `recall` by class.
         With a positive class also `sensitivity` (its recall), `specificity` and `binary_accuracy`, for which a
         negative called another negative class is right (as in GBCNet, Basu et al., CVPR 2022).
+        A figure is NaN where no fold has what it needs.
         `confusion`: `[true][predicted]`, sum over the folds, mean over the repeats.
         `folds`: of each fold its `repeat`, `fold`, number of `samples`, `accuracy` and `balanced_accuracy`.
 
@@ -54,9 +55,11 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     drawn = _scores(predictions, group_draws(len(np.unique(samples.groups)), seed), positive)
 
     def figure(name: str) -> dict[str, float]:
-        values = scores[name][~np.isnan(scores[name])]
-        boot = _mean(drawn[name], (1, 2))
-        low, high = np.percentile(boot[~np.isnan(boot)], [2.5, 97.5])  # a draw without a class has no recall of it
+        values, boot = scores[name], _mean(drawn[name], (1, 2))
+        values, boot = values[~np.isnan(values)], boot[~np.isnan(boot)]  # a draw without a class has no recall of it
+        if not len(values):
+            return asdict(Figure(*[np.nan] * 4))
+        low, high = np.percentile(boot, [2.5, 97.5])
         return asdict(Figure(float(values.mean()), float(values.std()), float(low), float(high)))
 
     confusion = np.zeros((len(samples.classes), len(samples.classes)))
