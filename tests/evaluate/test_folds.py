@@ -103,6 +103,6 @@ def test_what_cannot_be_split_is_refused(labels: list[int], by: str, folds: int,
 def test_a_split_that_is_not_found_is_refused() -> None:
     """Every class is in two of three groups, another two each: one of two parts always lacks one."""
     with pytest.raises(
-        UsageError, match="--folds 2: no split found.* class class0 has 2 groups; lower --folds, or add"
+        UsageError, match=r"--folds 2: no split found.* class class0 has 2 groups; lower --folds, or add"
     ):
         make_folds(of_groups([[0, 1], [1, 2], [2, 0]]), "group", 2, 1, 0)

@@ -31,17 +31,20 @@ def test_a_class_that_shows_is_found(protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
-@pytest.mark.parametrize("seed", range(2))
-def test_groups_recognised_are_no_classes_found(protocol: str, seed: int) -> None:
+def test_groups_recognised_are_no_classes_found(protocol: str) -> None:
     """Features tell the group, labels are dealt to groups: by group it is chance, by frame it looks like knowledge."""
-    features, samples = made_up(60, 6, 0.0, seed, width=128)
-    control = shuffled_by_group(samples, seed)
-    honest, leaky = (
-        summarise(predict(protocol, features, control, make_folds(control, by, 5, 1, seed, allow_leakage=True)))
-        for by in ("group", "frame")
-    )
-    assert honest["balanced_accuracy"]["low"] < 1 / 3 < honest["balanced_accuracy"]["high"]
-    assert leaky["balanced_accuracy"]["mean"] > 0.9
+
+    def score(by: str, seed: int) -> dict[str, float]:
+        features, samples = made_up(60, 4, 0.0, seed, width=128)
+        control = shuffled_by_group(samples, seed)
+        splits = make_folds(control, by, 5, 1, seed, allow_leakage=True)
+        figure: dict[str, float] = summarise(predict(protocol, features, control, splits))["balanced_accuracy"]
+        return figure
+
+    honest = [score("group", seed) for seed in range(4)]
+    assert np.mean([figure["mean"] for figure in honest]) == pytest.approx(1 / 3, abs=0.08)
+    assert sum(figure["low"] < 1 / 3 < figure["high"] for figure in honest) >= 3  # one 95 % interval may miss
+    assert score("frame", 0)["mean"] > 0.9
 
 
 def test_a_rare_class_is_not_outvoted() -> None:
