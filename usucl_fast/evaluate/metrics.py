@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 BOOTSTRAPS = 2000
 
-_CHUNK = 2**22
+_CHUNK = 2**20
 """Weights (draws x samples) held at once."""
 
 
