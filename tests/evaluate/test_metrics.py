@@ -181,7 +181,7 @@ def test_by_video_is_the_mean_of_its_tested_frames() -> None:
         (videos == 7).astype(np.int64), videos, videos * 2, ["a", "b"], ["x/w/0", "v/0", "x/w/1", "v/1", "v/2", "y.png"]
     )
     probabilities = np.arange(24.0).reshape(2, 6, 2)
-    fold = np.array([[1, 0, 1, 0, 0, 2], [-1, -1, 0, 1, 1, -1]])
+    fold = np.array([[1, 0, 1, 0, 0, 2], [-1, -1, 0, 1, 2, -1]])
     probabilities[fold < 0] = np.nan
     found = Predictions(samples, probabilities, fold).by_video()
     first = [probabilities[0, [1, 3, 4]].mean(0), probabilities[0, [0, 2]].mean(0), probabilities[0, 5]]
