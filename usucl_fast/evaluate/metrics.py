@@ -65,12 +65,12 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     confusion = np.zeros((len(samples.classes), len(samples.classes)))
     for fold, probabilities in zip(predictions.fold, predictions.probabilities, strict=True):
         tested = fold >= 0
-        np.add.at(confusion, (samples.labels[tested], probabilities[tested].argmax(axis=1)), 1 / len(predictions.fold))
+        np.add.at(confusion, (samples.labels[tested], probabilities[tested].argmax(axis=1)), 1)
     summary: dict[str, Any] = {name: figure(name) for name in scores if not name.startswith(_RECALL)}
     return {
         **summary,
         "recall": {name: figure(_RECALL + name) for name in samples.classes},
-        "confusion": confusion.tolist(),
+        "confusion": (confusion / len(predictions.fold)).tolist(),
         "folds": [
             {
                 "repeat": repeat,
