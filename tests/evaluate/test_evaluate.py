@@ -7,15 +7,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
 
 from tests.conftest import SAMPLE
 from tools import make_phantoms
 from usucl_fast.cli.evaluate import main
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate import load_backbone, predict, summarise
+from usucl_fast.evaluate import load_backbone
 from usucl_fast.evaluate.embed import spread_frames
-from usucl_fast.evaluate.metrics import by_video
 from usucl_fast.feed import ShardStore
 from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone
@@ -24,78 +22,6 @@ from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 def usucl_eval(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="usucl-eval")
-
-
-def made_up(groups: int, per_group: int, signal: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features that tell the group very well and the class as well as `signal` says."""
-    rng = np.random.default_rng(seed)
-    group = np.repeat(np.arange(groups), per_group)
-    label = group % 3
-    features = rng.standard_normal((groups, 16))[group] * 3 + rng.standard_normal((len(group), 16)) * 0.3
-    features[:, :3] += signal * np.eye(3)[label]
-    return features.astype(np.float32), label, group
-
-
-def test_figures_are_scikit_learns() -> None:
-    rng = np.random.default_rng(0)
-    labels, groups = rng.integers(0, 3, 200), rng.integers(0, 20, 200)
-    probabilities = rng.dirichlet(np.ones(3), (4, 200)) + 0.3 * np.eye(3)[labels]
-    summary = summarise(probabilities, labels, groups, ["a", "b", "c"])
-    predicted = probabilities.argmax(-1)
-    for name, score in (("accuracy", accuracy_score), ("balanced_accuracy", balanced_accuracy_score)):
-        scores = [score(labels, p) for p in predicted]
-        assert summary[name]["mean"] == pytest.approx(np.mean(scores))
-        assert summary[name]["std"] == pytest.approx(np.std(scores))
-        assert summary[name]["low"] < summary[name]["mean"] < summary[name]["high"]
-    recall = np.mean([recall_score(labels, p, average=None) for p in predicted], axis=0)
-    assert [summary["recall"][name]["mean"] for name in "abc"] == pytest.approx(list(recall))
-    assert np.allclose(summary["confusion"], np.mean([confusion_matrix(labels, p) for p in predicted], axis=0))
-
-
-def test_by_video_is_the_mean_of_its_frames() -> None:
-    probabilities = np.arange(12.0).reshape(1, 6, 2)
-    found = by_video(probabilities, np.array([7, 3, 7, 3, 3, 9]))
-    expected = [probabilities[0, [1, 3, 4]].mean(0), probabilities[0, [0, 2]].mean(0), probabilities[0, 5]]
-    assert np.allclose(found[0], expected)
-
-
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
-def test_a_class_that_shows_is_found_and_one_that_does_not_is_not(protocol: str) -> None:
-    """Without a signal the features tell the group, which is of no use: groups are never on both sides."""
-    for signal, low, high in ((12.0, 0.95, 1.0), (0.0, 0.1, 0.6)):
-        features, labels, groups = made_up(30, 12, signal)
-        probabilities = predict(protocol, features, labels, groups, folds=5, repeats=2, seed=0)
-        assert np.allclose(probabilities.sum(-1), 1)
-        score = summarise(probabilities, labels, groups, ["a", "b", "c"])["balanced_accuracy"]["mean"]
-        assert low <= score <= high
-
-
-def test_a_rare_class_is_not_outvoted() -> None:
-    """One class in ten samples has no less recall than the others where the features tell them apart equally well."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], [900, 100])
-    features = (rng.standard_normal((1000, 8)) + labels[:, None] * 0.8).astype(np.float32)
-    probabilities = predict("knn", features, labels, np.arange(1000), folds=5, repeats=1, seed=0)
-    recall = summarise(probabilities, labels, np.arange(1000), ["many", "few"])["recall"]
-    assert abs(recall["many"]["mean"] - recall["few"]["mean"]) < 0.15
-
-
-def test_splits_depend_on_the_seed_alone() -> None:
-    features, labels, groups = made_up(30, 4, 2.0)
-    first, again, other = (predict("knn", features, labels, groups, folds=5, repeats=1, seed=s) for s in (0, 0, 1))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_what_cannot_be_split_is_refused() -> None:
-    features, labels, groups = made_up(4, 5, 1.0)
-    for wrong_labels, wrong_groups, folds, message in (
-        (labels * 0, groups, 2, "one class"),
-        (labels, labels, 2, "of one group alone"),
-        (groups % 2, groups, 5, "--folds 5 needs as many groups, and there are 4"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            predict("knn", features, wrong_labels, wrong_groups, folds=folds, repeats=1, seed=0)
 
 
 def test_frames_are_spread_over_the_video(store: ShardStore) -> None:

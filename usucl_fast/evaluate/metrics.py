@@ -1,17 +1,28 @@
 """Predictions -> figures with intervals."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.errors import UsageError
+from usucl_fast.evaluate.samples import Predictions
+
+Array = NDArray[np.float64]
+
 BOOTSTRAPS = 2000
+
+_CHUNK = 2**20
+"""Weights (draws x samples) held at once."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """mean and std over the repeats; low and high: the 95 % interval over groups drawn anew (bootstrap)."""
+    """mean and std over the folds of all repeats; low and high: the 95 % interval of that mean over groups drawn anew
+    (bootstrap)."""
 
     mean: float
     std: float
@@ -19,58 +30,168 @@ class Figure:
     high: float
 
 
-def summarise(
-    probabilities: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    names: list[str],
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Accuracy, balanced accuracy (mean recall over the classes), recall by class, confusion matrix.
+def summarise(predictions: Predictions, positive: str | None = None, seed: int = 0) -> dict[str, Any]:
+    """Figures of the predictions; every fold is scored on its own, by the classes it has.
 
     Args:
-        probabilities: `[repeats, M, classes]`.
-        labels: `[M]`.
-        groups: `[M]`.
-        names: of the classes.
+        predictions: samples that no fold tested are left out.
+        positive: class against all others; the last one where there are two.
+        seed: of the bootstrap.
 
     Returns:
-        Figures as dictionaries, and `confusion`: `[true][predicted]`, mean over the repeats.
-    """
-    repeats, _, classes = probabilities.shape
-    codes = np.unique(groups, return_inverse=True)[1]
-    confusion = np.zeros((repeats, codes.max() + 1, classes, classes))  # [repeat, group, true, predicted]
-    predicted = probabilities.argmax(axis=-1)
-    for repeat in range(repeats):
-        np.add.at(confusion[repeat], (codes, labels, predicted[repeat]), 1)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(confusion[0]), np.full(len(confusion[0]), 1 / len(confusion[0])), BOOTSTRAPS)
-    whole = confusion.sum(axis=1)
-    drawn = np.einsum("bg,rgij->brij", draws, confusion)
+        Figures as dictionaries: `accuracy`, `balanced_accuracy` (mean recall over the classes), `auroc` (one class
+        against the rest, mean over the classes), `f1` (mean over the classes), and `recall` by class.
+        With a positive class also `sensitivity` (its recall), `specificity` and `binary_accuracy`, for which a
+        negative called another negative class is right (as in GBCNet, Basu et al., CVPR 2022).
+        A figure is NaN where no fold has what it needs.
+        `confusion`: `[true][predicted]`, sum over the folds, mean over the repeats.
+        `folds`: of each fold its `repeat`, `fold`, number of `samples`, `accuracy` and `balanced_accuracy`.
 
-    def figure(score: Any) -> dict[str, float]:
-        values = score(whole)
-        boot = score(drawn).mean(axis=1)
-        low, high = np.percentile(boot[~np.isnan(boot)], [2.5, 97.5])  # a draw without a class has no recall of it
+    Raises:
+        UsageError: `positive` is no class.
+    """
+    samples = predictions.samples
+    scores = fold_scores(predictions, positive)
+    drawn = _scores(predictions, group_draws(len(np.unique(samples.groups)), seed), positive)
+
+    def figure(name: str) -> dict[str, float]:
+        values, boot = scores[name], _mean(drawn[name], (1, 2))
+        values, boot = values[~np.isnan(values)], boot[~np.isnan(boot)]  # a draw without a class has no recall of it
+        if not len(values):
+            return asdict(Figure(*[np.nan] * 4))
+        low, high = np.percentile(boot, [2.5, 97.5])
         return asdict(Figure(float(values.mean()), float(values.std()), float(low), float(high)))
 
+    confusion = np.zeros((len(samples.classes), len(samples.classes)))
+    for fold, probabilities in zip(predictions.fold, predictions.probabilities, strict=True):
+        tested = fold >= 0
+        np.add.at(confusion, (samples.labels[tested], probabilities[tested].argmax(axis=1)), 1)
+    summary: dict[str, Any] = {name: figure(name) for name in scores if not name.startswith(_RECALL)}
     return {
-        "accuracy": figure(lambda c: np.trace(c, axis1=-2, axis2=-1) / c.sum(axis=(-2, -1))),
-        "balanced_accuracy": figure(lambda c: _recall(c).mean(axis=-1)),
-        "recall": {name: figure(lambda c, k=k: _recall(c)[..., k]) for k, name in enumerate(names)},
-        "confusion": whole.mean(axis=0).tolist(),
+        **summary,
+        "recall": {name: figure(_RECALL + name) for name in samples.classes},
+        "confusion": (confusion / len(predictions.fold)).tolist(),
+        "folds": [
+            {
+                "repeat": repeat,
+                "fold": fold,
+                "balanced_accuracy": float(scores["balanced_accuracy"][repeat, fold]),
+                "accuracy": float(scores["accuracy"][repeat, fold]),
+                "samples": len(places),
+            }
+            for repeat, fold, places in _parts(predictions)
+            if len(places)
+        ],
     }
 
 
-def _recall(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
+def fold_scores(predictions: Predictions, positive: str | None = None) -> dict[str, Array]:
+    """The figures of `summarise` by name (`recall of X` for class X): `[repeats, folds]`, NaN for what a fold lacks."""
+    every = np.ones((1, len(np.unique(predictions.samples.groups))))
+    return {name: values[0] for name, values in _scores(predictions, every, positive).items()}
+
+
+def group_draws(groups: int, seed: int) -> Array:
+    """How often each group is drawn, `[BOOTSTRAPS, groups]`: as many as there are, with replacement."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(groups, np.full(groups, 1 / groups), BOOTSTRAPS).astype(np.float64)
+
+
+def bootstrap_scores(predictions: Predictions, draws: Array, score: str, positive: str | None = None) -> Array:
+    """The mean over folds and repeats of a score of `fold_scores` in each draw, `[B]`; NaN where a draw has none.
+
+    Args:
+        draws: `[B, G]`, how often each group is drawn, in the order of `np.unique(groups)`.
+    """
+    return _mean(_scores(predictions, draws, positive, auroc=score == "auroc")[score], (1, 2))
+
+
+_RECALL = "recall of "
+
+
+def _parts(predictions: Predictions) -> Iterable[tuple[int, int, NDArray[np.int64]]]:
+    """Repeat, fold, places of the samples tested there."""
+    for repeat, fold in product(range(len(predictions.fold)), range(predictions.fold.max() + 1)):
+        yield repeat, fold, np.flatnonzero(predictions.fold[repeat] == fold)
+
+
+def _scores(
+    predictions: Predictions, weights: Array, positive: str | None = None, auroc: bool = True
+) -> dict[str, Array]:
+    """Every score, `[B, repeats, folds]`, under weights `[B, G]` of the groups."""
+    samples = predictions.samples
+    classes = len(samples.classes)
+    codes = np.unique(samples.groups, return_inverse=True)[1]
+    shape = (len(weights), len(predictions.fold), predictions.fold.max() + 1)
+    confusion = np.zeros((*shape, classes, classes))
+    area = np.full((*shape, classes), np.nan)
+    for repeat, fold, places in _parts(predictions):
+        labels, probabilities = samples.labels[places], predictions.probabilities[repeat, places]
+        cell = np.eye(classes**2)[labels * classes + probabilities.argmax(axis=1)]
+        step = max(1, _CHUNK // max(1, len(places)))
+        for first in range(0, len(weights), step):
+            rows = slice(first, first + step)
+            weight_MB = np.ascontiguousarray(weights[rows, codes[places]].T)
+            confusion[rows, repeat, fold] = (weight_MB.T @ cell).reshape(-1, classes, classes)
+            for label in range(classes if auroc else 0):
+                area[rows, repeat, fold, label] = _auroc(probabilities[:, label], labels == label, weight_MB)
+    scores = _of_confusion(confusion, samples.classes, _index(samples.classes, positive))
+    return {**scores, "auroc": _mean(area, -1)} if auroc else scores
+
+
+def _index(classes: list[str], positive: str | None) -> int | None:
+    if positive is None:
+        return 1 if len(classes) == 2 else None
+    if positive not in classes:
+        raise UsageError(f"--positive {positive} is no class; there are {', '.join(classes)}")
+    return classes.index(positive)
+
+
+def _of_confusion(confusion: Array, classes: list[str], positive: int | None) -> dict[str, Array]:
+    """Scores `[...]` of confusion matrices `[..., true, predicted]`."""
+    hits, true = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: there is no such sample
+        recall = hits / true
+        f1 = np.where(true > 0, 2 * hits / (true + confusion.sum(axis=-2)), np.nan)
+        scores = {
+            "accuracy": hits.sum(axis=-1) / true.sum(axis=-1),
+            "balanced_accuracy": _mean(recall, -1),
+            "f1": _mean(f1, -1),
+            **{_RECALL + name: recall[..., label] for label, name in enumerate(classes)},
+        }
+        if positive is not None:
+            negative = [label for label in range(len(classes)) if label != positive]
+            right = confusion[..., negative, :][..., negative].sum(axis=(-2, -1))
+            scores["sensitivity"] = recall[..., positive]
+            scores["specificity"] = right / true[..., negative].sum(axis=-1)
+            scores["binary_accuracy"] = (right + hits[..., positive]) / true.sum(axis=-1)
+    return scores
+
+
+def _auroc(score: Array, positive: NDArray[np.bool_], weight_MB: Array) -> Array:
+    """Share `[B]` of the weighted pairs of a positive and a negative whose positive scores higher; ties are half.
+
+    Args:
+        score: `[M]`.
+        positive: `[M]`.
+        weight_MB: `[M, B]`.
+    """
+    if positive.all() or not positive.any():
+        return np.full(weight_MB.shape[1], np.nan)
+    order = np.argsort(score)
+    levels = np.flatnonzero(np.diff(score[order], prepend=-np.inf))  # where a run of equal scores begins
+    weight_MB = weight_MB[order]
+    above = np.add.reduceat(weight_MB * positive[order, None], levels)
+    below = np.add.reduceat(weight_MB * ~positive[order, None], levels)
+    pairs = (above * (below.cumsum(axis=0) - below / 2)).sum(axis=0)
     with np.errstate(invalid="ignore"):
-        recall: NDArray[np.float64] = np.diagonal(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=-1)
-    return recall
+        area: Array = pairs / (above.sum(axis=0) * below.sum(axis=0))
+    return area
 
 
-def by_video(probabilities: NDArray[np.float64], videos: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of the frames' probabilities: `[repeats, M, classes]` -> `[repeats, videos, classes]`, sorted by video."""
-    unique, place = np.unique(videos, return_inverse=True)
-    share = (place[None, :] == np.arange(len(unique))[:, None]) / np.bincount(place)[:, None]
-    mean: NDArray[np.float64] = share @ probabilities
+def _mean(values: Array, axis: int | tuple[int, ...]) -> Array:
+    """Mean of the numbers, without warning where there is none: that is NaN."""
+    number = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: Array = np.where(number, values, 0).sum(axis=axis) / number.sum(axis=axis)
     return mean

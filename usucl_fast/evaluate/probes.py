@@ -1,15 +1,15 @@
-"""Features + labels -> predictions, on folds that never cut a group."""
+"""Features + labels -> predictions, fold by fold."""
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import DataError
+from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.report.progress import Progress
 
 NEIGHBOURS = 20
@@ -40,47 +40,33 @@ PROTOCOLS = {"knn": _knn, "linear": _linear}
 """By name: training samples -> an untrained classifier of frozen features."""
 
 
-def predict(
-    protocol: str,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    *,
-    folds: int,
-    repeats: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    """Probabilities of every frame by a classifier that saw no frame of its group.
+def predict(protocol: str, features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Predictions:
+    """What a classifier trained on each split's one side says of the other.
 
     Args:
         protocol: name in `PROTOCOLS`.
         features: `[M, F]`.
-        labels: `[M]`, classes counted from 0.
-        groups: `[M]`.
-        folds: parts that the groups are split into, as alike in their classes as they can be.
-        repeats: splits drawn anew.
-        seed: of the splits.
-
-    Returns:
-        `[repeats, M, classes]`.
+        samples: M of them.
+        splits: of `make_folds`; a sample is tested at most once in a repeat.
 
     Raises:
-        UsageError: one class only, or a class with fewer groups than folds need.
+        DataError: a feature is not a finite number.
     """
-    classes = int(labels.max()) + 1
-    if classes < 2:
-        raise UsageError("all labelled videos are of one class: there is nothing to tell apart")
-    fewest = min(len(set(groups[labels == label])) for label in range(classes))
-    if fewest < 2:
-        raise UsageError("a class has videos of one group alone: it cannot be both learned and tested; add groups")
-    if len(set(groups)) < folds:
-        raise UsageError(f"--folds {folds} needs as many groups, and there are {len(set(groups))}; lower it")
-    out = np.zeros((repeats, len(labels), classes))
-    with Progress("folds", repeats * folds) as progress:
-        for repeat in range(repeats):
-            split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
-            for train, test in split.split(features, labels, groups):
-                model = PROTOCOLS[protocol](len(train)).fit(features[train], labels[train])
-                out[repeat, test[:, None], model.classes_[None, :]] = model.predict_proba(features[test])
-                progress.advance()
-    return out
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
+        raise DataError(
+            f"features of {len(broken)} samples are not finite, the first of {samples.names[broken[0]]};"
+            " check the weights of MODEL"
+        )
+    repeats = 1 + max(split.repeat for split in splits)
+    probabilities = np.full((repeats, len(samples), len(samples.classes)), np.nan)
+    fold = np.full((repeats, len(samples)), -1, np.int64)
+    with Progress("folds", len(splits)) as progress:
+        for split in splits:
+            model = PROTOCOLS[protocol](len(split.train)).fit(features[split.train], samples.labels[split.train])
+            probabilities[split.repeat, split.test] = 0  # a class that was not learned
+            found = model.predict_proba(features[split.test])
+            probabilities[split.repeat, split.test[:, None], model.classes_[None, :]] = found
+            fold[split.repeat, split.test] = split.fold
+            progress.advance()
+    return Predictions(samples, probabilities, fold)

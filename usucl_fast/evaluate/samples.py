@@ -1,9 +1,14 @@
 """What is evaluated: labelled frames or images, and the classifier's answers for them."""
 
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from usucl_fast.errors import DataError
+from usucl_fast.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -49,5 +54,76 @@ class Predictions:
     fold: NDArray[np.int64]
 
     def by_video(self) -> "Predictions":
-        """The mean of the tested frames' probabilities for each video, in a repeat; a video's name is its frames'."""
-        raise NotImplementedError
+        """The mean of the tested frames' probabilities for each video in each repeat, sorted by video.
+
+        Label and group are those of the video's first frame; the fold is that of its first tested one. The name is
+        its frames' without the last part; a video of one frame, or an image, keeps its name.
+        """
+        samples, tested = self.samples, self.fold >= 0
+        _, first, place, frames = np.unique(samples.videos, return_index=True, return_inverse=True, return_counts=True)
+        total = np.zeros((len(self.fold), len(first), len(samples.classes)))
+        count = np.zeros(total.shape[:2])
+        fold = np.full(count.shape, -1, np.int64)
+        for repeat, here in enumerate(tested):
+            np.add.at(total[repeat], place[here], self.probabilities[repeat, here])
+            np.add.at(count[repeat], place[here], 1)
+            backwards = np.flatnonzero(here)[::-1]  # the last to be written is the first frame
+            fold[repeat, place[backwards]] = self.fold[repeat, backwards]
+        with np.errstate(invalid="ignore"):
+            mean = total / count[..., None]
+        names = [samples.names[place] for place in first]
+        videos = replace(
+            samples,
+            labels=samples.labels[first],
+            videos=samples.videos[first],
+            groups=samples.groups[first],
+            names=[name.rpartition("/")[0] if count > 1 else name for name, count in zip(names, frames, strict=True)],
+        )
+        return Predictions(videos, mean, fold)
+
+    def save(self, path: Path) -> None:
+        """Writes everything, the samples too, as an npz file."""
+        samples = self.samples
+        with write_whole(path) as file:
+            np.savez_compressed(
+                file,
+                probabilities=self.probabilities,
+                fold=self.fold,
+                labels=samples.labels,
+                videos=samples.videos,
+                groups=samples.groups,
+                classes=np.array(samples.classes, np.str_),
+                names=np.array(samples.names, np.str_),
+            )
+
+    @staticmethod
+    def load(path: Path) -> "Predictions":
+        """What `save` wrote.
+
+        Raises:
+            DataError: there is no such file, it is damaged, or it holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                samples = Samples(
+                    file["labels"], file["videos"], file["groups"], file["classes"].tolist(), file["names"].tolist()
+                )
+                probabilities, fold = file["probabilities"], file["fold"]
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} holds no predictions that can be read ({error}); evaluate again") from error
+        shape = (len(fold), len(samples), len(samples.classes))
+        if probabilities.shape != shape or fold.shape != shape[:2] or len(samples.names) != len(samples):
+            raise DataError(f"{path} is damaged: its arrays differ in length; evaluate again")
+        return Predictions(samples, probabilities, fold)
+
+
+def shuffled_by_group(samples: Samples, seed: int) -> Samples:
+    """A control: each group's most frequent label is dealt to a group at random, and all its samples get it.
+
+    What a classifier still finds in such labels it has found by recognising groups.
+    """
+    codes = np.unique(samples.groups, return_inverse=True)[1]
+    counts = np.zeros((codes.max() + 1, len(samples.classes)), np.int64)
+    np.add.at(counts, (codes, samples.labels), 1)
+    dealt = np.random.default_rng(seed).permutation(counts.argmax(axis=1))
+    return replace(samples, labels=dealt[codes])

@@ -1,0 +1,85 @@
+"""Samples -> which are learned from and which are tested, without anything on both sides."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from usucl_fast.errors import UsageError
+from usucl_fast.evaluate.samples import Samples, Split
+
+UNITS = ("group", "video", "frame")
+"""What a split keeps whole."""
+
+ATTEMPTS = 100
+"""Splits drawn until every fold has every class on both sides."""
+
+
+def make_folds(
+    samples: Samples, by: str, folds: int, repeats: int, seed: int, allow_leakage: bool = False
+) -> list[Split]:
+    """`repeats` times `folds` splits, as alike in their classes as they can be; all classes on both sides of each.
+
+    A repeat depends on the seed and its own number alone, not on how many there are. Groups and videos are dealt the
+    largest first, and chance decides among those of one size: repeats differ the less, the fewer those are.
+
+    Args:
+        samples: M of them.
+        by: unit in `UNITS` that is never cut.
+        folds: parts, each tested once in a repeat; 2 or more.
+        repeats: splits drawn anew.
+        seed: 0 or more.
+        allow_leakage: whether frames of one video may be on both sides.
+
+    Raises:
+        UsageError: by frame without `allow_leakage`, one class only, or too few units for the folds.
+    """
+    if by == "frame" and not allow_leakage:
+        raise UsageError(
+            "--by frame puts neighbouring frames of a video on both sides, so that the score says how well videos are"
+            " recognised; use --by group, or add --allow-leakage to see it"
+        )
+    units = {"group": samples.groups, "video": samples.videos, "frame": np.arange(len(samples))}[by]
+    _check(samples, units, by, folds)
+    splits = []
+    for repeat in range(repeats):
+        for state in np.random.SeedSequence((seed, repeat)).generate_state(ATTEMPTS).tolist():
+            parts = _draw(samples.labels, units, by, folds, state)
+            if all(len(np.unique(samples.labels[side])) == len(samples.classes) for part in parts for side in part):
+                break
+        else:
+            name, count = _rarest(samples, units)
+            raise UsageError(
+                f"--folds {folds}: no split found in which every fold tests every class;"
+                f" class {name} has {count} {by}s; lower --folds, or add {by}s of it"
+            )
+        splits += [Split(repeat, fold, train, test) for fold, (train, test) in enumerate(parts)]
+    return splits
+
+
+def _draw(
+    labels: NDArray[np.int64], units: NDArray[np.int64], by: str, folds: int, state: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    if by == "frame":
+        return list(StratifiedKFold(folds, shuffle=True, random_state=state).split(labels, labels))
+    return list(StratifiedGroupKFold(folds, shuffle=True, random_state=state).split(labels, labels, units))
+
+
+def _rarest(samples: Samples, units: NDArray[np.int64]) -> tuple[str, int]:
+    """The class of the fewest units, and how many."""
+    counts = [len(np.unique(units[samples.labels == label])) for label in range(len(samples.classes))]
+    return samples.classes[int(np.argmin(counts))], min(counts)
+
+
+def _check(samples: Samples, units: NDArray[np.int64], by: str, folds: int) -> None:
+    if len(np.unique(samples.labels)) < 2:
+        raise UsageError("all labelled videos are of one class: there is nothing to tell apart")
+    name, fewest = _rarest(samples, units)
+    if fewest < 2:
+        raise UsageError(
+            f"class {name} has {fewest or 'no'} {by}{'' if fewest else 's'}:"
+            f" it cannot be both learned and tested; add {by}s of it, or leave it out"
+        )
+    if len(np.unique(units)) < folds:
+        raise UsageError(f"--folds {folds} needs as many {by}s, and there are {len(np.unique(units))}; lower it")
+    if fewest < folds:
+        raise UsageError(f"--folds {folds}: class {name} has {fewest} {by}s, so not every fold can test it; lower it")
