@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ LEAST_AREA = 0.4
 
 @dataclass(frozen=True)
 class FineTune:
-    """How a network is trained. The numbers are those that GBCU's authors publish, see `GBCU`.
+    """How a network is trained; the numbers are the published ones of `GBCU`.
 
     epochs: over the training samples of a fold.
     batch_size: at most; sizes differ by one at most.
@@ -60,8 +60,8 @@ class FineTune:
 
 
 GBCU = FineTune(balanced=False)
-"""Fine-tuning as in Basu et al., "Surpassing the Human Accuracy: Detecting Gallbladder Cancer from USG Images with
-Curriculum Learning", CVPR 2022, and what builds on it: every sample weighs alike."""
+"""Fine-tuning on GBCU as in Basu et al., "Unsupervised Contrastive Learning of Image Representations from Ultrasound
+Videos with Hard Negative Mining", MICCAI 2022: every sample weighs alike. (The cosine and the crops are not theirs.)"""
 
 
 def finetune(
@@ -162,20 +162,21 @@ class _Run:
         best, best_score, best_epoch = np.empty(0), -math.inf, 0
         for epoch in range(settings.epochs):
             loss = self._epoch(steps, optimizer, schedule, generator)
-            answers = None
-            if settings.epoch == "last":
-                score = float(epoch)
-            elif settings.epoch == "inner":
-                held = self._labels[self._held]
-                score = float(balanced_accuracy_score(held, self._probabilities(self._held).argmax(1)))
-            else:
-                answers = self._probabilities(self._split.test)
-                score = float((answers.argmax(1) == self._labels[self._split.test]).mean())
-            if score > best_score and (settings.epoch != "last" or epoch == settings.epochs - 1):
-                best = self._probabilities(self._split.test) if answers is None else answers
-                best_score, best_epoch = score, epoch
+            score = self._score(epoch)
+            if score > best_score:
+                best, best_score, best_epoch = self._probabilities(self._split.test), score, epoch
             progress.advance(fold=str(self._split.fold), loss=f"{loss:.3f}")
         return best, best_epoch
+
+    def _score(self, epoch: int) -> float:
+        """By how much the answers of an epoch count: the most does."""
+        if self._settings.epoch == "last":
+            return 0.0 if epoch == self._settings.epochs - 1 else -math.inf
+        rows, metric = {
+            "inner": (self._held, balanced_accuracy_score),
+            "test": (self._split.test, accuracy_score),
+        }[self._settings.epoch]
+        return float(metric(self._labels[rows], self._probabilities(rows).argmax(1)))
 
     def _epoch(
         self,

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,9 +51,9 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, torc
             if not row[column]:
                 raise UsageError(f"{path}: entry {number} has no {column}; fill it in, or remove the entry")
     names = [row["path"] for row in rows]
-    twice = _first_repeated(names)
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise UsageError(f"{path}: names {twice!r} more than once; remove all entries but one")
+        raise UsageError(f"{path}: names {twice[0]!r} more than once; remove all entries but one")
     # An image's own name is no video's, nor a video's a group's, even where they are spelt alike.
     videos = [("video", row["video"]) if row.get("video") else ("image", row["path"]) for row in rows]
     groups = [("group", row["group"]) if row.get("group") else video for row, video in zip(rows, videos, strict=True)]
@@ -204,13 +205,8 @@ def _numbered(keys: Sequence[Any]) -> NDArray[np.int64]:
     return np.array([number[key] for key in keys], np.int64)
 
 
-def _first_repeated(names: Sequence[str]) -> str | None:
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
-
-
 def _check(splits: list[Split], files: list[str], names: list[str]) -> None:
-    """Raises DataError where a split of `files` trains on what it tests, has nothing, or tests what another one does."""
+    """Raises DataError where a split, of the file beside it, trains on what it tests, or tests what another one does."""
     tested: dict[int, str] = {}
     for split, file in zip(splits, files, strict=True):
         if not len(split.train) or not len(split.test):
@@ -272,12 +268,9 @@ def _covid_parts(file: Path) -> list[tuple[str, NDArray[Any], NDArray[np.int64],
         if len(y) and not (y.min() >= 0 and y.max() < len(COVID_CLASSES)):
             raise DataError(f"{file}: y_{part} has labels from {y.min()} to {y.max()}, and not 0, 1 or 2")
         found.append((part, x, y.astype(np.int64)))
-    filled = [x for _, x, _ in found if x.size]
-    low, high = (
-        float(pick(edges))
-        for pick, edges in ((np.min, [x.min() for x in filled] or [0]), (np.max, [x.max() for x in filled] or [0]))
-    )
-    to_levels = _levels_of(file, low, high, all(x.dtype.kind in "ui" for x in filled))
+    values = [x for _, x, _ in found if x.size]
+    low, high = min((x.min() for x in values), default=0), max((x.max() for x in values), default=0)
+    to_levels = _levels_of(file, float(low), float(high), all(x.dtype.kind in "ui" for x in values))
     return [(*one, to_levels) for one in found]
 
 
@@ -285,9 +278,9 @@ def _levels_of(file: Path, low: float, high: float, integers: bool) -> Levels:
     """What makes grey levels of values from `low` to `high`."""
     normalised_low, normalised_high = ((edge - COVID_MEAN) / COVID_STD for edge in (0, 1))
     slack = 1e-3  # of rounding in half precision
-    if 0 <= low and high <= 255 and (integers or high > 1):
+    if low >= 0 and high <= 255 and (integers or high > 1):
         scale, shift = 1.0, 0.0
-    elif 0 <= low and high <= 1:
+    elif low >= 0 and high <= 1:
         scale, shift = 255.0, 0.0
     elif normalised_low - slack <= low < 0 and high <= normalised_high + slack:
         scale, shift = 255 * COVID_STD, 255 * COVID_MEAN
@@ -327,8 +320,8 @@ _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _encode,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,
-    ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy._core.multiarray", "scalar"): np.int64(0).__reduce__()[0],
+    ("numpy._core.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0],
 }
 """What the pickle of an array asks for, by module and name."""
