@@ -1,6 +1,7 @@
 """Pictures + labels -> predictions of whole networks, trained on each fold anew."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -245,7 +246,9 @@ def _hold_back(samples: Samples, split: Split, seed: int, name: str) -> tuple[ND
     classes = set(labels)
     if min(len(set(groups)), np.bincount(labels).max()) >= INNER_FOLDS:  # fewer are an error of scikit-learn's
         folds = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=seed)
-        for kept, held in folds.split(labels, labels, groups):
+        with warnings.catch_warnings(action="ignore"):  # of a rare class, which is looked at here
+            parts = list(folds.split(labels, labels, groups))
+        for kept, held in parts:
             if set(labels[kept]) == set(labels[held]) == classes:
                 return split.train[kept], split.train[held]
     fewest = min(len(set(groups[labels == label])) for label in classes)

@@ -206,7 +206,7 @@ def _numbered(keys: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def _check(splits: list[Split], files: list[str], names: list[str]) -> None:
-    """Raises DataError where a split, of the file beside it, trains on what it tests, or tests what another one does."""
+    """Raises DataError where a split, of the file beside it, trains on what it tests, or tests what another does."""
     tested: dict[int, str] = {}
     for split, file in zip(splits, files, strict=True):
         if not len(split.train) or not len(split.test):
