@@ -130,7 +130,7 @@ GBCU = {
 }
 
 
-def write_gbcu(root: Path, images: str = "imgs", **changes: str | None) -> Path:
+def write_gbcu(root: Path, changes: dict[str, str | None], images: str = "imgs") -> Path:
     """Lists of two folds, `changes` made to them (None for no such list), and their images."""
     for name, text in {**GBCU, **{f"{name}.txt": text for name, text in changes.items()}}.items():
         if text is not None:
@@ -142,7 +142,7 @@ def write_gbcu(root: Path, images: str = "imgs", **changes: str | None) -> Path:
 
 @pytest.mark.parametrize("images", [".", "imgs", "images"])
 def test_gbcu_is_read_with_its_folds(tmp_path: Path, images: str) -> None:
-    samples, pictures, splits = read_gbcu(write_gbcu(tmp_path, images), 4, 3)
+    samples, pictures, splits = read_gbcu(write_gbcu(tmp_path, {}, images), 4, 3)
     assert samples.classes == ["normal", "benign", "malignant"]
     assert samples.names == ["a.png", "b.png", "c.png", "d.png"]
     assert samples.labels.tolist() == [0, 1, 2, 0]
@@ -155,7 +155,7 @@ def test_gbcu_is_read_with_its_folds(tmp_path: Path, images: str) -> None:
 
 
 def test_gbcu_has_as_many_folds_as_there_are_lists(tmp_path: Path) -> None:
-    write_gbcu(tmp_path, train_2="a.png,0\n", val_2="c.png,2\n")
+    write_gbcu(tmp_path, {"train_2": "a.png,0\n", "val_2": "c.png,2\n"})
     (tmp_path / "train_notes.txt").write_text("no list")
     assert len(read_gbcu(tmp_path, 4, 1)[2]) == 3
 
@@ -186,7 +186,7 @@ def test_gbcu_has_as_many_folds_as_there_are_lists(tmp_path: Path) -> None:
 def test_bad_gbcu_lists_are_refused(
     tmp_path: Path, changes: dict[str, str | None], error: type[Exception], message: str
 ) -> None:
-    write_gbcu(tmp_path, **changes)
+    write_gbcu(tmp_path, changes)
     with pytest.raises(error) as raised:
         read_gbcu(tmp_path, 4, 1)
     assert message in str(raised.value)

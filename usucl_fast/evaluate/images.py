@@ -162,7 +162,7 @@ def read_covid_pickles(folder: Path, size: int, channels: int) -> tuple[Samples,
 
 def _read_pictures(source: Path, files: list[Path], names: list[str], size: int, channels: int) -> torch.Tensor:
     """The pictures `[M, C, size, size]` of `files`, called `names` within `source`."""
-    pictures = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
+    pictures = np.empty((len(files), channels, size, size), np.uint8)
 
     def read(file: Path) -> NDArray[np.uint8] | str:
         try:
@@ -179,14 +179,14 @@ def _read_pictures(source: Path, files: list[Path], names: list[str], size: int,
             if isinstance(found, str):
                 failed.append(f"{names[place]} ({found})")
             else:
-                pictures[place] = torch.from_numpy(found)
+                pictures[place] = found
             progress.advance()
     if failed:
         raise DataError(
             f"{source}: {len(failed)} of {len(files)} images do not decode, the first is {failed[0]}; mend or remove"
             " them"
         )
-    return pictures
+    return torch.from_numpy(pictures)
 
 
 def _square(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
