@@ -281,7 +281,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, inside: bool) -> None:
 
 def test_no_other_function_is_reached_by_a_dotted_name(tmp_path: Path) -> None:
     write_pickles(tmp_path)
-    (tmp_path / "covid_data1.pkl").write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.tofile.x\x93.")
+    (tmp_path / "covid_data1.pkl").write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.tofile.x\x93.")
     with pytest.raises(DataError, match=r"holds more than arrays \(numpy\.ndarray\.tofile\.x\)"):
         read_covid_pickles(tmp_path, 4, 1)
 

@@ -269,8 +269,8 @@ def _covid_parts(file: Path) -> list[tuple[str, NDArray[Any], NDArray[np.int64],
             raise DataError(f"{file}: y_{part} has labels from {y.min()} to {y.max()}, and not 0, 1 or 2")
         found.append((part, x, y.astype(np.int64)))
     values = [x for _, x, _ in found if x.size]
-    low, high = min((x.min() for x in values), default=0), max((x.max() for x in values), default=0)
-    to_levels = _levels_of(file, float(low), float(high), all(x.dtype.kind in "ui" for x in values))
+    edges = np.array([(x.min(), x.max()) for x in values] or [(0, 0)], np.float64)
+    to_levels = _levels_of(file, edges.min(), edges.max(), all(x.dtype.kind in "ui" for x in values))
     return [(*one, to_levels) for one in found]
 
 
