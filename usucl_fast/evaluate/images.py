@@ -1,0 +1,327 @@
+"""Labelled images in, pictures and samples out: data that are not shards, and the folds that others published."""
+
+import hashlib
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.evaluate.samples import Samples, Split
+from usucl_fast.machine import cores
+from usucl_fast.pack.lists import _rows as read_rows
+from usucl_fast.report.progress import Progress
+
+GBCU_CLASSES = ("normal", "benign", "malignant")
+GBCU_FOLDERS = (".", "imgs", "images")
+COVID_CLASSES = ("covid", "pneumonia", "regular")
+COVID_FOLDS = range(1, 6)
+COVID_MEAN, COVID_STD = 0.5, 0.25
+"""What USCL's POCUS pictures are normalised by, where they are."""
+
+
+def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor]:
+    """Reads the images of a list, each as its largest centred square.
+
+    path: a CSV file with a header, or a JSONL file with an object a line: `path` (of an image, relative to the list),
+        `label`, and any of `group` (the video where there is none) and `video` (the image where there is none).
+    size: of the pictures, in pixels.
+    channels: 1 for grey, 3 for colour.
+
+    Returns:
+        The samples in the list's order, their classes sorted by name, and the pictures, uint8 `[M, C, size, size]`.
+
+    Raises:
+        UsageError: the file is no such list, an entry has no label, an image is listed twice, or a video is in two
+            groups.
+        DataError: images do not exist or do not decode.
+    """
+    rows = read_rows(path, str(path), {"path", "label"})
+    if not rows:
+        raise UsageError(f"{path} lists no image")
+    for number, row in enumerate(rows, 1):
+        for column in ("path", "label"):
+            if not row[column]:
+                raise UsageError(f"{path}: entry {number} has no {column}; fill it in, or remove the entry")
+    names = [row["path"] for row in rows]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UsageError(f"{path}: names {twice[0]!r} more than once; remove all entries but one")
+    # An image's own name is no video's, nor a video's a group's, even where they are spelt alike.
+    videos = [("video", row["video"]) if row.get("video") else ("image", row["path"]) for row in rows]
+    groups = [("group", row["group"]) if row.get("group") else video for row, video in zip(rows, videos, strict=True)]
+    group_of: dict[tuple[str, str], tuple[str, str]] = {}
+    for video, group in zip(videos, groups, strict=True):
+        if group_of.setdefault(video, group) != group:
+            raise UsageError(
+                f"{path}: video {video[1]!r} is in the groups {group_of[video][1]!r} and {group[1]!r}; give it one"
+            )
+    classes = sorted({row["label"] for row in rows})
+    labels = np.array([classes.index(row["label"]) for row in rows])
+    pictures = _read_pictures(path, [path.parent / name for name in names], names, size, channels)
+    return Samples(labels, _numbered(videos), _numbered(groups), classes, names), pictures
+
+
+def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor, list[Split]]:
+    """Reads images with the lists of their folds, as GBCU's authors publish them: `{train,val}_{0..9}.txt`.
+
+    folder: holds the lists, of lines `filename,label` (0 normal, 1 benign, 2 malignant), as many folds as there are;
+        the images lie beside them, or in its folder `imgs` or `images`.
+    size, channels: as of `read_image_list`.
+
+    Returns:
+        The samples sorted by name, the pictures, uint8 `[M, C, size, size]`, and the folds, `val` being what is tested.
+        An image is a group of its own: the authors split by patient, and do not say who is whose.
+
+    Raises:
+        UsageError: lists are missing.
+        DataError: the lists contradict themselves or each other, or images do not exist or do not decode.
+    """
+    folds = max((fold for fold in map(_fold_of, folder.glob("*_*.txt")) if fold is not None), default=0) + 1
+    lists = [[folder / f"{part}_{fold}.txt" for part in ("train", "val")] for fold in range(max(folds, 2))]
+    for file in (file for pair in lists for file in pair):
+        if not file.is_file():
+            raise UsageError(f"{folder} has no {file.name}; every fold from 0 on needs its train and val list, two do")
+    label_of: dict[str, int] = {}
+    named: list[list[list[str]]] = []
+    for pair in lists:
+        named.append([])
+        for file in pair:
+            entries = list(_gbcu_entries(file))
+            for name, label in entries:
+                if label_of.setdefault(name, label) != label:
+                    raise DataError(f"{file}: {name} has label {label}, and {label_of[name]} before; correct the lists")
+            named[-1].append([name for name, _ in entries])
+    names = sorted(label_of)
+    place = {name: number for number, name in enumerate(names)}
+    splits = []
+    for fold, (train, test) in enumerate(named):
+        places = [np.unique(np.array([place[name] for name in part], np.int64)) for part in (train, test)]
+        splits.append(Split(0, fold, *places))
+    _check(splits, [str(test) for _, test in lists], names)
+    beside = next((folder / sub for sub in GBCU_FOLDERS if (folder / sub / names[0]).is_file()), folder)
+    pictures = _read_pictures(folder, [beside / name for name in names], names, size, channels)
+    labels, own = np.array([label_of[name] for name in names]), np.arange(len(names))
+    return Samples(labels, own, own, list(GBCU_CLASSES), names), pictures, splits
+
+
+def read_covid_pickles(folder: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor, list[Split]]:
+    """Reads the folds of POCUS images that USCL publishes, `covid_data{1..5}.pkl`, running no code they may hold.
+
+    folder: holds the pickles, each of (X_train, y_train, X_test, y_test), X `[N, C, H, W]` of levels in [0, 255],
+        floats in [0, 1], or such normalised by a mean of .5 and a deviation of .25; y `[N]`, 0 covid, 1 pneumonia,
+        2 regular.
+    size, channels: as of `read_image_list`.
+
+    Returns:
+        The samples, each picture once however many folds hold it, named by where it is first; the pictures, uint8
+        `[M, C, size, size]`; and the five folds. An image is a group of its own: whose it is, nobody says.
+
+    Raises:
+        UsageError: pickles are missing.
+        DataError: a pickle is damaged, holds anything but such arrays, or trains on what it tests.
+    """
+    files = [folder / f"covid_data{fold}.pkl" for fold in COVID_FOLDS]
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{folder} has no {file.name}; all of covid_data{{1..5}}.pkl are needed")
+    place: dict[bytes, int] = {}
+    pictures: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    names: list[str] = []
+    splits = []
+    with Progress("files", len(files)) as progress:
+        for fold, file in enumerate(files):
+            parts = []
+            for part, x_NCHW, y_N, to_levels in _covid_parts(file):
+                places = []
+                for number, (x_CHW, label) in enumerate(zip(x_NCHW, y_N, strict=True)):
+                    levels = to_levels(x_CHW)
+                    key = hashlib.sha256(f"{levels.shape} {label} ".encode() + levels.tobytes()).digest()
+                    places.append(place.setdefault(key, len(place)))
+                    if len(place) > len(pictures):
+                        image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
+                        pictures.append(_square(image, size, channels))
+                        labels.append(int(label))
+                        names.append(f"{file.name}/{part}/{number}")
+                parts.append(np.unique(np.array(places, np.int64)))
+            splits.append(Split(0, fold, *parts))
+            progress.advance()
+    _check(splits, [str(file) for file in files], names)
+    own = np.arange(len(names))
+    samples = Samples(np.array(labels, np.int64), own, own, list(COVID_CLASSES), names)
+    return samples, torch.from_numpy(np.stack(pictures)), splits
+
+
+def _read_pictures(source: Path, files: list[Path], names: list[str], size: int, channels: int) -> torch.Tensor:
+    """The pictures `[M, C, size, size]` of `files`, called `names` within `source`."""
+    pictures = np.empty((len(files), channels, size, size), np.uint8)
+
+    def read(file: Path) -> NDArray[np.uint8] | str:
+        try:
+            with Image.open(file) as image:
+                if image.mode[0] in "IF":  # Pillow would cut off what is above 255
+                    return f"its pixels are {image.mode}, and not of 8 bits"
+                return _square(image, size, channels)
+        except Exception as error:  # Pillow raises whatever its readers of formats raise
+            return getattr(error, "strerror", None) or ("no image" if "identify" in str(error) else str(error))
+
+    failed = []
+    with ThreadPoolExecutor(cores()) as pool, Progress("images", len(files)) as progress:
+        for place, found in enumerate(pool.map(read, files)):
+            if isinstance(found, str):
+                failed.append(f"{names[place]} ({found})")
+            else:
+                pictures[place] = found
+            progress.advance()
+    if failed:
+        raise DataError(
+            f"{source}: {len(failed)} of {len(files)} images do not decode, the first is {failed[0]}; mend or remove"
+            " them"
+        )
+    return torch.from_numpy(pictures)
+
+
+def _square(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """The largest centred square, as `whole_frames` takes it of a frame, resized: `[C, size, size]`."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cut before it is resized, or else the filter would reach beyond the square.
+    square = image.convert("L" if channels == 1 else "RGB").crop((left, top, left + side, top + side))
+    pixels = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _numbered(keys: Sequence[Any]) -> NDArray[np.int64]:
+    """`[M]` integers that are alike where the keys are, counted in the order in which they first come."""
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int64)
+
+
+def _check(splits: list[Split], files: list[str], names: list[str]) -> None:
+    """Raises DataError where a split, of the file beside it, trains on what it tests, or tests what another does."""
+    tested: dict[int, str] = {}
+    for split, file in zip(splits, files, strict=True):
+        if not len(split.train) or not len(split.test):
+            raise DataError(f"{file}: its fold trains or tests on no image; get the file again")
+        both = np.intersect1d(split.train, split.test)
+        if len(both):
+            raise DataError(
+                f"{file}: {len(both)} images are in both train and test, the first is {names[both[0]]}; remove them"
+                " from one"
+            )
+        for place in split.test.tolist():
+            if tested.setdefault(place, file) != file:
+                raise DataError(f"{file}: {names[place]} is tested in {tested[place]} too; remove it from one")
+
+
+def _fold_of(file: Path) -> int | None:
+    part, _, fold = file.stem.rpartition("_")
+    return int(fold) if part in ("train", "val") and fold.isascii() and fold.isdigit() else None
+
+
+def _gbcu_entries(file: Path) -> Iterator[tuple[str, int]]:
+    """The names and labels in a list."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is no readable text ({error}); get it again") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            name, _, label = (part.strip() for part in line.rpartition(","))
+            if not name or label not in ("0", "1", "2"):
+                raise DataError(f"{file}: line {number}, {line!r}, is not a filename and a label of 0, 1 or 2")
+            yield name, int(label)
+
+
+Levels = Callable[[NDArray[Any]], NDArray[np.uint8]]
+
+
+def _covid_parts(file: Path) -> list[tuple[str, NDArray[Any], NDArray[np.int64], Levels]]:
+    """Of train and test: its name, X `[N, C, H, W]`, y `[N]`, and what makes grey levels of a picture of X."""
+    with file.open("rb") as opened:
+        try:
+            held = _ArrayUnpickler(opened, file).load()
+        except DataError:
+            raise
+        except Exception as error:  # pickle raises whatever a damaged file leads it to
+            raise DataError(
+                f"{file} is damaged or no pickle ({error or type(error).__name__}); get it again"
+            ) from error
+    if not isinstance(held, (tuple, list)) or len(held) != 4:
+        raise DataError(f"{file} does not hold (X_train, y_train, X_test, y_test)")
+    found = []
+    for part, x, y in (("train", *held[:2]), ("test", *held[2:])):
+        if not isinstance(x, np.ndarray) or x.ndim != 4 or x.shape[1] not in (1, 3) or x.dtype.kind not in "uif":
+            what = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise DataError(f"{file}: X_{part} is {what}, and not numbers of shape [N, 1 or 3, H, W]")
+        y = np.asarray(y)
+        if y.shape != x.shape[:1] or y.dtype.kind not in "ui":
+            raise DataError(f"{file}: y_{part} is {y.dtype} {list(y.shape)}, and not {len(x)} integers")
+        if len(y) and not (y.min() >= 0 and y.max() < len(COVID_CLASSES)):
+            raise DataError(f"{file}: y_{part} has labels from {y.min()} to {y.max()}, and not 0, 1 or 2")
+        found.append((part, x, y.astype(np.int64)))
+    values = [x for _, x, _ in found if x.size]
+    edges = np.array([(x.min(), x.max()) for x in values] or [(0, 0)], np.float64)
+    to_levels = _levels_of(file, edges.min(), edges.max(), all(x.dtype.kind in "ui" for x in values))
+    return [(*one, to_levels) for one in found]
+
+
+def _levels_of(file: Path, low: float, high: float, integers: bool) -> Levels:
+    """What makes grey levels of values from `low` to `high`."""
+    normalised_low, normalised_high = ((edge - COVID_MEAN) / COVID_STD for edge in (0, 1))
+    slack = 1e-3  # of rounding in half precision
+    if low >= 0 and high <= 255 and (integers or high > 1):
+        scale, shift = 1.0, 0.0
+    elif low >= 0 and high <= 1:
+        scale, shift = 255.0, 0.0
+    elif normalised_low - slack <= low < 0 and high <= normalised_high + slack:
+        scale, shift = 255 * COVID_STD, 255 * COVID_MEAN
+    else:  # NaN too
+        raise DataError(
+            f"{file}: values from {low:g} to {high:g} are neither levels to 255, nor in [0, 1], nor such normalised by"
+            f" {COVID_MEAN} and {COVID_STD}"
+        )
+    return lambda x: (x * scale + shift).clip(0, 255).round().astype(np.uint8)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes NumPy arrays of plain values, and nothing else."""
+
+    def __init__(self, opened: BinaryIO, file: Path) -> None:
+        super().__init__(opened)
+        self._file = file
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module.replace("numpy.core.", "numpy._core."), name]  # NumPy 1 and 2
+        except KeyError:
+            raise DataError(
+                f"{self._file} holds more than arrays ({module}.{name}), which is not loaded, as it may run any code;"
+                " where you trust it, save its arrays alone"
+            ) from None
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """An array's bytes in an old pickle, which writes them as text."""
+    if encoding not in ("latin1", "latin-1"):
+        raise ValueError(f"bytes are encoded in {encoding}")
+    return text.encode("latin1")
+
+
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encode,
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy._core.multiarray", "scalar"): np.int64(0).__reduce__()[0],
+    ("numpy._core.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0],
+}
+"""What the pickle of an array asks for, by module and name."""
