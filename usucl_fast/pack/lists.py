@@ -26,7 +26,7 @@ def read_list(path: Path) -> list[Source]:
         UsageError: the file is no such list, or names a video that does not exist, or one name twice.
     """
     sources: dict[str, Source] = {}
-    for number, row in enumerate(_rows(path, f"SOURCE {path}", {"path"}), 1):
+    for number, row in enumerate(read_rows(path, f"SOURCE {path}", {"path"}), 1):
         file = path.parent / row["path"]
         if not row["path"] or not file.exists():
             raise UsageError(f"SOURCE {path}: entry {number}, {row['path']!r}, does not exist beside the list")
@@ -48,7 +48,7 @@ def read_labels(path: Path, sources: list[Source]) -> list[Source]:
         UsageError: the file is no such table, names a video twice, or names one that is not among `sources`.
     """
     known = {source.name: source for source in sources}
-    rows = _rows(path, f"--labels {path}", {"video"})
+    rows = read_rows(path, f"--labels {path}", {"video"})
     if not any(row.keys() & set(FACTS) for row in rows):
         raise UsageError(f"--labels {path}: has none of the columns {', '.join(FACTS)}")
     missing = [row["video"] for row in rows if row["video"] not in known]
@@ -93,7 +93,7 @@ def _facts(row: dict[str, str]) -> dict[str, Any]:
     return {column: row[column] for column in FACTS if column in row}
 
 
-def _rows(path: Path, what: str, needed: Iterable[str]) -> list[dict[str, str]]:
+def read_rows(path: Path, what: str, needed: Iterable[str]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             if path.suffix.lower() == ".jsonl":
