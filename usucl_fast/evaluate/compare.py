@@ -63,25 +63,28 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
         draws = group_draws(len(np.unique(next(iter(found.values()))[0].samples.groups)), seed)
         folds = {name: [fold_scores(one) for one in evaluations] for name, evaluations in found.items()}
         for score in SCORES:
-            drawn = {}
-            for number, (name, evaluations) in enumerate(found.items()):
-                drawn[name] = _redraw(evaluations, draws, score, np.random.default_rng([seed, number]))
-            by_fold = {name: np.mean([one[score] for one in scores], axis=0) for name, scores in folds.items()}
-            for name, (seeds, boot) in drawn.items():
-                entry = {"mean": float(seeds.mean()), "seeds": seeds.tolist(), **_interval(boot)}
-                entry["std_folds"] = float(np.nanstd(by_fold[name]))
-                if len(seeds) > 1:
-                    entry["std_seeds"] = float(seeds.std(ddof=1))
-                out["arms"][name][level][score] = entry
+            boots = {
+                name: _redraw(evaluations, draws, score, np.random.default_rng([seed, number]))
+                for number, (name, evaluations) in enumerate(found.items())
+            }
+            by_fold = {name: np.array([_numbers(one[score]) for one in scores]) for name, scores in folds.items()}
+            for name, scores in by_fold.items():
+                seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
+                out["arms"][name][level][score] = {
+                    "mean": _number(seeds.mean()),
+                    "seeds": [_number(value) for value in seeds],
+                    **_interval(boots[name]),
+                    "std_folds": _number(scores.mean(axis=0).std()) if scores.size else None,
+                    **({"std_seeds": _number(seeds.std(ddof=1))} if len(seeds) > 1 else {}),
+                }
             for pair in differences:
-                (a, boot_a), (b, boot_b) = drawn[pair["arm"]], drawn[pair["other"]]
-                apart = by_fold[pair["arm"]] - by_fold[pair["other"]]
-                apart = apart[~np.isnan(apart)]  # a fold without a class may have no score
+                a, b = pair["arm"], pair["other"]
+                apart = by_fold[a].mean(axis=0) - by_fold[b].mean(axis=0)
                 pair[level][score] = {
-                    "mean": float(a.mean() - b.mean()),
-                    **_interval(boot_a - boot_b),
-                    "higher": float(np.mean(apart > 0)) if len(apart) else None,
-                    "lower": float(np.mean(apart < 0)) if len(apart) else None,
+                    "mean": _number(apart.mean()) if apart.size else None,
+                    **_interval(boots[a] - boots[b]),
+                    "higher": float(np.mean(apart > 0)) if apart.size else None,
+                    "lower": float(np.mean(apart < 0)) if apart.size else None,
                 }
     return {**out, "differences": differences}
 
@@ -159,36 +162,47 @@ def _check_alike(arms: dict[str, list[Predictions]]) -> None:
 
 
 def _redraw(
-    evaluations: list[Predictions], draws: NDArray, score: str, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The score of each evaluation `[S]`, and the mean of S evaluations drawn anew, in every draw of groups `[B]`."""
+    evaluations: list[Predictions], draws: NDArray[np.float64], score: str, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The mean score of S evaluations, drawn anew in every draw of groups: `[B]`."""
     count = len(evaluations)
-    whole = np.ones((1, draws.shape[1]), draws.dtype)
-    seeds = np.array([bootstrap_scores(one, whole, score)[0] for one in evaluations])
     boots = np.array([bootstrap_scores(one, draws, score) for one in evaluations])
     weights = rng.multinomial(count, np.full(count, 1 / count), len(draws)) / count
-    return seeds, np.einsum("bs,sb->b", weights, boots)
+    mean: NDArray[np.float64] = np.einsum("bs,sb->b", weights, boots)
+    return mean
 
 
 def _interval(boot: NDArray[np.float64]) -> dict[str, float | None]:
-    boot = boot[~np.isnan(boot)]  # a draw without a class has no recall of it
+    boot = _numbers(boot)  # a draw without a class has no recall of it
     low, high = np.percentile(boot, [2.5, 97.5]).tolist() if len(boot) else (None, None)
     return {"low": low, "high": high}
 
 
+def _numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those that are not NaN; what a fold lacks goes by its labels, so it is the same for all arms."""
+    return values[~np.isnan(values)]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def _ranked(comparison: dict[str, Any]) -> list[str]:
     arms = comparison["arms"]
-    return sorted(arms, key=lambda name: -arms[name]["video"]["balanced_accuracy"]["mean"])
+    return sorted(arms, key=lambda name: -(arms[name]["video"]["balanced_accuracy"]["mean"] or 0.0))
 
 
 def _score_text(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None:
+        return ""
     spread = f" ± {figure['std_seeds']:.3f}" if "std_seeds" in figure else ""
     return f"{figure['mean']:.3f}{spread}{_interval_text(figure, '')}"
 
 
 def _difference_text(figure: dict[str, Any]) -> str:
-    higher = "" if figure["higher"] is None else f", higher in {figure['higher']:.0%} of folds"
-    return f"{figure['mean']:+.3f}{_interval_text(figure, '+')}{higher}"
+    if figure["mean"] is None:
+        return ""
+    return f"{figure['mean']:+.3f}{_interval_text(figure, '+')}, higher in {figure['higher']:.0%} of folds"
 
 
 def _interval_text(figure: dict[str, Any], sign: str) -> str:
@@ -210,6 +224,8 @@ def _plot(comparison: dict[str, Any]) -> Figure:
     for axes, level in zip(figure.subplots(1, 2, sharey=True), LEVELS, strict=True):
         for row, name in enumerate(ranked):
             found = comparison["arms"][name][level][score]
+            if found["mean"] is None:
+                continue
             axes.plot(found["seeds"], [row + 0.2] * len(found["seeds"]), "o", color="black", alpha=0.5, markersize=4)
             axes.plot(found["mean"], row, "D", color="#4477aa")
             if found["low"] is not None:

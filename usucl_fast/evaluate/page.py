@@ -23,6 +23,11 @@ MAPPED = 2000
 """Samples that are shown on the map, at most."""
 FEWEST_MAPPED = 5
 
+ROC_CAPTION = (
+    "Each class against the rest, by video: every repeat, and the mean. The folds of a repeat are taken together here,"
+    " so an area may differ a little from the AUROC, a mean over folds."
+)
+
 STYLE = """
 body { font-family: system-ui, sans-serif; line-height: 1.45; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 .wide { overflow-x: auto; }
@@ -50,7 +55,7 @@ def write_page(
     levels = {"by frame": summary, "by video": summary.get("video", {})}
     plots = {
         "confusion.png": (_confusion(levels, summary["classes"]), "Predicted and true classes: mean over the repeats."),
-        "roc.png": (_roc(predictions.by_video()), "Each class against the rest, by video: every repeat, and the mean."),
+        "roc.png": (_roc(predictions.by_video()), ROC_CAPTION),
         "folds.png": (_folds(levels, summary.get("chance")), "Every fold of every repeat."),
         "map.png": (_map(predictions.samples, features), "The features in two dimensions (t-SNE)."),
     }
@@ -86,7 +91,7 @@ def write_plot(path: Path, figure: Figure, caption: str) -> str:
 def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
     """Writes a page of its own: the title, which is escaped, above parts that are HTML."""
     name = html.escape(title)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f"<title>{name}</title><style>{STYLE}</style>"
     body = "\n".join([f"<h1>{name}</h1>", *parts])
     with write_whole(path) as file:
@@ -158,7 +163,8 @@ def _roc(videos: Predictions) -> Figure | None:
 
 
 def _folds(levels: dict[str, dict[str, Any]], chance: float | None) -> Figure | None:
-    shown = {title: level["fold_scores"] for title, level in levels.items() if level.get("fold_scores")}
+    found = {title: level.get("fold_scores", level.get("folds")) for title, level in levels.items()}
+    shown = {title: scores for title, scores in found.items() if scores and isinstance(scores, list)}
     if not shown:
         return None
     figure = Figure(figsize=(4 * len(shown), 3.5), layout="constrained")

@@ -1,5 +1,6 @@
 """A summary -> a table on the terminal, and its rows for other tables."""
 
+import math
 import sys
 from typing import Any
 
@@ -38,12 +39,13 @@ def figure_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         (f"recall of {name}", [level.get("recall", {}).get(name) for level in levels])
         for name in summary.get("classes", [])
     ]
-    return [(title, figure_text(frame), figure_text(video)) for title, (frame, video) in rows if frame or video]
+    texts = [(title, *map(figure_text, figures)) for title, figures in rows]
+    return [(title, frame, video) for title, frame, video in texts if frame or video]
 
 
 def figure_text(figure: dict[str, Any] | None) -> str:
-    """`mean ± std (low to high)`."""
-    if not figure:
+    """`mean ± std (low to high)`; nothing where there is no figure, or none could be told."""
+    if not figure or math.isnan(figure["mean"]):
         return ""
     return f"{figure['mean']:.3f} ± {figure['std']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
@@ -55,7 +57,7 @@ def design(summary: dict[str, Any]) -> str:
     if "repeats" in summary:
         split = f" of {folds} folds" if isinstance(folds, int) else ""
         by = f" by {summary['by']}" if "by" in summary else ""
-        parts.append(f"mean ± std of {summary['repeats']} repeats{split}{by}")
+        parts.append(f"mean ± std over {summary['repeats']} repeats{split}{by}")
     if "groups" in summary:
         parts.append(f"95 % interval over the {summary['groups']} groups drawn anew")
     if "chance" in summary:
