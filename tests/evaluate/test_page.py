@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from usucl_fast.evaluate.metrics import summarise
 from usucl_fast.evaluate.page import write_page
 from usucl_fast.evaluate.samples import Predictions, Samples
 from usucl_fast.evaluate.table import show
@@ -110,15 +111,20 @@ def test_a_page_holds_all_figures_and_plots(tmp_path: Path) -> None:
     assert nesting.open == []
 
 
-def test_a_page_is_the_same_each_time(tmp_path: Path) -> None:
+def test_a_page_of_real_figures_is_the_same_each_time(tmp_path: Path) -> None:
+    found = summarise(predictions())
+    summary = {"classes": SUMMARY["classes"], **found, "video": summarise(predictions().by_video())}
     for name in ("a", "b"):
-        write_page(tmp_path / name, SUMMARY, predictions(), features())
+        write_page(tmp_path / name, summary, predictions(), features())
+    page = (tmp_path / "a/page.html").read_text()
+    assert page.count("base64") == len(PLOTS)
+    assert f"{found['auroc']['mean']:.3f} ± {found['auroc']['std']:.3f}" in page
     assert (tmp_path / "a/page.html").read_bytes() == (tmp_path / "b/page.html").read_bytes()
 
 
 @pytest.mark.parametrize("without", [None, np.ones((30, 6), np.float32)])
 def test_no_map_without_features_that_differ(tmp_path: Path, without: np.ndarray | None) -> None:
-    write_page(tmp_path, SUMMARY, predictions(), features())
+    (tmp_path / "map.png").write_bytes(b"of an evaluation before")
     write_page(tmp_path, SUMMARY, predictions(), without)
     assert not (tmp_path / "map.png").exists()
     assert (tmp_path / "page.html").read_text().count("base64") == 3

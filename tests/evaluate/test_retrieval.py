@@ -32,7 +32,6 @@ def test_nearest_is_the_naive_loops(monkeypatch: pytest.MonkeyPatch, with_groups
     cosines = similarities(features, queries, found)
     assert (np.diff(cosines, axis=1) <= 0).all()
     centred = features - features.mean(axis=0)
-    assert cosines[1, 2] == pytest.approx(np.corrcoef(centred[59], centred[found[1, 2]])[0, 1], abs=0.2)
     a, b = centred[59], centred[found[1, 2]]
     assert cosines[1, 2] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
 

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +150,7 @@ def write_embeddings(path: Path, columns: dict[str, NDArray], features: NDArray[
     check_embeddings_path(path)
     features = np.ascontiguousarray(features, np.float32)
     if path.suffix == ".npz":
-        arrays = {name: _without_objects(column) for name, column in columns.items()}
+        arrays: dict[str, Any] = {name: _without_objects(column) for name, column in columns.items()}
         with write_whole(path) as file:
             np.savez(file, embeddings=features, **arrays)
         return
