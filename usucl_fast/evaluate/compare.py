@@ -1,0 +1,236 @@
+"""Evaluations of several methods on the same samples and folds -> how far they are apart, and how sure that is."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+
+from usucl_fast.errors import UsageError
+from usucl_fast.evaluate.metrics import bootstrap_scores, fold_scores, group_draws
+from usucl_fast.evaluate.page import counts_text, paragraph, plot_text, table_html, write_html, write_plot
+from usucl_fast.evaluate.samples import Predictions
+from usucl_fast.evaluate.table import TITLES, plain_console
+from usucl_fast.files import write_json
+
+SCORES = ("balanced_accuracy", "accuracy", "auroc")
+LEVELS = ("frame", "video")
+
+
+def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, seed: int = 0) -> dict[str, Any]:
+    """Scores of every arm, and paired differences.
+
+    The intervals are 95 % of a bootstrap: groups are drawn anew, the same for all arms, and with them, for each arm,
+    the evaluations (training seeds). What training seeds change is therefore only in the intervals of arms that have
+    several, and too small with few of these.
+
+    Args:
+        arms: by name, the evaluations by frame of one method, such as one a training seed.
+        baseline: name of the arm that all others are compared with; without one, every arm is with every other.
+        seed: of the bootstrap.
+
+    Returns:
+        `arms`: name -> level (`frame`, `video`) -> score -> `mean` of the `seeds`, `low`, `high`, `std_folds`, and
+        `std_seeds` where there are several. `differences`: for each pair `arm`, `other`, level -> score -> `mean`
+        (arm minus other), `low`, `high` and the shares of the folds in which the arm is `higher` or `lower`.
+
+    Raises:
+        UsageError: the baseline is no arm, an arm is empty, or two evaluations differ in their samples or folds.
+    """
+    if baseline is not None and baseline not in arms:
+        raise UsageError(f"--baseline {baseline} is none of the methods; name one of {', '.join(arms)}")
+    if not arms or not all(arms.values()):
+        raise UsageError("a method without an evaluation cannot be compared; name its evaluations or leave it out")
+    _check_alike(arms)
+    samples = next(iter(arms.values()))[0].samples
+    out: dict[str, Any] = {
+        "baseline": baseline,
+        "classes": samples.classes,
+        "frames": len(samples),
+        "videos": len(np.unique(samples.videos)),
+        "groups": len(np.unique(samples.groups)),
+        "chance": 1 / len(samples.classes),
+        "arms": {name: {level: {} for level in LEVELS} for name in arms},
+    }
+    pairs = [(a, b) for a, b in itertools.permutations(arms, 2) if baseline in (None, b)]
+    differences: list[dict[str, Any]] = [{"arm": a, "other": b, **{level: {} for level in LEVELS}} for a, b in pairs]
+    for level in LEVELS:
+        found = {name: [_at(level, one) for one in evaluations] for name, evaluations in arms.items()}
+        draws = group_draws(len(np.unique(next(iter(found.values()))[0].samples.groups)), seed)
+        folds = {name: [fold_scores(one) for one in evaluations] for name, evaluations in found.items()}
+        for score in SCORES:
+            boots = {
+                name: _redraw(evaluations, draws, score, np.random.default_rng([seed, number]))
+                for number, (name, evaluations) in enumerate(found.items())
+            }
+            by_fold = {name: np.array([_numbers(one[score]) for one in scores]) for name, scores in folds.items()}
+            for name, scores in by_fold.items():
+                seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
+                out["arms"][name][level][score] = {
+                    "mean": _number(seeds.mean()),
+                    "seeds": [_number(value) for value in seeds],
+                    **_interval(boots[name]),
+                    "std_folds": _number(scores.mean(axis=0).std()) if scores.size else None,
+                    **({"std_seeds": _number(seeds.std(ddof=1))} if len(seeds) > 1 else {}),
+                }
+            for pair in differences:
+                a, b = pair["arm"], pair["other"]
+                apart = by_fold[a].mean(axis=0) - by_fold[b].mean(axis=0)
+                pair[level][score] = {
+                    "mean": _number(apart.mean()) if apart.size else None,
+                    **_interval(boots[a] - boots[b]),
+                    "higher": float(np.mean(apart > 0)) if apart.size else None,
+                    "lower": float(np.mean(apart < 0)) if apart.size else None,
+                }
+    return {**out, "differences": differences}
+
+
+def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
+    """Writes `comparison.json`, `comparison.png` and `page.html`, which holds the plot, into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "comparison.json", comparison)
+    plot = write_plot(out / "comparison.png", _plot(comparison), "Dots: evaluations. Bars: their mean, 95 % interval.")
+    ranked = _ranked(comparison)
+    header = ["", *(f"{TITLES[score]} by {level}" for score in SCORES for level in LEVELS)]
+    scores = [
+        (name, *(_score_text(comparison["arms"][name][level][score]) for score in SCORES for level in LEVELS))
+        for name in ranked
+    ]
+    differences = [
+        (
+            f"{pair['arm']} − {pair['other']}",
+            *(_difference_text(pair[level][score]) for score in SCORES for level in LEVELS),
+        )
+        for pair in comparison["differences"]
+        if comparison["baseline"] or ranked.index(pair["arm"]) < ranked.index(pair["other"])
+    ]
+    parts = [paragraph(counts_text(comparison)), table_html(header, scores), plot]
+    if differences:
+        parts += ["<h2>Differences</h2>", table_html(header, differences)]
+    write_html(out / "page.html", "Comparison", [*parts, paragraph(_design(comparison))])
+
+
+def show_comparison(comparison: dict[str, Any]) -> None:
+    """Prints a table a score: an arm a row, and its difference to the baseline or, without one, to the best arm."""
+    ranked, console = _ranked(comparison), plain_console()
+    reference = comparison["baseline"] or ranked[0]
+    to_reference = {pair["arm"]: pair for pair in comparison["differences"] if pair["other"] == reference}
+    for score in SCORES:
+        header = [text for level in LEVELS for text in (f"by {level}", f"minus {escape(reference)}")]
+        table = Table("", *header, title=TITLES[score])
+        for name in ranked:
+            cells = []
+            for level in LEVELS:
+                cells.append(_score_text(comparison["arms"][name][level][score]))
+                cells.append(_difference_text(to_reference[name][level][score]) if name in to_reference else "")
+            table.add_row(escape(name), *cells)
+        console.print(table)
+    console.print(_design(comparison), markup=False)
+
+
+def _at(level: str, predictions: Predictions) -> Predictions:
+    return predictions.by_video() if level == "video" else predictions
+
+
+def _check_alike(arms: dict[str, list[Predictions]]) -> None:
+    flat = [
+        (name if len(evaluations) == 1 else f"{name} (evaluation {number})", one)
+        for name, evaluations in arms.items()
+        for number, one in enumerate(evaluations, 1)
+    ]
+    first_name, first = flat[0]
+    for name, one in flat[1:]:
+        a, b = first.samples, one.samples
+        alike = {
+            "samples": a.names == b.names,
+            "classes": a.classes == b.classes,
+            "labels": np.array_equal(a.labels, b.labels),
+            "videos": np.array_equal(a.videos, b.videos),
+            "groups": np.array_equal(a.groups, b.groups),
+            "folds": np.array_equal(first.fold, one.fold),
+        }
+        if not all(alike.values()):
+            what = next(key for key, same in alike.items() if not same)
+            raise UsageError(
+                f"{name} was evaluated on other {what} than {first_name}; evaluate both with the same shards,"
+                " --frames, --folds, --repeats and --seed"
+            )
+
+
+def _redraw(
+    evaluations: list[Predictions], draws: NDArray[np.float64], score: str, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The mean score of S evaluations, drawn anew in every draw of groups: `[B]`."""
+    count = len(evaluations)
+    boots = np.array([bootstrap_scores(one, draws, score) for one in evaluations])
+    weights = rng.multinomial(count, np.full(count, 1 / count), len(draws)) / count
+    mean: NDArray[np.float64] = np.einsum("bs,sb->b", weights, boots)
+    return mean
+
+
+def _interval(boot: NDArray[np.float64]) -> dict[str, float | None]:
+    boot = _numbers(boot)  # a draw without a class has no recall of it
+    low, high = np.percentile(boot, [2.5, 97.5]).tolist() if len(boot) else (None, None)
+    return {"low": low, "high": high}
+
+
+def _numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those that are not NaN; what a fold lacks goes by its labels, so it is the same for all arms."""
+    return values[~np.isnan(values)]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _ranked(comparison: dict[str, Any]) -> list[str]:
+    arms = comparison["arms"]
+    return sorted(arms, key=lambda name: -(arms[name]["video"]["balanced_accuracy"]["mean"] or 0.0))
+
+
+def _score_text(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None:
+        return ""
+    spread = f" ± {figure['std_seeds']:.3f}" if "std_seeds" in figure else ""
+    return f"{figure['mean']:.3f}{spread}{_interval_text(figure, '')}"
+
+
+def _difference_text(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None:
+        return ""
+    return f"{figure['mean']:+.3f}{_interval_text(figure, '+')}, higher in {figure['higher']:.0%} of folds"
+
+
+def _interval_text(figure: dict[str, Any], sign: str) -> str:
+    return "" if figure["low"] is None else f" ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
+
+
+def _design(comparison: dict[str, Any]) -> str:
+    counts = sorted({len(arm["frame"][SCORES[0]]["seeds"]) for arm in comparison["arms"].values()})
+    text = f"95 % intervals: the {comparison['groups']} groups drawn anew, the same for all methods"
+    text += ", and evaluations drawn anew" if counts[-1] > 1 else ""
+    text += "; ± is the std over a method's evaluations" if counts[-1] > 1 else ""
+    text += "; what training seeds change is not in that of a method with one evaluation" if counts[0] == 1 else ""
+    return f"{text}; chance is {comparison['chance']:.3f}"
+
+
+def _plot(comparison: dict[str, Any]) -> Figure:
+    score, ranked = SCORES[0], _ranked(comparison)[::-1]
+    figure = Figure(figsize=(9, 0.5 * len(ranked) + 1.5), layout="constrained")
+    for axes, level in zip(figure.subplots(1, 2, sharey=True), LEVELS, strict=True):
+        for row, name in enumerate(ranked):
+            found = comparison["arms"][name][level][score]
+            if found["mean"] is None:
+                continue
+            axes.plot(found["seeds"], [row + 0.2] * len(found["seeds"]), "o", color="black", alpha=0.5, markersize=4)
+            axes.plot(found["mean"], row, "D", color="#4477aa")
+            if found["low"] is not None:
+                axes.hlines(row, found["low"], found["high"], color="#4477aa", linewidth=2)
+        axes.axvline(comparison["chance"], linestyle=":", color="grey")
+        axes.set_yticks(range(len(ranked)), list(map(plot_text, ranked)))
+        axes.set(title=f"by {level}", xlabel=f"{TITLES[score]} (dotted: chance)", ylim=(-0.5, len(ranked) - 0.3))
+    return figure
