@@ -6,7 +6,6 @@ Compute is counted in passes of a picture through the network: a forward pass is
 arm is given as many epochs as make up --passes, so that arms that look at more pictures a tuple see fewer tuples.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any

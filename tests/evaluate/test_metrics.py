@@ -68,9 +68,9 @@ def test_figures_are_scikit_learns_of_each_fold(classes: int) -> None:
     assert [figure["mean"] for figure in summary["recall"].values()] == pytest.approx(list(np.mean(recalls, axis=0)))
     assert np.allclose(summary["confusion"], np.sum(matrices, axis=0) / 2)
     for name in ("accuracy", "balanced_accuracy"):
-        assert [fold[name] for fold in summary["folds"]] == pytest.approx(expected[name])
-    assert [(f["repeat"], f["fold"]) for f in summary["folds"]] == [(r, f) for r in range(2) for f in range(3)]
-    assert [f["samples"] for f in summary["folds"]] == [np.sum(matrix) for matrix in matrices]
+        assert [fold[name] for fold in summary["fold_scores"]] == pytest.approx(expected[name])
+    assert [(f["repeat"], f["fold"]) for f in summary["fold_scores"]] == [(r, f) for r in range(2) for f in range(3)]
+    assert [f["samples"] for f in summary["fold_scores"]] == [np.sum(matrix) for matrix in matrices]
 
 
 def test_figures_of_a_confusion_matrix_by_hand() -> None:

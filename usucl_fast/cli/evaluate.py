@@ -48,7 +48,7 @@ from usucl_fast.evaluate import (
 from usucl_fast.evaluate.embed import BATCH, spread_frames
 from usucl_fast.evaluate.finetune import EPOCHS
 from usucl_fast.evaluate.folds import UNITS
-from usucl_fast.evaluate.retrieval import nearest, pick_queries, retrieval_picture
+from usucl_fast.evaluate.retrieval import check_embeddings_path, nearest, pick_queries, retrieval_picture, similarities
 from usucl_fast.feed import LOADERS, Delivery, ShardStore, open_shards
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.learn.engine import read_config
@@ -205,7 +205,7 @@ def run(
       usucl-eval my-run my-shards --out my-eval --protocol knn,linear
     """
     protocols = protocol.split(",")
-    tuning = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "epoch": epoch}
+    tuning: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "epoch": epoch}
     given = {name: value for name, value in tuning.items() if value is not None}
     for name in protocols:
         if name not in (*PROTOCOLS, *TUNED):
@@ -346,9 +346,7 @@ def _write(out: Path, summary: dict[str, Any], predictions: Predictions, feature
 @click.option("--baseline", help="Name of the one that the others are compared with.  [default: all pairs]")
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
-def compare_command(
-    evaluations: tuple[str, ...], out: Path, baseline: str | None, seed: int, overwrite: bool
-) -> None:
+def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | None, seed: int, overwrite: bool) -> None:
     """Puts EVALUATIONS, folders that usucl-eval wrote, side by side: paired differences, with intervals.
 
     They must be of the same samples and folds. Those of one NAME are runs of one method, with other seeds.
@@ -420,6 +418,7 @@ def embed_command(
     for file in (out, *([picture] if picture else [])):
         if file.exists() and not overwrite:
             raise UsageError(f"{file} exists; name another file or add --overwrite")
+    check_embeddings_path(out)
     if picture and picture.suffix != ".png":
         raise UsageError(f"--picture {picture}: name a file that ends in .png")
     seen = _find_model(model, arch, size, seed)
@@ -456,8 +455,9 @@ def _retrieve(
     seed: int,
 ) -> None:
     frame_ids, labels = columns["frame_id"], columns["label"]
-    chosen = pick_queries(labels, video, queries, seed)
-    found, similarity = nearest(features, chosen, video, store.table.group[frame_ids], neighbours)
+    codes = np.unique(labels, return_inverse=True)[1]
+    chosen = pick_queries(np.where(labels == "", -1, codes), video, queries, seed)
+    found = nearest(features, chosen, video, store.table.group[frame_ids], neighbours)
 
     def pictures_of(places: NDArray[np.int64]) -> NDArray[np.uint8]:
         batches = list(load_frames(store, frame_ids[places], loader, delivery))
@@ -465,4 +465,6 @@ def _retrieve(
         return grey
 
     with write_whole(path) as file:
-        retrieval_picture(pictures_of, chosen, found, similarity, labels.tolist()).save(file, "PNG")
+        retrieval_picture(pictures_of, chosen, found, similarities(features, chosen, found), labels.tolist()).save(
+            file, "PNG"
+        )

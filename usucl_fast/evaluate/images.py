@@ -69,6 +69,16 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, torc
     return Samples(labels, _numbered(videos), _numbered(groups), classes, names), pictures
 
 
+def has_gbcu(folder: Path) -> bool:
+    """Whether the folder is one for `read_gbcu`."""
+    return any(folder.glob("train_*.txt"))
+
+
+def has_covid_pickles(folder: Path) -> bool:
+    """Whether the folder is one for `read_covid_pickles`."""
+    return any(folder.glob("covid_data*.pkl"))
+
+
 def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor, list[Split]]:
     """Reads images with the lists of their folds, as GBCU's authors publish them: `{train,val}_{0..9}.txt`.
 

@@ -71,7 +71,7 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
         **summary,
         "recall": {name: figure(_RECALL + name) for name in samples.classes},
         "confusion": (confusion / len(predictions.fold)).tolist(),
-        "folds": [
+        "fold_scores": [
             {
                 "repeat": repeat,
                 "fold": fold,

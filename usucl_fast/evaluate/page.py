@@ -163,8 +163,8 @@ def _roc(videos: Predictions) -> Figure | None:
 
 
 def _folds(levels: dict[str, dict[str, Any]], chance: float | None) -> Figure | None:
-    found = {title: level.get("fold_scores", level.get("folds")) for title, level in levels.items()}
-    shown = {title: scores for title, scores in found.items() if scores and isinstance(scores, list)}
+    found = {title: level.get("fold_scores") for title, level in levels.items()}
+    shown = {title: scores for title, scores in found.items() if scores}
     if not shown:
         return None
     figure = Figure(figsize=(4 * len(shown), 3.5), layout="constrained")

@@ -52,10 +52,10 @@ def figure_text(figure: dict[str, Any] | None) -> str:
 
 def design(summary: dict[str, Any]) -> str:
     """One line: repeats, folds, what these are split by, the groups that the intervals are over, and chance."""
-    folds = summary.get("folds_count", summary.get("folds"))
+    folds = summary.get("folds")
     parts = []
     if "repeats" in summary:
-        split = f" of {folds} folds" if isinstance(folds, int) else ""
+        split = f" of {folds} folds" if folds else ""
         by = f" by {summary['by']}" if "by" in summary else ""
         parts.append(f"mean ± std over {summary['repeats']} repeats{split}{by}")
     if "groups" in summary:

@@ -82,7 +82,8 @@ class TrainConfig:
     )
     hard: tuple[int, int] = _setting(
         (16, 16),
-        "Stored embeddings that the cross-video hard negative (cycle: the soft nearest neighbour) is made of; 0 for no such negative.",
+        "Stored embeddings that the cross-video hard negative (cycle: the soft nearest neighbour) is made of; 0 for no"
+        " such negative.",
         low=0,
         methods=("usucl", "cycle"),
     )
