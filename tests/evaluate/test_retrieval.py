@@ -67,9 +67,13 @@ def test_borders_tell_whether_labels_agree() -> None:
     page = retrieval_picture(pictures_of, np.array([0, 3]), neighbours, np.full((2, 3), 0.5, np.float32), labels)
     assert asked == [[0, 1, 2, 3]]
     pixels = np.asarray(page)
+    top, across = retrieval.GAP, 32 + 2 * retrieval.BORDER + retrieval.GAP
+    left = 2 * retrieval.GAP + across
+    assert tuple(pixels[top, left].tolist()) == retrieval.RIGHT
+    assert tuple(pixels[top, left + across].tolist()) == retrieval.WRONG
     half = pixels.shape[0] // 2
     seen = [{tuple(pixel) for pixel in part.reshape(-1, 3).tolist()} for part in (pixels[:half], pixels[half:])]
-    assert {retrieval.RIGHT, retrieval.WRONG, (100,) * 3, (110,) * 3, (120,) * 3} <= seen[0]
+    assert {(100,) * 3, (110,) * 3, (120,) * 3} <= seen[0]
     assert not {retrieval.RIGHT, retrieval.WRONG} & seen[1]  # the query has no label
     assert {(110,) * 3, (120,) * 3, (130,) * 3} <= seen[1]
 
