@@ -41,14 +41,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "exclude-none": {"exclude": "none"},
 }
 SCALES: dict[str, tuple[int, dict[str, Any]]] = {
-    "cpu": (108_000, {"arch": "resnet18", "size": 64, "batch-size": 47}),
-    "gpu": (1_080_000, {"arch": "resnet50", "size": 224, "batch-size": 64}),
+    "cpu": (72_000, {"arch": "resnet18", "size": 64, "batch-size": 47}),
+    "gpu": (1_000_000, {"arch": "resnet50", "size": 224, "batch-size": 64}),
 }
 """Passes, and options of usucl-train; for two CPU cores, and for one GPU, about an hour each without the ablations."""
 
 EVALUATIONS: dict[str, list[str]] = {
     "frozen": ["--protocol", "knn,linear"],
-    "tuned": ["--protocol", "finetune", "--frames", "8", "--epochs", "5", "--lr", "0.01"],
+    "tuned": ["--protocol", "finetune", "--frames", "6", "--epochs", "4", "--lr", "0.01"],
 }
 
 
