@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import SAMPLE
 from tools import make_phantoms
 from usucl_fast.cli.evaluate import main
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate import load_backbone
-from usucl_fast.evaluate.embed import spread_frames
-from usucl_fast.feed import ShardStore
+from usucl_fast.evaluate import embed, load_backbone, load_frames
+from usucl_fast.evaluate.embed import BATCH, spread_frames
+from usucl_fast.feed import Delivery, ShardStore, open_shards
 from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
@@ -109,7 +110,7 @@ def test_bad_input_is_refused(phantoms: Path, tmp_path: Path) -> None:
         ("random", tmp_path, [], "not a shard folder"),
         ("random", phantoms, ["--arch", "vgg16"], "--arch vgg16"),
         ("random", phantoms, ["--folds", 9], "--folds 9"),
-        ("random", SAMPLE, ["--folds", 2], "of one group alone"),
+        ("random", SAMPLE, ["--folds", 2], "it cannot be both learned and tested"),
     ):
         result = usucl_eval(model, shards, "--out", tmp_path / "e", "--size", 32, *options)
         assert result.exit_code == 2, result.output
@@ -119,5 +120,176 @@ def test_bad_input_is_refused(phantoms: Path, tmp_path: Path) -> None:
         manifest.write_text(manifest.read_text().replace(f'"label": "{label}"', '"label": ""'))
     result = usucl_eval("random", copy, "--out", tmp_path / "e")
     assert result.exit_code == 2
-    assert "holds no labelled video" in result.stderr
+    assert "hold no labelled video" in result.stderr
     assert not (tmp_path / "e").exists()
+
+
+def test_options_that_cannot_be_meant(phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    for options, word in (
+        (["--protocol", "knn,svm"], "--protocol svm: choose from knn, linear, finetune, gbcu, pocus"),
+        (["--epochs", 3], "--epochs is nothing to --protocol knn"),
+        (["--by", "frame"], "add --allow-leakage"),
+        (["--positive", "sick"], "--positive sick is none of the classes benign, malignant, normal"),
+        (["--out", tmp_path / "full"], "files that are not an evaluation's"),
+    ):
+        result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--size", 32, "--folds", 2, *options)
+        assert result.exit_code == 2, result.output
+        assert word in result.stderr.splitlines()[-1]
+        assert not (tmp_path / "e").exists()
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+
+
+def test_weights_that_are_no_numbers_are_told_of(phantoms: Path, tmp_path: Path) -> None:
+    state = make_backbone("resnet18")[0].state_dict()
+    state["conv1.weight"].fill_(torch.nan)
+    save_file(state, tmp_path / "broken.safetensors")
+    options = ["--out", tmp_path / "e", "--size", 32, "--folds", 2]
+    result = usucl_eval(tmp_path / "broken.safetensors", phantoms, *options)
+    assert result.exit_code == 1
+    assert "features of 48 of 48 samples" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "e").exists()
+
+
+def test_several_protocols_have_a_folder_each(phantoms: Path, tmp_path: Path) -> None:
+    options = ["--size", 32, "--folds", 2, "--repeats", 1, "--epochs", 1, "--positive", "malignant"]
+    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--protocol", "linear,finetune", *options)
+    assert result.exit_code == 0, result.output
+    for protocol in ("linear", "finetune"):
+        folder = tmp_path / "e" / protocol
+        summary = json.loads((folder / "summary.json").read_bytes())
+        assert summary["protocol"] == protocol
+        assert {"auroc", "f1", "sensitivity", "specificity"} <= summary.keys()
+        assert "notes" in summary
+        assert "balanced accuracy" in (folder / "page.html").read_text()
+        assert (folder / "map.png").exists() == (protocol == "linear")  # fine-tuned ones have an embedding a fold
+    assert summary["epochs_chosen"] == [0, 0]
+
+
+def test_by_frame_finds_labels_that_mean_nothing(phantoms: Path, tmp_path: Path) -> None:
+    scores = {}
+    for by in ("group", "frame"):
+        out = tmp_path / by
+        options = [
+            "--size",
+            32,
+            "--folds",
+            2,
+            "--repeats",
+            3,
+            "--protocol",
+            "linear",
+            "--shuffle-labels",
+            "--by",
+            by,
+            "--allow-leakage",
+        ]
+        result = usucl_eval("random", phantoms, "--out", out, *options)
+        assert result.exit_code == 0, result.output
+        scores[by] = json.loads((out / "summary.json").read_bytes())["balanced_accuracy"]["mean"]
+        page = (out / "page.html").read_text()
+        assert "dealt anew among the groups" in page
+        assert ("frames of one video are on both sides" in page) == (by == "frame")
+    assert scores["group"] < 0.6
+    assert scores["frame"] > 0.85
+
+
+def test_images_of_a_list(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["path,label,group"]
+    for number in range(12):
+        grey = rng.integers(0, 120, (40, 50)) + 120 * (number % 2)
+        Image.fromarray(grey.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{['dark', 'bright'][number % 2]},p{number // 2 if number < 4 else number}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    options = ["--size", 32, "--folds", 2, "--protocol", "linear"]
+    result = usucl_eval("random", tmp_path / "list.csv", "--out", tmp_path / "e", *options)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "e" / "summary.json").read_bytes())["sensitivity"]["mean"] > 0.9
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    result = usucl_eval("random", tmp_path / "list.csv", "--out", tmp_path / "f", *options)
+    assert result.exit_code == 1
+    assert "1 of 12 images" in result.stderr.splitlines()[-1]
+
+
+def make_gbcu(folder: Path, count: int = 18) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "imgs").mkdir(parents=True)
+    entries = [f"{number}.png,{number % 3}" for number in range(count)]
+    for number in range(count):
+        picture = rng.integers(0, 60, (40, 40, 3)) + 90 * (number % 3)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / "imgs" / f"{number}.png")
+    for fold in range(2):
+        (folder / f"val_{fold}.txt").write_text("\n".join(entries[fold::2]))
+        (folder / f"train_{fold}.txt").write_text("\n".join(entries[1 - fold :: 2]))
+
+
+def test_gbcu_by_its_lists(tmp_path: Path) -> None:
+    make_gbcu(tmp_path / "gbcu", 36)
+    common = ["--size", 32, "--protocol", "gbcu", "--epochs", 2]
+    for epoch, note in ((None, False), ("test", True)):
+        out = tmp_path / str(epoch)
+        result = usucl_eval("random", tmp_path / "gbcu", "--out", out, *common, *(["--epoch", epoch] if epoch else []))
+        assert result.exit_code == 0, result.output
+        summary = json.loads((out / "summary.json").read_bytes())
+        assert (summary["folds"], summary["repeats"], summary["by"]) == (2, 1, "published lists")
+        assert summary["finetune"]["epoch"] == (epoch or "inner")
+        assert {"sensitivity", "specificity", "binary_accuracy"} <= summary.keys()
+        assert ("chosen on the test fold" in (out / "page.html").read_text()) == note
+    result = usucl_eval("random", tmp_path / "gbcu", "--out", tmp_path / "x", *common, "--folds", 3)
+    assert result.exit_code == 2
+    assert "comes with its folds" in result.stderr
+
+
+def test_comparison_of_evaluations(phantoms: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("other-folds", 1)):
+        options = ["--size", 32 if name == "a" else 48, "--folds", 2, "--repeats", 2, "--seed", seed]
+        assert usucl_eval("random", phantoms, "--out", tmp_path / name, *options).exit_code == 0
+    out = tmp_path / "c"
+    result = usucl_eval("compare", f"small={tmp_path / 'a'}", tmp_path / "b", "--out", out, "--baseline", "small")
+    assert result.exit_code == 0, result.output
+    comparison = json.loads((out / "comparison.json").read_bytes())
+    assert list(comparison["arms"]) == ["small", "b"]
+    assert (out / "comparison.png").exists()
+    scores = [json.loads((tmp_path / name / "summary.json").read_bytes())["balanced_accuracy"]["mean"] for name in "ba"]
+    difference = comparison["differences"][0]["frame"]["balanced_accuracy"]
+    assert difference["mean"] == pytest.approx(scores[0] - scores[1])
+    for arguments, word in (
+        ([tmp_path / "a", tmp_path / "other-folds", "--out", tmp_path / "d"], "other folds"),
+        ([tmp_path / "a", "--out", tmp_path / "d"], "give two or more"),
+        ([tmp_path / "a", tmp_path, "--out", tmp_path / "d"], "no folder that usucl-eval wrote"),
+        ([tmp_path / "a", tmp_path / "b", "--out", out], "--overwrite"),
+        ([tmp_path / "a", tmp_path / "b", "--out", tmp_path / "d", "--baseline", "z"], "--baseline z"),
+    ):
+        result = usucl_eval("compare", *arguments)
+        assert result.exit_code == 2, result.output
+        assert word in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "d").exists()
+
+
+def test_embeddings_of_all_frames(phantoms: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "e.npz", tmp_path / "n.png"
+    common = ["embed", "random", phantoms, "--size", 32]
+    result = usucl_eval(*common, "--out", out, "--picture", picture, "--queries", 3, "--neighbours", 2)
+    assert result.exit_code == 0, result.output
+    with np.load(out) as found:
+        assert found["embeddings"].shape == (48, 512)
+        assert found["frame_id"].tolist() == list(range(48))
+        assert found["frame"].tolist() == list(range(4)) * 12
+        assert set(found["label"]) == {"normal", "benign", "malignant"}
+        assert len(set(found["group"])) == 6
+        store = open_shards(phantoms)
+        ids = np.arange(48)
+        frames = torch.cat(list(load_frames(store, ids, "torch", Delivery(32, 1, torch.device("cpu"), 0, BATCH))))
+        expected = embed(load_backbone(None, "resnet18"), [frames], 48, torch.device("cpu"))
+        assert np.allclose(found["embeddings"], expected, atol=1e-4)
+    assert Image.open(picture).width > 100
+    for arguments, word in (
+        ([*common, "--out", out], "--overwrite"),
+        ([*common, "--out", tmp_path / "e.csv"], ".npz or .parquet"),
+        ([*common, "--out", tmp_path / "f.npz", "--picture", tmp_path / "n.gif"], "ends in .png"),
+    ):
+        result = usucl_eval(*arguments)
+        assert result.exit_code == 2, result.output
+        assert word in result.stderr.splitlines()[-1]

@@ -39,9 +39,10 @@ TINY: dict[str, Any] = {
     "lr": 0.001,
 }
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("default", {"hard_share": (0.5, 1.0)}),
+    "default": ("default", {}),
+    "encode": ("default", {"mining": "encode", "symmetric": False, "hard_share": (0.5, 1.0)}),
     "reference": ("reference", {}),
-    "shuffled": ("default", {"batch_norm": "shuffle"}),
+    "shuffled": ("fast", {"batch_norm": "shuffle"}),
 }
 METHODS = ("simclr", "mocov2", "byol", "simsiam", "cyclecontrast", "uscl")
 RUNS |= {recipe: (recipe, {"queue": 8} if recipe == "mocov2" else {}) for recipe in METHODS}

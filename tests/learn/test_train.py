@@ -40,8 +40,8 @@ EXECUTION = Execution("torch", torch.device("cpu"), threads=2, checkpoint_every=
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
     "reference": ("reference", {}),
-    "hardest": ("default", {"hard_share": (0.4, 1.0), "negatives": (2, 4), "max_age": 9, "curriculum": "step"}),
-    "bank": ("default", {"mining": "bank", "negatives": (4, 12), "band_start": (0.2, 0.0), "hard": (9, 3)}),
+    "hardest": ("default", {"mining": "encode", "symmetric": False, "hard_share": (0.4, 1.0), "negatives": (2, 4), "max_age": 9, "curriculum": "step"}),
+    "bank": ("fast", {"negatives": (4, 12), "band_start": (0.2, 0.0), "hard": (9, 3)}),
 }
 """Recipe and settings of the runs below, by name."""
 

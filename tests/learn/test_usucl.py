@@ -59,12 +59,13 @@ def naive_loss(
     return total / len(query)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("negatives", [0, 2, 500])
-def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
+def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric: bool) -> None:
     store = open_shards(SAMPLE)
     config = TrainConfig(
         mining="bank", size=32, dim=16, precision="fp32", negatives=(negatives, negatives), hard=(5, 5),
-        band_start=(0.1, 0.1), band_end=(0.9, 0.9), max_age=6, epochs=6,
+        band_start=(0.1, 0.1), band_end=(0.9, 0.9), max_age=6, epochs=6, symmetric=symmetric,
     )  # fmt: skip
     curriculum = make_curriculum(config)
     planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], tuples="pair")
@@ -85,9 +86,16 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int) -> None:
     usucl.end(step=10)
     before.begin(0.5)
     normalise = Normaliser(CPU, torch.channels_last)
-    query = F.normalize(before.query(normalise(batch.frames[:, 0])), dim=1)
-    positive = F.normalize(before.key(normalise(batch.frames[:, 1])), dim=1)
-    expected = naive_loss(before, batch, query.detach(), positive.detach(), stage, step=10)
+    if symmetric:
+        both = F.normalize(before.query(normalise(batch.frames.transpose(0, 1).flatten(0, 1))), dim=1)
+        query, positive = both.chunk(2)
+    else:
+        query = F.normalize(before.query(normalise(batch.frames[:, 0])), dim=1)
+        positive = F.normalize(before.key(normalise(batch.frames[:, 1])), dim=1)
+    expected = naive_loss(before, plan, query.detach(), positive.detach(), stage, step=10)
+    if symmetric:
+        swapped = dataclasses.replace(plan, frame_ids=plan.frame_ids[:, ::-1])
+        expected = (expected + naive_loss(before, swapped, positive.detach(), query.detach(), stage, step=10)) / 2
     assert float(outcome.loss.detach()) == pytest.approx(expected, abs=1e-5)
     assert torch.allclose(outcome.query, query.detach(), atol=1e-5)
     # Nothing but the anchors and positives is encoded and written.

@@ -457,7 +457,7 @@ def _retrieve(
     frame_ids, labels = columns["frame_id"], columns["label"]
     codes = np.unique(labels, return_inverse=True)[1]
     chosen = pick_queries(np.where(labels == "", -1, codes), video, queries, seed)
-    found = nearest(features, chosen, video, store.table.group[frame_ids], neighbours)
+    found = nearest(features, chosen, video, store.table.group[video], neighbours)
 
     def pictures_of(places: NDArray[np.int64]) -> NDArray[np.uint8]:
         batches = list(load_frames(store, frame_ids[places], loader, delivery))

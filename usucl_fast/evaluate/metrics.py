@@ -43,9 +43,9 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
         against the rest, mean over the classes), `f1` (mean over the classes), and `recall` by class.
         With a positive class also `sensitivity` (its recall), `specificity` and `binary_accuracy`, for which a
         negative called another negative class is right (as in GBCNet, Basu et al., CVPR 2022).
-        A figure is NaN where no fold has what it needs.
+        A figure is left out where no fold has what it needs.
         `confusion`: `[true][predicted]`, sum over the folds, mean over the repeats.
-        `folds`: of each fold its `repeat`, `fold`, number of `samples`, `accuracy` and `balanced_accuracy`.
+        `fold_scores`: of each fold its `repeat`, `fold`, number of `samples`, `accuracy` and `balanced_accuracy`.
 
     Raises:
         UsageError: `positive` is no class.
@@ -54,11 +54,11 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     scores = fold_scores(predictions, positive)
     drawn = _scores(predictions, group_draws(len(np.unique(samples.groups)), seed), positive)
 
-    def figure(name: str) -> dict[str, float]:
+    def figure(name: str) -> dict[str, float] | None:
         values, boot = scores[name], _mean(drawn[name], (1, 2))
         values, boot = values[~np.isnan(values)], boot[~np.isnan(boot)]  # a draw without a class has no recall of it
         if not len(values):
-            return asdict(Figure(*[np.nan] * 4))
+            return None
         low, high = np.percentile(boot, [2.5, 97.5])
         return asdict(Figure(float(values.mean()), float(values.std()), float(low), float(high)))
 
@@ -66,10 +66,11 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     for fold, probabilities in zip(predictions.fold, predictions.probabilities, strict=True):
         tested = fold >= 0
         np.add.at(confusion, (samples.labels[tested], probabilities[tested].argmax(axis=1)), 1)
-    summary: dict[str, Any] = {name: figure(name) for name in scores if not name.startswith(_RECALL)}
+    found = {name: figure(name) for name in scores}
+    told = {name: value for name, value in found.items() if value is not None}
     return {
-        **summary,
-        "recall": {name: figure(_RECALL + name) for name in samples.classes},
+        **{name: value for name, value in told.items() if not name.startswith(_RECALL)},
+        "recall": {name: told[_RECALL + name] for name in samples.classes if _RECALL + name in told},
         "confusion": (confusion / len(predictions.fold)).tolist(),
         "fold_scores": [
             {

@@ -1,6 +1,5 @@
 """A summary -> a table on the terminal, and its rows for other tables."""
 
-import math
 import sys
 from typing import Any
 
@@ -44,8 +43,8 @@ def figure_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def figure_text(figure: dict[str, Any] | None) -> str:
-    """`mean ± std (low to high)`; nothing where there is no figure, or none could be told."""
-    if not figure or math.isnan(figure["mean"]):
+    """`mean ± std (low to high)`; nothing where there is no figure."""
+    if not figure:
         return ""
     return f"{figure['mean']:.3f} ± {figure['std']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
