@@ -1,6 +1,7 @@
 """One step of the method against a naive loop over samples, and the health of what it leaves."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import SAMPLE
-from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, make_loader, open_shards
+from usucl_fast.feed import BatchPlan, Delivery, Normaliser, Planner, make_loader, open_shards
 from usucl_fast.feed.augmentation import AUGMENTATIONS
 from usucl_fast.learn.health import bank_health, effective_rank, mean_cosine, near_duplicates
 from usucl_fast.learn.methods.usucl import Usucl
@@ -25,14 +26,14 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def naive_loss(
-    usucl: Usucl, batch: Batch, query: torch.Tensor, positive: torch.Tensor, stage: Stage, step: int
+    usucl: Usucl, plan: BatchPlan, query: torch.Tensor, positive: torch.Tensor, stage: Stage, step: int
 ) -> float:
     """The loss with negatives from the bank, by loops over samples and rows."""
     bank, config, total = usucl.bank, usucl.config, 0.0
     table = open_shards(SAMPLE).table
     rows = bank.embeddings.float()
     known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, step - config.max_age)]
-    anchors = batch.plan.frame_ids[:, 0].tolist()
+    anchors = plan.frame_ids[:, 0].tolist()
     group_of = table.group[table.rows["video"]]
     for anchor, q, p in zip(anchors, query, positive, strict=True):
         video = int(table.rows["video"][anchor])
