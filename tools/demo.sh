@@ -13,6 +13,7 @@ usucl-train "$demo/shards" --dali --size 112 --epochs 60 --out "$demo/run"
 echo "4. Telling the phantoms' lesions apart by the untrained backbone, and by the trained one"
 usucl-eval random "$demo/shards" --size 112 --protocol linear --out "$demo/eval-random"
 usucl-eval "$demo/run" "$demo/shards" --protocol linear --out "$demo/eval"
+usucl-eval compare trained="$demo/eval" random="$demo/eval-random" --out "$demo/comparison"
 cat <<TEXT
 (A minute of training on 12 made-up patients shows that the way works, not yet that the method does: see the intervals.)
 Everything lies in $demo:
@@ -21,5 +22,6 @@ Everything lies in $demo:
   run/metrics.jsonl         loss, embedding spread, frames/s and data wait, a line a step
   run/summary.json          the last of them
   run/backbone.safetensors  the trained backbone, with torchvision's names
-  eval/, eval-random/       summary.json: accuracy, recall, confusion matrix, by frame and by video
+  eval/, eval-random/       page.html: accuracy, recall, confusion matrix, by frame and by video
+  comparison/page.html      both side by side
 TEXT

@@ -256,7 +256,8 @@ def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
 
 def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = usucl_train("--show-curriculum", "--curriculum", "step", "--negatives", "3:8", "--hard-share", "0:.5")
+    moved = ["--mining", "encode", "--negatives", "3:8", "--hard-share", "0:.5"]
+    shown = usucl_train("--show-curriculum", "--curriculum", "step", *moved)
     assert shown.exit_code == 0, shown.output
     table, curves = ([line.split() for line in part.splitlines()] for part in shown.output.split("\n\n"))
     assert table == [
@@ -280,7 +281,7 @@ def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_show_curriculum_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    moving = ["--negatives", "2:5", "--hard-share", "1", "--max-age", 50]
+    moving = ["--mining", "encode", "--negatives", "2:5", "--hard-share", "1", "--max-age", 50]
     assert usucl_train(SAMPLE, "--out", out, *TINY, *moving, "--stop-after", 1).exit_code == 0
     before = tree(out)
     assert usucl_train("--out", out, "--resume", "--show-curriculum").output == (

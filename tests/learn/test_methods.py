@@ -211,7 +211,7 @@ def test_methods_without_negatives_against_a_naive_loop(recipe: str) -> None:
 QUEUE: dict[str, Any] = {"queue": 8, "key_momentum": (0.9, 0.9)}
 """For 50 steps: soon full of keys, which follow soon."""
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
-    "default": ({}, 9),
+    "default": ({"negatives": (1, 1), "floor": 1.0}, 0),
     "fast": ({}, 9),
     "simclr": ({}, 0),
     "mocov2": (QUEUE, 0),

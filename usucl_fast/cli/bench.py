@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -291,7 +292,10 @@ def train(
       usucl-bench train my-shards --arch resnet18 --size 112 --json train.json
     """
     store = open_shards(shards, cache, int(cache_gb * 1e9))
-    config = make_config(recipe, {"arch": arch, "size": size, "batch_size": batch_size})
+    settings: dict[str, Any] = {"arch": arch, "size": size, "batch_size": batch_size}
+    if RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
+        settings |= {"mining": "encode", "symmetric": False}
+    config = make_config(recipe, settings)
     if loader == "auto":
         loader, _ = choose_loader(store, config.channels, RESIDENT_BYTES)
     execution = Execution(loader, pick_device(device), threads)
