@@ -148,7 +148,7 @@ def test_weights_that_are_no_numbers_are_told_of(phantoms: Path, tmp_path: Path)
     options = ["--out", tmp_path / "e", "--size", 32, "--folds", 2]
     result = usucl_eval(tmp_path / "broken.safetensors", phantoms, *options)
     assert result.exit_code == 1
-    assert "features of 48 of 48 samples" in result.stderr.splitlines()[-1]
+    assert "features of 48 samples are not finite" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "e").exists()
 
 

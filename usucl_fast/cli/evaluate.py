@@ -89,7 +89,13 @@ class _Data:
 
 def _model_options(command: Any) -> Any:
     for add in (
-        click.option("--seed", default=0, show_default=True, help="Seed of all chance, random weights among it."),
+        click.option(
+            "--seed",
+            default=0,
+            show_default=True,
+            type=click.IntRange(0),
+            help="Seed of all chance, random weights among it.",
+        ),
         click.option(
             "--size",
             type=click.IntRange(32, 1024),
@@ -204,7 +210,7 @@ def run(
     Example:
       usucl-eval my-run my-shards --out my-eval --protocol knn,linear
     """
-    protocols = protocol.split(",")
+    protocols = list(dict.fromkeys(protocol.split(",")))
     tuning: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "epoch": epoch}
     given = {name: value for name, value in tuning.items() if value is not None}
     for name in protocols:
@@ -344,7 +350,7 @@ def _write(out: Path, summary: dict[str, Any], predictions: Predictions, feature
 @click.argument("evaluations", nargs=-1, required=True, metavar="[NAME=]EVALUATION...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for what comes out.")
 @click.option("--baseline", help="Name of the one that the others are compared with.  [default: all pairs]")
-@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the bootstrap.")
 @click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
 def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | None, seed: int, overwrite: bool) -> None:
     """Puts EVALUATIONS, folders that usucl-eval wrote, side by side: paired differences, with intervals.
