@@ -44,7 +44,7 @@ SCALES: dict[str, tuple[int, dict[str, Any]]] = {
     "cpu": (72_000, {"arch": "resnet18", "size": 64, "batch-size": 47}),
     "gpu": (1_000_000, {"arch": "resnet50", "size": 224, "batch-size": 64}),
 }
-"""Passes, and options of usucl-train; for two CPU cores, and for one GPU, about an hour each without the ablations."""
+"""Passes, and options of usucl-train: sized for two CPU cores, and for one GPU, on which it has not been run yet."""
 
 EVALUATIONS: dict[str, list[str]] = {
     "frozen": ["--protocol", "knn,linear"],
