@@ -293,3 +293,9 @@ def test_embeddings_of_all_frames(phantoms: Path, tmp_path: Path) -> None:
         result = usucl_eval(*arguments)
         assert result.exit_code == 2, result.output
         assert word in result.stderr.splitlines()[-1]
+
+
+def test_there_are_as_many_folds_as_the_rarest_class_has_groups(phantoms: Path, tmp_path: Path) -> None:
+    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--size", 32, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "e" / "summary.json").read_bytes())["folds"] == 2  # of six groups, three classes

@@ -65,7 +65,7 @@ def test_what_is_not_tested_has_no_prediction() -> None:
     missing = predictions.fold < 0
     assert missing.sum(axis=1).tolist() == [0, 8]
     assert np.array_equal(np.isnan(predictions.probabilities).all(axis=-1), missing)
-    assert len(summarise(predictions)["folds"]) == 5
+    assert len(summarise(predictions)["fold_scores"]) == 5
 
 
 def test_a_class_that_was_not_learned_has_no_chance() -> None:

@@ -47,7 +47,7 @@ from usucl_fast.evaluate import (
 )
 from usucl_fast.evaluate.embed import BATCH, spread_frames
 from usucl_fast.evaluate.finetune import EPOCHS
-from usucl_fast.evaluate.folds import UNITS
+from usucl_fast.evaluate.folds import UNITS, most_folds
 from usucl_fast.evaluate.retrieval import check_embeddings_path, nearest, pick_queries, retrieval_picture, similarities
 from usucl_fast.feed import LOADERS, Delivery, ShardStore, open_shards
 from usucl_fast.files import holds_only, write_json, write_whole
@@ -145,7 +145,9 @@ def main() -> None:
     "--frames", default=16, show_default=True, type=click.IntRange(1), help="Frames a video of SHARDS, evenly spread."
 )
 @click.option(
-    "--folds", type=click.IntRange(2), help="Parts, each tested once.  [default: 5, or those that SHARDS come with]"
+    "--folds",
+    type=click.IntRange(2),
+    help="Parts, each tested once.  [default: 5, or as many as there are groups of each class]",
 )
 @click.option("--by", type=click.Choice(UNITS), help="What is never on both sides of a fold.  [default: group]")
 @click.option(
@@ -234,7 +236,7 @@ def run(
         or make_folds(
             samples,
             by or "group",
-            folds or FOLDS.get(name, 5),
+            folds or max(2, min(FOLDS.get(name, 5), most_folds(samples, by or "group"))),
             repeats or (1 if name in TUNED else 5),
             seed,
             allow_leakage,

@@ -38,7 +38,7 @@ def make_folds(
             "--by frame puts neighbouring frames of a video on both sides, so that the score says how well videos are"
             " recognised; use --by group, or add --allow-leakage to see it"
         )
-    units = {"group": samples.groups, "video": samples.videos, "frame": np.arange(len(samples))}[by]
+    units = _units(samples, by)
     _check(samples, units, by, folds)
     splits = []
     for repeat in range(repeats):
@@ -54,6 +54,15 @@ def make_folds(
             )
         splits += [Split(repeat, fold, train, test) for fold, (train, test) in enumerate(parts)]
     return splits
+
+
+def most_folds(samples: Samples, by: str) -> int:
+    """Into how many folds the samples can be split so that each tests every class."""
+    return _rarest(samples, _units(samples, by))[1]
+
+
+def _units(samples: Samples, by: str) -> NDArray[np.int64]:
+    return {"group": samples.groups, "video": samples.videos, "frame": np.arange(len(samples))}[by]
 
 
 def _draw(
