@@ -222,10 +222,10 @@ def run(
         raise UsageError(f"--{next(iter(given)).replace('_', '-')} is nothing to --protocol {protocol}; leave it out")
     outs = {name: out if len(protocols) == 1 else out / name for name in protocols}
     for folder in outs.values():
-        _check_out(folder, overwrite)
-    seen = _find_model(model, arch, size, seed)
-    seen.backbone()  # a wrong file is told of before anything is decoded
-    data = _find_data(shards, cache, cache_gb, seen, frames, loader, pick_device(device))
+        _check_out(folder, "summary.json", "an evaluation", overwrite)
+    seen, place = _find_model(model, arch, size, seed), pick_device(device)
+    backbone = seen.backbone()  # a wrong file is told of before anything is decoded
+    data = _find_data(shards, cache, cache_gb, seen, frames, loader, place)
     if data.splits and (folds or by or repeats):
         raise UsageError(f"--folds, --by and --repeats are nothing to {shards}, which comes with its folds")
     samples = shuffled_by_group(data.samples, seed) if shuffle_labels else data.samples
@@ -243,18 +243,18 @@ def run(
         )
         for name in protocols
     }
-    pictures = data.pictures
-    if set(protocols) & set(TUNED):
-        pictures = torch.cat(list(pictures)).split(BATCH)  # they are seen more than once
-    features = None
+    pictures, whole, features = data.pictures, None, None
+    if set(protocols) & set(TUNED):  # they are seen more than once
+        whole = torch.cat(list(pictures))
+        pictures = whole.split(BATCH)
     if set(protocols) & set(PROTOCOLS):
-        features = embed(seen.backbone(), pictures, len(samples), pick_device(device))
+        features = embed(backbone, pictures, len(samples), place)
     for name, folder in outs.items():
         notes = [*data.notes, *_notes(by, shuffle_labels)]
         if name in TUNED:
             settings = dataclasses.replace(TUNED[name], seed=seed, **given)
-            whole = torch.cat(list(pictures))
-            predictions, chosen = finetune(seen.backbone, whole, samples, splits[name], settings, pick_device(device))
+            assert whole is not None
+            predictions, chosen = finetune(seen.backbone, whole, samples, splits[name], settings, place)
             extra: dict[str, Any] = {"finetune": dataclasses.asdict(settings), "epochs_chosen": chosen}
             if settings.epoch == "test":
                 notes.append(
@@ -288,11 +288,12 @@ def run(
         click.echo(f"See {folder / 'page.html'}")
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not holds_only(out, OUTPUT))):
-        raise UsageError(f"--out {out} holds files that are not an evaluation's; name a new or empty folder")
-    if (out / "summary.json").exists() and not overwrite:
-        raise UsageError(f"--out {out} holds an evaluation; name another folder or add --overwrite")
+def _check_out(out: Path, last: str, what: str, overwrite: bool) -> None:
+    """Whether `what` may be written there, of which the file `last` tells that it is whole."""
+    if out.exists() and (not out.is_dir() or not holds_only(out, OUTPUT)):
+        raise UsageError(f"--out {out} holds files that are not {what}'s; name a new or empty folder")
+    if (out / last).exists() and not overwrite:
+        raise UsageError(f"--out {out} holds {what}; name another folder or add --overwrite")
 
 
 def _find_data(
@@ -363,10 +364,7 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
     Example:
       usucl-eval compare ours=my-eval random=my-eval-random --out my-comparison
     """
-    if out.exists() and not holds_only(out, OUTPUT):
-        raise UsageError(f"--out {out} holds files that are not a comparison's; name a new or empty folder")
-    if (out / "comparison.json").exists() and not overwrite:
-        raise UsageError(f"--out {out} holds a comparison; name another folder or add --overwrite")
+    _check_out(out, "comparison.json", "a comparison", overwrite)
     arms: dict[str, list[Predictions]] = {}
     for given in evaluations:
         name, equals, folder = given.partition("=")
