@@ -21,7 +21,7 @@ from usucl_fast.files import write_json, write_whole
 from usucl_fast.learn.recipes import TrainConfig, make_config
 from usucl_fast.machine import hardware
 
-SAME = {"init": "random", "channels": "1", "precision": "bf16"}
+SAME = {"init": "random", "channels": "1"}
 ARMS: dict[str, dict[str, Any]] = {
     "random": {},
     "simclr": {"recipe": "simclr"},
@@ -35,6 +35,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "intra-only": {"hard": 0},
     "cross-only": {"negatives": 0},
+    "in-batch-only": {"hard": 0, "negatives": 0},
     "no-curriculum": {"floor": 1},
     "published-cosine": {"curriculum": "published-cosine", "floor": 0},
     "exclude-video": {"exclude": "video"},

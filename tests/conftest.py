@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from tests.videos import write_all
+from tools import make_phantoms
 from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
@@ -32,6 +34,17 @@ def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
     pack(sources, out, PackSettings(size=64, shard_mb=1), workers=2)
     return out
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 12 phantoms of 6 patients and 3 classes, with 4 frames each."""
+    root = tmp_path_factory.mktemp("phantoms")
+    arguments = [str(root / "v"), "--videos", "12", "--frames", "4", "--width", "96", "--height", "72"]
+    assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
+    sources = read_labels(root / "v" / "labels.csv", find_sources([root / "v"])[0])
+    pack(sources, root / "s", PackSettings(size=64), workers=1)
+    return root / "s"
 
 
 @pytest.fixture

@@ -5,17 +5,6 @@ import pytest
 from click.testing import CliRunner
 
 from bench import quality
-from tools import make_phantoms
-from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("phantoms")
-    arguments = [str(root / "v"), "--videos", "12", "--frames", "8", "--width", "96", "--height", "72"]
-    assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
-    pack(read_labels(root / "v" / "labels.csv", find_sources([root / "v"])[0]), root / "s", PackSettings(64), workers=1)
-    return root / "s"
 
 
 def test_quality_at_tiny_size(phantoms: Path, tmp_path: Path) -> None:

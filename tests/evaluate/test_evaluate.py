@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import SAMPLE
-from tools import make_phantoms
 from usucl_fast.cli.evaluate import main
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import embed, load_backbone, load_frames
@@ -18,7 +17,6 @@ from usucl_fast.evaluate.embed import BATCH, spread_frames
 from usucl_fast.feed import Delivery, ShardStore, open_shards
 from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone
-from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 
 def usucl_eval(*arguments: object) -> Result:
@@ -45,17 +43,6 @@ def test_weights_must_be_those_of_the_backbone(tmp_path: Path) -> None:
     save_file({**state, "extra": torch.zeros(1)}, tmp_path / "extra.safetensors")
     with pytest.raises(UsageError, match="differs is extra"):
         load_backbone(tmp_path / "extra.safetensors", "resnet18")
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of 12 phantoms of 6 patients."""
-    root = tmp_path_factory.mktemp("phantoms")
-    arguments = [str(root / "v"), "--videos", "12", "--frames", "4", "--width", "96", "--height", "72"]
-    assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
-    sources = read_labels(root / "v" / "labels.csv", find_sources([root / "v"])[0])
-    pack(sources, root / "s", PackSettings(size=64), workers=1)
-    return root / "s"
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
