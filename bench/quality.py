@@ -112,8 +112,8 @@ def main(
             for name in chosen
             for seed in range(seeds)
         ]
-        beside = ["--baseline", "default"] if "default" in chosen else []
-        usucl_eval(["compare", *found, "--out", str(target), "--overwrite", *beside], standalone_mode=False)
+        baseline = ["--baseline", "default"] if "default" in chosen else []
+        usucl_eval(["compare", *found, "--out", str(target), "--overwrite", *baseline], standalone_mode=False)
         report["compared"][protocol] = json.loads((target / "comparison.json").read_bytes())
     write_json(out / "report.json", report)
 
