@@ -1,3 +1,5 @@
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,18 @@ from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "shards" / "sample"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and need not be looked at again for garbage."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """A network refers to itself: hundreds of tests leave gigabytes behind otherwise."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
