@@ -1,30 +1,19 @@
-import gc
-from collections.abc import Iterator
+"""Fixtures of all tests. What takes seconds to make is made once, and shared by the processes of pytest-xdist."""
+
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 
-from tests.videos import write_all
+from tests.helpers import SAMPLE
+from tests.helpers.videos import write_all
 from tools import make_phantoms
 from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
-
-REPOSITORY = Path(__file__).parent.parent
-SAMPLE = REPOSITORY / "shards" / "sample"
-
-
-def pytest_collection_finish() -> None:
-    """What is imported by now stays, and need not be looked at again for garbage."""
-    gc.freeze()
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """A network refers to itself: hundreds of tests leave gigabytes behind otherwise."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -34,31 +23,54 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)`: the folder of that name, which the process that comes first makes. To be read only."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = root / f"shared-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = Path(f"{folder}.unfinished")
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def videos(made_once: Callable[..., Path]) -> Path:
     """A folder with one video of every kind and `labels.csv`."""
-    root = tmp_path_factory.mktemp("videos")
-    write_all(root)
-    return root
+    return made_once("videos", write_all)
 
 
 @pytest.fixture(scope="session")
-def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(videos: Path, made_once: Callable[..., Path]) -> Path:
     """Those videos, packed at 64 pixels into several shards."""
-    out = tmp_path_factory.mktemp("packed") / "shards"
-    sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
-    pack(sources, out, PackSettings(size=64, shard_mb=1), workers=2)
-    return out
+
+    def make(folder: Path) -> None:
+        sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
+        pack(sources, folder / "shards", PackSettings(size=64, shard_mb=1), workers=2)
+
+    return made_once("shards", make) / "shards"
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantoms(made_once: Callable[..., Path]) -> Path:
     """Shards of 12 phantoms of 6 patients and 3 classes, with 4 frames each."""
-    root = tmp_path_factory.mktemp("phantoms")
-    arguments = [str(root / "v"), "--videos", "12", "--frames", "4", "--width", "96", "--height", "72"]
-    assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
-    sources = read_labels(root / "v" / "labels.csv", find_sources([root / "v"])[0])
-    pack(sources, root / "s", PackSettings(size=64), workers=1)
-    return root / "s"
+
+    def make(folder: Path) -> None:
+        videos = folder / "videos"
+        arguments = [str(videos), "--videos", "12", "--frames", "4", "--width", "96", "--height", "72"]
+        assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
+        sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
+        pack(sources, folder / "shards", PackSettings(size=64), workers=1)
+
+    return made_once("phantoms", make) / "shards"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tools import make_phantoms
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

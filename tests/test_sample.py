@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import simplejpeg
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
 
 
 def test_the_sample_is_as_specified() -> None:

@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import REPOSITORY, SAMPLE
+from tests.helpers import REPOSITORY, SAMPLE
 
 
 def test_from_nothing_at_tiny_size(tmp_path: Path) -> None:

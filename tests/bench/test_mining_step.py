@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from tests.conftest import REPOSITORY, SAMPLE
+from tests.helpers import REPOSITORY, SAMPLE
 from usucl_fast.cli.train import main
 
 

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 
 def test_partitioned_at_tiny_size() -> None:

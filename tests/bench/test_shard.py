@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.videos import moving_texture, write_frame_folder, write_video
+from tests.helpers.videos import moving_texture, write_frame_folder, write_video
 from usucl_fast.bench.decode_floor import decode_all
 from usucl_fast.bench.shard import ARMS, shard_arms
 from usucl_fast.cli.bench import main

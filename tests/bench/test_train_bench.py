@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
 from usucl_fast.bench.published_step import PublishedStep
 from usucl_fast.bench.train import ARMS, SPARE
 from usucl_fast.cli.bench import main

@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,33 +19,16 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.conftest import SAMPLE
-from tests.videos import moving_texture, write_video
+from tests.helpers import SAMPLE
+from tests.helpers.commands import refused, tree, usucl_shard, usucl_train
+from tests.helpers.processes import warm_processes
+from tests.helpers.training import curve, tiny_options
+from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.cli import bench, shard, train
 from usucl_fast.feed import LOADERS, open_shards
 from usucl_fast.learn.watch import read_metrics
 
-TINY = ["--size", "32", "--epochs", "6", "--batch-size", "3", "--dim", "16", "--precision", "fp32", "--threads", "2"]
-
-
-def usucl_shard(*arguments: object) -> Result:
-    return CliRunner().invoke(shard.main, [str(argument) for argument in arguments], prog_name="usucl-shard")
-
-
-def usucl_train(*arguments: object) -> Result:
-    return CliRunner().invoke(train.main, [str(argument) for argument in arguments], prog_name="usucl-train")
-
-
-def refused(result: Result, *words: str) -> None:
-    """Exit status 2 and one line that has the words."""
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    for word in words:
-        assert word in result.stderr
-
-
-def tree(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+TINY = [str(word) for word in tiny_options(epochs=6)]
 
 
 @pytest.fixture
@@ -310,19 +292,18 @@ def wait_for_step(alive: Callable[[], bool], out: Path, step: int) -> None:
 
 def test_killed_at_ten_random_steps_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """Real processes, killed by SIGKILL wherever they are once a step is done."""
-    options = [*TINY, "--epochs", "20", "--checkpoint-every", "3", "--loader", "torch", "--threads", "0"]
-    spawning = multiprocessing.get_context("forkserver")
-    spawning.set_forkserver_preload(["usucl_fast.cli.train"])
+    options = [*TINY, "--epochs", "20", "--checkpoint-every", "3", "--loader", "torch"]
+    context = warm_processes()
 
     def begin(out: Path, *more: str) -> Any:
-        process = spawning.Process(target=_train, args=([str(SAMPLE), "--out", str(out), *options, *more],))
+        process = context.Process(target=_train, args=([str(SAMPLE), "--out", str(out), *options, *more],))
         process.start()
         return process
 
     whole = begin(tmp_path / "whole")
     whole.join()
     assert whole.exitcode == 0
-    expected = [(line["plan"], line["loss"]) for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+    expected = curve(tmp_path / "whole")
     assert len(expected) == 40
     out = tmp_path / "killed"
     process = begin(out)
@@ -336,7 +317,7 @@ def test_killed_at_ten_random_steps_and_resumed_equals_uninterrupted(tmp_path: P
         process = begin(out, "--resume")
     process.join()
     assert process.exitcode == 0
-    assert [(line["plan"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")] == expected
+    assert curve(out) == expected
     backbones = [(folder / "backbone.safetensors").read_bytes() for folder in (tmp_path / "whole", out)]
     assert backbones[0] == backbones[1]
 

@@ -4,23 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
+from tests.helpers.commands import usucl_train
+from tests.helpers.training import tiny_options
 from usucl_fast.cli import shard, train
 
-TINY = ["--size", 32, "--epochs", 2, "--batch-size", 2, "--dim", 16, "--precision", "fp32", "--threads", 1]
-
-
-def usucl_train(*arguments: object) -> Result:
-    return CliRunner().invoke(train.main, [str(argument) for argument in arguments], prog_name="usucl-train")
+RESNET18 = [*tiny_options(epochs=2, batch_size=2), "--arch", "resnet18"]
+"""Which is the network that US_UCL has."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "run"
-    result = usucl_train("run", SAMPLE, "--out", out, *TINY)  # by its name, for once
+    result = usucl_train("run", SAMPLE, "--out", out, *RESNET18)  # by its name, for once
     assert result.exit_code == 0, result.output
     return out
 

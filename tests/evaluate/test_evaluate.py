@@ -5,22 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.conftest import SAMPLE
-from usucl_fast.cli.evaluate import main
+from tests.helpers import SAMPLE
+from tests.helpers.commands import usucl_eval
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import embed, load_backbone, load_frames
 from usucl_fast.evaluate.embed import BATCH, spread_frames
 from usucl_fast.feed import Delivery, ShardStore, open_shards
 from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone
-
-
-def usucl_eval(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="usucl-eval")
 
 
 def test_frames_are_spread_over_the_video(store: ShardStore) -> None:

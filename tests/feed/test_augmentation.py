@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.feed import reference
+from tests.helpers import pictures as reference
 from usucl_fast.feed import AUGMENTATIONS, Augmentation
 from usucl_fast.feed.augmentation import (
     BOX_DRAWS,

@@ -1,7 +1,6 @@
 import contextlib
 import dataclasses
 import shutil
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.feed.reference import expected
+from tests.helpers.feeding import ANYWHERE, delivery, loader_of, plans_of
+from tests.helpers.pictures import expected
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import (
     AUGMENTATIONS,
-    LOADERS,
     LOOKAHEAD,
-    Augmentation,
     BatchPlan,
-    Delivery,
-    Loader,
     Normaliser,
     Planner,
     ShardStore,
@@ -31,51 +27,6 @@ from usucl_fast.mining import Curriculum
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 CPU = torch.device("cpu")
-
-
-ANYWHERE = Augmentation(area=(0.3, 1.0), flip=0.5)
-
-
-def plans_of(store: ShardStore, augmentation: Augmentation = ANYWHERE, epochs: int = 6) -> list[BatchPlan]:
-    planner = Planner(
-        store.table,
-        seed=1,
-        epochs=epochs,
-        batch_size=4,
-        curriculum=Curriculum("cosine"),
-        augmentation=augmentation,
-    )
-    return list(planner.plans())
-
-
-def delivery(size: int = 48, channels: int = 1, threads: int = 2) -> Delivery:
-    return Delivery(size, channels, CPU, threads, most_frames=20)
-
-
-@pytest.fixture(params=LOADERS)
-def name(request: pytest.FixtureRequest) -> str:
-    if request.param in ("dali", "ffcv"):
-        pytest.importorskip({"dali": "nvidia.dali", "ffcv": "ffcv"}[request.param])
-    return str(request.param)
-
-
-def loader_of(name: str, store: ShardStore, how: Delivery) -> Loader:
-    """The loader, for ffcv with what it reads exported first."""
-    if name != "ffcv":
-        return make_loader(name, store, how)
-    from usucl_fast.feed.beton import export_beton
-
-    with tempfile.TemporaryDirectory() as folder:  # it is mapped by then
-        beton = Path(folder, "frames.beton")
-        export_beton(store, beton)
-        return make_loader(name, store, dataclasses.replace(how, beton=beton))
-
-
-@pytest.fixture(params=[name for name in LOADERS if name != "ffcv"])
-def shard_reader(request: pytest.FixtureRequest) -> str:
-    if request.param == "dali":
-        pytest.importorskip("nvidia.dali")
-    return str(request.param)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

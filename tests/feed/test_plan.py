@@ -4,36 +4,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.helpers.feeding import planner_of, table_of
 from usucl_fast.feed import AUGMENTATIONS, Augmentation, Planner, ShardStore
 from usucl_fast.feed.plan import draw_tuple
 from usucl_fast.frames import ROW, FrameTable, VideoRecord
 from usucl_fast.mining import Curriculum
 
 
-def table_of(lengths: list[int]) -> FrameTable:
-    videos = tuple(
-        VideoRecord(f"v{n}", f"v{n}", "", "", "", length, 60, 80, "grey", 25.0, "", "")
-        for n, length in enumerate(lengths)
-    )
-    return FrameTable(np.zeros(sum(lengths), ROW), videos)
-
-
-def planner(table: FrameTable, **changes: object) -> Planner:
-    made = Planner(
-        table,
-        seed=3,
-        epochs=60,
-        batch_size=4,
-        curriculum=Curriculum("cosine"),
-        augmentation=Augmentation(area=(0.5, 1.0), flip=0.5),
-    )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_an_epoch_has_one_tuple_a_video(batch_size: int) -> None:
     table = table_of([30] * 7 + [1, 2, 9])
-    plans = planner(table, batch_size=batch_size)
+    plans = planner_of(table, batch_size=batch_size)
     epoch = [plans.plan(20, step) for step in range(plans.steps_per_epoch)]
     anchors = np.concatenate([plan.frame_ids[:, 0] for plan in epoch])
     sizes = [len(plan.frame_ids) for plan in epoch]
@@ -44,20 +25,20 @@ def test_an_epoch_has_one_tuple_a_video(batch_size: int) -> None:
 
 
 def test_a_plan_depends_on_seed_epoch_and_step_alone(store: ShardStore) -> None:
-    plans = planner(store.table)
-    again = [planner(store.table).plan(e, s).digest() for e in (0, 20) for s in (1, 0)]
+    plans = planner_of(store.table)
+    again = [planner_of(store.table).plan(e, s).digest() for e in (0, 20) for s in (1, 0)]
     assert again == [plans.plan(e, s).digest() for e in (0, 20) for s in (1, 0)]
     assert len({plans.plan(e, s).digest() for e in range(5) for s in range(3)}) == 15
-    assert plans.plan(0, 0).digest() != planner(store.table, seed=4).plan(0, 0).digest()
-    resumed = [plan.digest() for plan in planner(store.table).plans(start=7)]
+    assert plans.plan(0, 0).digest() != planner_of(store.table, seed=4).plan(0, 0).digest()
+    resumed = [plan.digest() for plan in planner_of(store.table).plans(start=7)]
     assert resumed == [plan.digest() for plan in plans.plans()][7:]
 
 
 def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> None:
     augmentation = AUGMENTATIONS["ultrasound"]
-    whole = planner(store.table, augmentation=augmentation).plan_tuples(20, 0, 8)
+    whole = planner_of(store.table, augmentation=augmentation).plan_tuples(20, 0, 8)
     parts = [
-        planner(store.table, augmentation=augmentation, batch_size=2).plan_tuples(20, n, n + 2) for n in (0, 2, 4, 6)
+        planner_of(store.table, augmentation=augmentation, batch_size=2).plan_tuples(20, n, n + 2) for n in (0, 2, 4, 6)
     ]
     for field in ("frame_ids", "valid", "boxes", "flips", "photometry"):
         assert np.array_equal(getattr(whole, field), np.concatenate([getattr(part, field) for part in parts]))
@@ -65,10 +46,10 @@ def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> Non
 
 def test_negatives_are_planned_when_they_count_or_are_candidates() -> None:
     table = table_of([100] * 4)
-    assert planner(table).plan(0, 0).frame_ids.shape == (4, 2)
-    assert planner(table, tuples="full").plan(0, 0).frame_ids.shape == (4, 5)
-    assert planner(table).plan(10, 0).frame_ids.shape == (4, 5)
-    both = [planner(table, tuples=which).plan(0, 0) for which in ("mined", "full")]
+    assert planner_of(table).plan(0, 0).frame_ids.shape == (4, 2)
+    assert planner_of(table, tuples="full").plan(0, 0).frame_ids.shape == (4, 5)
+    assert planner_of(table).plan(10, 0).frame_ids.shape == (4, 5)
+    both = [planner_of(table, tuples=which).plan(0, 0) for which in ("mined", "full")]
     assert np.array_equal(both[0].frame_ids, both[1].frame_ids[:, :2])
 
 
@@ -97,15 +78,15 @@ def test_tuples_against_the_published_rules(n: int, window: tuple[float, float])
 
 def test_the_curriculum_says_how_many_negatives_are_planned() -> None:
     table = table_of([100] * 4)
-    moving = planner(table, curriculum=Curriculum("step", negatives=(2, 6)))
+    moving = planner_of(table, curriculum=Curriculum("step", negatives=(2, 6)))
     assert [moving.plan(epoch, 0).frame_ids.shape[1] for epoch in (0, 10, 30, 50)] == [2, 4, 6, 8]
     assert moving.most_frames == 4 * 8
-    assert planner(table, curriculum=Curriculum("step", negatives=(6, 2))).most_frames == 4 * 8
+    assert planner_of(table, curriculum=Curriculum("step", negatives=(6, 2))).most_frames == 4 * 8
 
 
 def test_anchors_lie_anywhere_where_negatives_are_not_loaded() -> None:
     table = table_of([30, 1, 12, 7])
-    bank = planner(table, tuples="pair", batch_size=4)
+    bank = planner_of(table, tuples="pair", batch_size=4)
     plans = [bank.plan(epoch, 0) for epoch in range(400)]
     assert {plan.frame_ids.shape for plan in plans} == {(4, 2)}
     assert bank.most_frames == 4 * 2

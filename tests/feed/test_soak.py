@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feed.test_loaders import delivery, loader_of, name, plans_of
+from tests.helpers.feeding import delivery, loader_of, plans_of
 from usucl_fast.feed import ShardStore, whole_frames
 
-__all__ = ["name"]
 FRAMES = int(os.environ.get("USUCL_SOAK", "5000"))
 
 

@@ -22,8 +22,8 @@ import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
 
-from tests.feed.test_loaders import delivery, plans_of
-from tests.servers import FaultyServer
+from tests.helpers.feeding import delivery, plans_of
+from tests.helpers.servers import FaultyServer
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import DataError, StoppedError, UsageError
 from usucl_fast.feed import ShardStore, make_loader, open_shards, remote

@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, checkpoint, train
@@ -95,10 +95,11 @@ def test_the_backbone_comes_back_from_everywhere(runs: dict[str, Path], tmp_path
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_backbone_is_torchvisions(runs: dict[str, Path]) -> None:
-    network = torchvision.models.resnet50(weights=None)
+@pytest.mark.parametrize(("recipe", "arch"), [("default", "resnet18"), ("reference", "resnet50")])
+def test_the_backbone_is_torchvisions(runs: dict[str, Path], recipe: str, arch: str) -> None:
+    network = torchvision.models.get_model(arch, weights=None)
     network.fc = nn.Identity()
-    network.load_state_dict(load_file(runs["reference"] / "backbone.safetensors"), strict=True)
+    network.load_state_dict(load_file(runs[recipe] / "backbone.safetensors"), strict=True)
 
 
 def random_statistics(network: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.feed.test_plan import planner, table_of
+from tests.helpers.feeding import planner_of, table_of
 from usucl_fast.feed import LOOKAHEAD, Planner
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.mined_plans import MinedPlans
@@ -14,7 +14,7 @@ LENGTHS = [40, 25, 60, 1, 12, 33, 9, 50]
 
 
 def mining(table: FrameTable) -> Planner:
-    return planner(table, epochs=8, curriculum=Curriculum("step", negatives=(3, 5), hard_share=(0.34, 0.8)))
+    return planner_of(table, epochs=8, curriculum=Curriculum("step", negatives=(3, 5), hard_share=(0.34, 0.8)))
 
 
 def write(bank: MemoryBank, step: int) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE, training
+from tests.helpers.processes import in_processes
+from tests.helpers.training import losses, plans
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, train
@@ -27,17 +28,7 @@ from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.watch import read_metrics
 
 EXECUTION = Execution("torch", torch.device("cpu"), threads=0, checkpoint_every=3)
-TINY: dict[str, Any] = {
-    "arch": "resnet18",
-    "init": "random",
-    "size": 32,
-    "epochs": 8,
-    "batch_size": 4,
-    "dim": 16,
-    "precision": "fp32",
-    "batch_norm": "frozen",
-    "lr": 0.001,
-}
+TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen", "lr": 0.001}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
     "encode": ("default", {"mining": "encode", "symmetric": False, "hard_share": (0.5, 1.0)}),
@@ -53,7 +44,7 @@ STOP = 5
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs named by what is trained and on how many ranks, and `2-then-1` and `2-then-4`: stopped and gone on with."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (folder,), nprocs=4)
+    in_processes(work, folder, count=4)
     return folder
 
 
@@ -81,15 +72,7 @@ def on_ranks(rank: int, count: int, folder: Path, out: str, name: str, resume: b
     dist.destroy_process_group()
 
 
-def plans(out: Path) -> list[str]:
-    return [line["plan"] for line in read_metrics(out / "metrics.jsonl")]
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
-
-
-@pytest.mark.parametrize("name", ["default", "reference", *METHODS])
+@pytest.mark.parametrize("name", ["default", "encode", "reference", *METHODS])
 def test_any_number_of_ranks_sees_the_same_tuples_and_learns_the_same(trained: Path, name: str) -> None:
     """Batch norm frozen, so that the pictures that a rank encodes together do not matter."""
     if name in METHODS:
@@ -138,14 +121,15 @@ def test_more_ranks_than_tuples_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_and_is_named(tmp_path: Path) -> None:
     """Under torchrun, as a user starts it; the run can be gone on with, on one rank."""
     out = tmp_path / "run"
-    options = ["--arch", "resnet18", "--size", "32", "--batch-size", "4", "--dim", "16", "--precision", "fp32"]
+    options = [str(word) for word in training.tiny_options(epochs=10000, batch_size=4)]
     command = [str(Path(sys.executable).parent / "usucl-train"), str(SAMPLE), *options, "--out", str(out)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     with subprocess.Popen(
-        [*torchrun, *command, "--epochs", "10000", "--checkpoint-every", "2"], stderr=subprocess.PIPE, text=True
+        [*torchrun, *command, "--checkpoint-every", "2"], stderr=subprocess.PIPE, text=True
     ) as process:
         while not (out / "checkpoints").exists():
             assert process.poll() is None

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY, SAMPLE
+from tests.helpers import SAMPLE, golden, training
+from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import LOOKAHEAD, ShardStore, open_shards
 from usucl_fast.learn import Execution, TrainConfig, engine, train
@@ -22,18 +22,7 @@ from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.watch import read_metrics
 
-TINY: dict[str, Any] = {
-    "arch": "resnet18",
-    "size": 32,
-    "epochs": 6,
-    "batch_size": 3,
-    "dim": 16,
-    "precision": "fp32",
-    "init": "random",
-}
-# Batch norm over few small pictures amplifies the last digit of a float, the more the faster it learns: at this rate
-# losses differ by .005 between instruction sets, and by more than the tolerance from those of ten times the rate.
-CALM: dict[str, Any] = {**TINY, "size": 64, "batch_size": 4, "lr": 0.00001}
+TINY: dict[str, Any] = {**training.TINY, "epochs": 6, "batch_size": 3}
 EXECUTION = Execution("torch", torch.device("cpu"), threads=2, checkpoint_every=4)
 
 
@@ -62,11 +51,7 @@ def run(store: ShardStore, out: Path, name: str = "default", resume: bool = Fals
     return train(config, store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)
 
 
-def curve(out: Path) -> list[tuple[str, float]]:
-    return [(line["plan"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")]
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An uninterrupted run of each name."""
     torch.set_num_threads(1)
@@ -97,13 +82,12 @@ def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> Non
 
 
 @pytest.mark.parametrize("recipe", ["default", "reference"])
-def test_golden_curves(sample: ShardStore, tmp_path: Path, recipe: str) -> None:
+def test_golden_curves(sample: ShardStore, recipe: str) -> None:
     """Another CPU's rounding moves a loss by far less than the tolerance, a change of meaning by far more."""
-    train(make_config(recipe, CALM), sample, tmp_path / "run", EXECUTION)
-    found = curve(tmp_path / "run")
-    golden = json.loads((REPOSITORY / "tests" / "golden" / f"{recipe}.json").read_bytes())
-    assert [plan for plan, _ in found] == [plan for plan, _ in golden]
-    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in golden], abs=0.02)
+    found = golden.curve(recipe, sample)
+    recorded = golden.recorded(recipe)
+    assert [plan for plan, _ in found] == [plan for plan, _ in recorded]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in recorded], abs=1e-6)
 
 
 @pytest.mark.parametrize(("has_it", "precision"), [(True, "bf16"), (False, "fp32")])
@@ -160,7 +144,8 @@ def test_the_loaders_see_the_same_plans(sample: ShardStore, tmp_path: Path) -> N
     pytest.importorskip("nvidia.dali")
     for loader in ("torch", "dali"):
         execution = dataclasses.replace(EXECUTION, loader=loader)
-        train(make_config("reference", CALM), sample, tmp_path / loader, execution)
+        calm = {**TINY, "size": 64, "lr": 1e-5}
+        train(make_config("reference", calm), sample, tmp_path / loader, execution)
     ours, theirs = curve(tmp_path / "torch"), curve(tmp_path / "dali")
     assert [plan for plan, _ in ours] == [plan for plan, _ in theirs]
     # A grey level here and there is rounded otherwise, and the losses drift apart from the first step on.
@@ -182,12 +167,6 @@ def test_hard_negatives_do_not_depend_on_threads(finished: dict[str, Path], samp
     differ = [a != b for (a, _), (b, _) in zip(curve(tmp_path / "drawn"), curve(finished["hardest"]), strict=True)]
     assert not any(differ[: LOOKAHEAD + 1])  # the bank was empty when these were planned
     assert any(differ)
-
-
-def test_the_backbone_is_torchvisions(finished: dict[str, Path]) -> None:
-    model = torchvision.models.resnet18(weights=None)
-    model.fc = torch.nn.Identity()
-    model.load_state_dict(load_file(finished["default"] / "backbone.safetensors"), strict=True)
 
 
 def test_a_run_is_not_resumed_with_other_settings_or_shards(

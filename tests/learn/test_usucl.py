@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
 from usucl_fast.feed import BatchPlan, Delivery, Normaliser, Planner, make_loader, open_shards
 from usucl_fast.feed.augmentation import AUGMENTATIONS
 from usucl_fast.learn.health import bank_health, effective_rank, mean_cosine, near_duplicates

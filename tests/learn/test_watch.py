@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.training import TINY, losses
 from usucl_fast.errors import DataError, ResourceError
 from usucl_fast.feed import ShardStore
 from usucl_fast.learn import Execution, train
@@ -21,12 +22,7 @@ EXECUTION = Execution("torch", torch.device("cpu"), threads=0, checkpoint_every=
 
 
 def config(**changes: Any) -> TrainConfig:
-    tiny = {"arch": "resnet18", "size": 32, "epochs": 6, "batch_size": 4, "dim": 16, "precision": "fp32"}
-    return make_config("default", {**tiny, **changes})
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+    return make_config("default", {**TINY, "epochs": 6, "batch_size": 4, **changes})
 
 
 def test_a_run_that_diverges_stops_and_names_the_step_and_the_frames(sample: ShardStore, tmp_path: Path) -> None:
@@ -42,7 +38,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint(sample: ShardStore, tmp_path: P
     train(config(), sample, whole, EXECUTION)
     train(config(), sample, out, dataclasses.replace(EXECUTION, stop_after=2))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
         with pytest.raises(ResourceError, match=r"step-00000004\.pt cannot be written .*go on with --resume"):
             train(config(), sample, out, EXECUTION, resume=True)

@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.learn.backbones import make_backbone

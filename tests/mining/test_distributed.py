@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from tests.helpers.processes import in_processes
 from usucl_fast.mining import MemoryBank, PartitionedBank, ReplicatedBank
 from usucl_fast.mining.distributed import gather_ragged
 
@@ -36,7 +36,7 @@ OPTIONS: list[dict[str, Any]] = [
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each rank saved, in a group of two and in one of three, and the bank as it must be: `whole.pt`."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (folder,), nprocs=3)
+    in_processes(work, folder, count=3)
     return folder
 
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.videos import moving_texture, write_video
+from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack import find_sources
 from usucl_fast.pack.decode import open_video

@@ -26,8 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.dicoms import write_dicom
-from tests.videos import moving_texture
+from tests.helpers.dicoms import write_dicom
+from tests.helpers.videos import moving_texture
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack import dicom
 from usucl_fast.pack.decode import Header

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.videos import moving_texture, write_video
+from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 

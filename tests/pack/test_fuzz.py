@@ -19,8 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.dicoms import write_dicom
-from tests.videos import moving_texture, write_frame_folder, write_video
+from tests.helpers.dicoms import write_dicom
+from tests.helpers.videos import moving_texture, write_frame_folder, write_video
 from usucl_fast.cli.shard import main
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.videos import moving_texture, write_video
+from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.pack import PackSettings, find_sources, job, pack

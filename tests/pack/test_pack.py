@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from tests.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_video
+from tests.helpers.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_video
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.pack import PackSettings, find_sources, pack

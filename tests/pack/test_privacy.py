@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
-from tests.dicoms import write_dicom
-from tests.videos import write_video
+from tests.helpers.dicoms import write_dicom
+from tests.helpers.videos import write_video
 from usucl_fast.cli.shard import main
 from usucl_fast.feed import open_shards
 

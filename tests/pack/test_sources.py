@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_frame_folder, write_video
+from tests.helpers.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_frame_folder, write_video
 from usucl_fast.errors import UsageError
 from usucl_fast.pack import find_sources, read_labels
 from usucl_fast.pack.decode import open_video

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import SAMPLE
+from tests.helpers import SAMPLE
 from usucl_fast.cli.shard import main
 from usucl_fast.feed import open_shards
 from usucl_fast.pack.verify import verify

@@ -9,7 +9,7 @@ from usucl_fast.learn.backbones import make_backbone
 
 
 class Encoder(nn.Module):
-    """Pictures `[M, 3, H, W]` -> embeddings `[M, D]`, float32, of any length.
+    """Pictures `[M, 3, H, W]` -> embeddings `[M, D]`, float32 (float64 where the parameters are), of any length.
 
     A single picture has no batch statistics: it is normalised by the running ones.
 
@@ -28,11 +28,10 @@ class Encoder(nn.Module):
         self.backbone, width = make_backbone(arch)
         self.head = make_head(width)
         self._bf16, self._frozen_norm = bf16, frozen_norm
-        self._encode = self._plain
 
     def compile(self) -> None:
         """Compiles what is done to a batch; parameters keep their names."""
-        self._encode = torch.compile(self._plain)
+        self._encode = torch.compile(self._encode)  # type: ignore[method-assign]
 
     def forward(self, x_MCHW: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -41,7 +40,7 @@ class Encoder(nn.Module):
                     module.train(len(x_MCHW) > 1 and not self._frozen_norm)
         return self._encode(x_MCHW)
 
-    def _plain(self, x_MCHW: torch.Tensor) -> torch.Tensor:
+    def _encode(self, x_MCHW: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x_MCHW.device.type, torch.bfloat16, enabled=self._bf16):
             z: torch.Tensor = self.head(self.backbone(x_MCHW))
-        return z.float()
+        return z if z.dtype == torch.float64 else z.float()

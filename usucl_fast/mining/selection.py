@@ -37,7 +37,7 @@ def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Te
     Returns:
         `[B, D]`.
     """
-    candidates = candidates.detach()
+    candidates = candidates.detach().to(query.dtype)
     scores = torch.einsum("bd,bkd->bk", query, candidates) / tau
     # A finite fill keeps the gradient finite where a row has no candidate at all.
     weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1) * valid

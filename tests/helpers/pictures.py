@@ -13,8 +13,18 @@ from usucl_fast.feed import BatchPlan, ShardStore
 from usucl_fast.feed.augmentation import GRAIN
 
 
+_MADE: dict[tuple[str, str, int, int], torch.Tensor] = {}
+
+
 def expected(store: ShardStore, plan: BatchPlan, size: int, channels: int) -> torch.Tensor:
-    """float64 `[B, V, C, size, size]`, neither clipped to whole levels nor rounded."""
+    """float64 `[B, V, C, size, size]`, neither clipped to whole levels nor rounded; made once for all loaders."""
+    key = (store.fingerprint, plan.digest(), size, channels)
+    if key not in _MADE:
+        _MADE[key] = _expected(store, plan, size, channels).float()  # levels up to 255: 5 digits are left
+    return _MADE[key].double()
+
+
+def _expected(store: ShardStore, plan: BatchPlan, size: int, channels: int) -> torch.Tensor:
     pictures = []
     for index, data in enumerate(store.read(plan.frame_ids)):
         pixels = decode(data, channels)
