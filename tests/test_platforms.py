@@ -42,23 +42,18 @@ ctypes.CDLL = CDLL
 """Comes before everything else in the command and in its workers, as Python's `sitecustomize`."""
 
 PACK = """
-import importlib, os, pkgutil, signal, sys
+import os, signal, sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-import usucl_fast
 from usucl_fast.bench.usage import Usage, drop_from_page_cache
 from usucl_fast.cli.shard import main
 from usucl_fast.errors import UsageError
 from usucl_fast.pack import PackSettings, find_sources, pack
 
-assert not hasattr(signal, "SIGKILL") and "fcntl" in sys.modules and sys.modules["fcntl"] is None
-for module in pkgutil.walk_packages(usucl_fast.__path__, "usucl_fast."):
-    if module.name.rpartition(".")[2] not in ("dali_loader", "spdl_arm", "torchcodec_arm"):  # of optional packages
-        importlib.import_module(module.name)
-
+assert not hasattr(signal, "SIGKILL") and sys.modules["fcntl"] is None
 root = Path(sys.argv[1])
 sources = find_sources([root / "in"])[0]
 (root / "in" / "hangs.mp4").unlink()

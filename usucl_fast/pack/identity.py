@@ -62,6 +62,8 @@ def read_pseudonyms(path: Path) -> Pseudonyms:
     Raises:
         UsageError: the file cannot be made, or holds no secret.
     """
+    if path.parts[:1] == ("~",):  # it was not replaced
+        raise UsageError(f"--salt {path}: this user has no home folder; name a file elsewhere")
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
