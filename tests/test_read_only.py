@@ -146,6 +146,6 @@ def test_no_home_at_all_is_said_where_one_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user whom the system does not know
     with pytest.raises(UsageError, match="--cache: this user has no home folder"):
         default_folder()
-    with pytest.raises(UsageError, match="--salt .*: this user has no home folder"):
+    with pytest.raises(UsageError, match=r"--salt .*: this user has no home folder"):
         read_pseudonyms(default_secret())
     assert CliRunner().invoke(shard.main, ["list", str(SAMPLE)]).exit_code == 0
