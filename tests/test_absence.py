@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
@@ -23,8 +24,10 @@ OPTIONAL = (
     *("nvidia.dali", "ffcv", "lightly", "timm", "onnx", "onnxscript", "pyarrow", "tensorboard", "faiss", "spdl"),
     *("torchcodec", "webdataset"),
 )
-OURS = ("usucl_fast.feed.dali_loader", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm")
-OURS += ("usucl_fast.bench.torchcodec_arm", "torch.utils.tensorboard")
+OURS = (
+    *("usucl_fast.feed.dali_loader", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
+    *("usucl_fast.bench.torchcodec_arm", "torch.utils.tensorboard"),
+)
 """Modules that import them, and are to be imported again."""
 
 EVERYTHING = """
@@ -184,8 +187,10 @@ def test_what_needs_it_says_so_in_one_line(
 
 def test_torchcodec_without_ffmpeg_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is imported all the same, and complains about the first video."""
-    torchcodec = pytest.importorskip("torchcodec", exc_type=(ImportError, RuntimeError))
-    monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
+    torchcodec, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
+    vars(torchcodec)["ffmpeg_major_version"], vars(decoders)["VideoDecoder"] = None, object
+    monkeypatch.setitem(sys.modules, "torchcodec", torchcodec)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
     monkeypatch.delitem(sys.modules, "usucl_fast.bench.torchcodec_arm", raising=False)
     with pytest.raises(UsageError, match=r"FFmpeg's shared libraries are missing.*, and FFmpeg for your system$"):
         feed.check_arm("torchcodec")
