@@ -1,4 +1,3 @@
-import importlib
 import json
 import shutil
 import sys
@@ -24,13 +23,9 @@ PEERS = ("stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec")
 
 def missing(arm: str) -> str:
     """What the arm lacks here; empty if it can run."""
-    module = {"dali": "nvidia.dali", "stock-dali": "nvidia.dali", "stock-ffcv": "ffcv"}.get(arm)
     try:
-        if module:
-            importlib.import_module(module)
-        if arm in ("spdl", "torchcodec"):
-            feed._import_arm(arm)
-    except (ImportError, UsageError) as error:
+        feed.check_arm(arm)
+    except UsageError as error:
         return str(error)
     return ""
 

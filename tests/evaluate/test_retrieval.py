@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,9 @@ def test_embeddings_come_back(tmp_path: Path, suffix: str) -> None:
 def test_embeddings_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"e\.csv.*\.npz or \.parquet"):
         write_embeddings(tmp_path / "e.csv", {}, np.zeros((2, 2), np.float32))
-    monkeypatch.setattr(retrieval.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"e\.parquet needs pip install 'usucl-fast\[parquet\]'; or name an \.npz"):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(
+        UsageError, match=r"e\.parquet needs pyarrow, .*: pip install 'usucl-fast\[parquet\]'; or name an \.npz"
+    ):
         write_embeddings(tmp_path / "e.parquet", {}, np.zeros((2, 2), np.float32))
     assert not list(tmp_path.iterdir())

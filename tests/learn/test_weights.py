@@ -316,5 +316,5 @@ def test_what_timm_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UsageError, match=r"--arch timm/resnet18 needs timm; pip install 'usucl-fast\[timm\]'"):
+    with pytest.raises(UsageError, match=r"--arch timm/resnet18 needs timm, .*: pip install 'usucl-fast\[timm\]'"):
         make_backbone("timm/resnet18")

@@ -22,11 +22,11 @@ from usucl_fast.bench.ffcv_arm import ffcv_batches
 from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
-from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, is_url, make_loader
-from usucl_fast.feed.beton import export_beton
+from usucl_fast.feed.beton import export_beton, import_ffcv
 from usucl_fast.feed.loader import decoded_bytes
 from usucl_fast.mining import Curriculum
+from usucl_fast.optional import needed
 from usucl_fast.pack import Source
 
 ARMS = (
@@ -59,7 +59,12 @@ def feed_arms(
     All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
     either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
     size]`. What delivers less or other frames says so. The resident arms have seen all frames before the clock starts.
+
+    Raises:
+        UsageError: as `check_arm`.
     """
+    for name in names:
+        check_arm(name)
     planner = Planner(
         store.table,
         seed=0,
@@ -199,19 +204,28 @@ def feed_arms(
     return arms
 
 
-def _import_arm(name: str) -> Any:
-    """The arm's module.
+def check_arm(name: str) -> None:
+    """Whether what the arm needs is here.
 
     Raises:
-        UsageError: the peer is not installed, or lacks a library of the system.
+        UsageError: a package is not installed, or lacks a library of the system.
     """
-    try:
-        return importlib.import_module(f"usucl_fast.bench.{name}_arm")
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"the arm {name} cannot be loaded ({reason}): pip install 'usucl-fast[bench]', and FFmpeg for your system"
-        ) from error
+    arm = f"the arm {name}"
+    if name in ("dali", "stock-dali"):
+        with needed("NVIDIA DALI", arm, "dali"):
+            importlib.import_module("nvidia.dali.plugin.pytorch")
+    elif name in ("ffcv", "stock-ffcv"):
+        import_ffcv("loader")
+    elif name == "stock-webdataset":
+        with needed("webdataset", arm, "bench"):
+            importlib.import_module("webdataset")
+    elif name in ("spdl", "torchcodec"):
+        with needed(name, arm, "bench", ", and FFmpeg for your system"):
+            _import_arm(name)
+
+
+def _import_arm(name: str) -> Any:
+    return importlib.import_module(f"usucl_fast.bench.{name}_arm")
 
 
 def _rate(start: Callable[[], Batches], batches: int, device: torch.device, seconds: dict[str, float]) -> float:

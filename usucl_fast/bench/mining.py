@@ -1,7 +1,6 @@
 """Queries/s of the memory bank, of FAISS and of the published way, with the share of the right answers each gives."""
 
 import importlib
-import importlib.util
 import itertools
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from usucl_fast.bench.harness import Arm
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import computes_in_bf16
 from usucl_fast.mining import MemoryBank
+from usucl_fast.optional import needed
 
 ARMS = (
     *("exact", "approximate"),
@@ -37,11 +37,6 @@ SCENES = 64
 
 # What takes queries [B, D] and, for each, the video to leave out, and returns the rows [B, k].
 Search = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def has_faiss() -> bool:
-    """Whether FAISS is installed."""
-    return importlib.util.find_spec("faiss") is not None
 
 
 def read_embeddings(path: Path, video_length: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
@@ -105,10 +100,12 @@ def mining_arms(
     left out; what leaves out none says so. FAISS takes one selector a call: its queries go one by one, on all threads.
 
     Raises:
-        UsageError: an arm needs FAISS, and it is not installed.
+        UsageError: an arm needs FAISS, and it is not installed or does not load.
     """
-    if any(name.startswith("faiss") for name in names) and not has_faiss():
-        raise UsageError("the faiss arms need FAISS: pip install faiss-cpu")
+    for name in names:
+        if name.startswith("faiss"):
+            with needed("FAISS", f"the arm {name}", "bench"):
+                importlib.import_module("faiss")
     bank = MemoryBank(first_row, embeddings.shape[1], torch.bfloat16)
     bank.load_state_dict({"embeddings": embeddings, "written_at": torch.zeros(len(embeddings), dtype=torch.int64)})
     batches = _queries(bank, batch_size)

@@ -48,12 +48,10 @@ def webdataset_batches(
     """Batches of `[batch, C, size, size]`, without end.
 
     Raises:
-        UsageError: webdataset is not installed, or there are fewer shards than workers.
+        UsageError: there are fewer shards than workers.
     """
-    try:
-        import webdataset
-    except ImportError as error:
-        raise UsageError("the arm stock-webdataset needs webdataset: pip install 'usucl-fast[bench]'") from error
+    import webdataset
+
     tars = [str(path) for path in shard_files(store)]
     if len(tars) < workers:
         raise UsageError(

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 import torch
+import torchcodec
 from torchcodec.decoders import VideoDecoder
 from torchvision import transforms
 from torchvision.transforms.functional import rgb_to_grayscale
@@ -18,6 +19,9 @@ from usucl_fast.feed import BatchPlan
 from usucl_fast.feed.loader import PREFETCH
 from usucl_fast.frames import FrameTable
 from usucl_fast.pack.sources import Source
+
+if torchcodec.ffmpeg_major_version is None:  # it says so only when a video is opened
+    raise ImportError("FFmpeg's shared libraries are missing, or of no version that it knows")
 
 
 def open_decoders(table: FrameTable, sources: dict[str, Source]) -> list[VideoDecoder]:

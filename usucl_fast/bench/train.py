@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
@@ -23,7 +24,7 @@ from usucl_fast.learn.ranks import Ranks
 ARMS = ("usucl", "floor-cached", "compiled", "published", "published-lean")
 SPARE = 8
 """Steps before the clock starts."""
-NOWHERE = Path("/dev/null")
+NOWHERE = Path(os.devnull)
 """The run folder: nothing is written."""
 
 

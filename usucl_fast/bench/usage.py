@@ -12,6 +12,7 @@ from typing import Self
 
 import psutil
 
+from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
 
 SECONDS = 0.2
@@ -72,7 +73,8 @@ class Usage:
         total = 0
         for process in tree:
             try:
-                total += process.memory_full_info().pss
+                memory = process.memory_full_info()
+                total += getattr(memory, "pss", memory.uss)  # elsewhere than on Linux, without what they share
             except psutil.Error:
                 continue
         return total
@@ -80,7 +82,13 @@ class Usage:
 
 def drop_from_page_cache(files: Iterable[Path]) -> None:
     """Makes the next reading of the files come from the disk, as far as the system lets a user without rights do so:
-    other processes must not have them mapped into memory."""
+    other processes must not have them mapped into memory.
+
+    Raises:
+        UsageError: the system has no such call; Linux does.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        raise UsageError("--page-cache cold is not available on this system, only on Linux; leave it out")
     paths = {str(file.resolve()) for file in files}
     libc = ctypes.CDLL(None, use_errno=True)
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,6 +1,6 @@
 """Features -> the most alike frames of other videos, a picture of them, and a file for other programs."""
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from usucl_fast.errors import UsageError
 from usucl_fast.files import write_whole
+from usucl_fast.optional import needed
 
 CHUNK = 1 << 24  # similarities held at once: 64 MiB
 BORDER, GAP, CAPTION = 4, 6, 14  # pixels
@@ -131,8 +132,9 @@ def check_embeddings_path(path: Path) -> None:
     """
     if path.suffix not in (".npz", ".parquet"):
         raise UsageError(f"--out {path} is of no known kind; name a file that ends in .npz or .parquet")
-    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(f"--out {path} needs pip install 'usucl-fast[parquet]'; or name an .npz")
+    if path.suffix == ".parquet":
+        with needed("pyarrow", f"--out {path}", "parquet", "; or name an .npz"):
+            importlib.import_module("pyarrow.parquet")
 
 
 def write_embeddings(path: Path, columns: dict[str, NDArray], features: NDArray[np.float32]) -> None:

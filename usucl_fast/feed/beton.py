@@ -13,6 +13,7 @@ from usucl_fast.errors import DataError, DecodeError, UsageError
 from usucl_fast.feed.loader import PNG, decode_frame, frame_place
 from usucl_fast.feed.store import ShardStore
 from usucl_fast.files import write_whole
+from usucl_fast.optional import needed
 from usucl_fast.report.progress import Progress
 
 PAGE = 1 << 23
@@ -23,16 +24,13 @@ def import_ffcv(module: str) -> Any:
     """The module `ffcv.<module>`.
 
     Raises:
-        UsageError: FFCV is not installed.
+        UsageError: FFCV is not installed, or does not load.
     """
+    headers = ", which needs the headers of OpenCV and TurboJPEG (Debian: libopencv-dev, libturbojpeg0-dev, pkg-config)"
     threads = torch.get_num_threads()
     try:
-        return importlib.import_module(f"ffcv.{module}")
-    except (ImportError, OSError) as error:  # OSError: a library that its compiled part needs is gone
-        raise UsageError(
-            f"FFCV is not there ({error}): pip install 'usucl-fast[ffcv]', which needs the headers of OpenCV and"
-            " TurboJPEG (Debian: libopencv-dev, libturbojpeg0-dev, pkg-config)"
-        ) from error
+        with needed("FFCV", "a .beton", "ffcv", headers):
+            return importlib.import_module(f"ffcv.{module}")
     finally:
         torch.set_num_threads(threads)  # FFCV sets it to 1 when it is imported
 

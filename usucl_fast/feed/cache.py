@@ -33,13 +33,20 @@ _NAME = re.compile(r"[0-9a-f]{64}(?:\.(\d+)\.\w+\.partial(-\d+)?)?")
 
 
 def default_folder() -> Path:
-    """The platform's place for what can be fetched again."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """The platform's place for what can be fetched again.
+
+    Raises:
+        UsageError: this user has none.
+    """
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise UsageError("--cache: this user has no home folder; name a folder") from None
     return base / "usucl_fast"
 
 

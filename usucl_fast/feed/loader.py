@@ -17,6 +17,7 @@ from usucl_fast.errors import DecodeError, UsageError
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.store import ShardStore
 from usucl_fast.frames import FrameTable
+from usucl_fast.optional import needed
 
 PNG = b"\x89PNG"
 PREFETCH = 2
@@ -118,12 +119,8 @@ def _torch(store: ShardStore, delivery: Delivery) -> Loader:
 
 
 def _dali(store: ShardStore, delivery: Delivery) -> Loader:
-    try:
+    with needed("NVIDIA DALI", "--loader dali", "dali", ", or use --loader torch"):
         from usucl_fast.feed.dali_loader import DaliLoader
-    except ImportError as error:
-        raise UsageError(
-            f"--loader dali needs NVIDIA DALI ({error}): pip install 'usucl-fast[dali]', or use --loader torch"
-        ) from error
     return DaliLoader(store, delivery)
 
 

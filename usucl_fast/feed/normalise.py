@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from numba import njit
+
+from usucl_fast.compiled import njit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,7 +43,7 @@ class Normaliser:
         return torch.addcmul(self._shift, frames, self._scale, out=self._out)
 
 
-@njit("void(uint8[:, ::1], float32[::1], float32[::1], float32[:, :, ::1])", nogil=True, cache=True, fastmath=True)
+@njit("void(uint8[:, ::1], float32[::1], float32[::1], float32[:, :, ::1])", nogil=True, fastmath=True)
 def _stack(levels, scale, shift, out):  # type: ignore[no-untyped-def]
     """Three planes of each picture's levels `[M, H W]` -> `[M, 3, H W]`."""
     for picture in range(len(levels)):
@@ -53,7 +54,7 @@ def _stack(levels, scale, shift, out):  # type: ignore[no-untyped-def]
                 plane[x] = row[x] * by + plus
 
 
-@njit("void(uint8[:, ::1], float32[::1], float32[::1], float32[:, ::1])", nogil=True, cache=True, fastmath=True)
+@njit("void(uint8[:, ::1], float32[::1], float32[::1], float32[:, ::1])", nogil=True, fastmath=True)
 def _interleave(levels, scale, shift, out):  # type: ignore[no-untyped-def]
     """The same with channels last, -> `[M, H W 3]`."""
     for picture in range(len(levels)):

@@ -1,10 +1,11 @@
 """Decoded pictures -> what the plan asks for, compiled: each in one go, while it is in the processor's cache."""
 
 import numpy as np
-from numba import carray, from_dtype, njit, types
+from numba import carray, from_dtype, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from usucl_fast.compiled import njit
 from usucl_fast.feed.augmentation import GRAIN, GRAIN_PERIOD, PHOTOMETRY
 
 # In the inner loops an index is the loop's own or unsigned, and rows are slices: any other could count from the end,
@@ -44,7 +45,7 @@ def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
     return types.CPointer(types.uint8)(types.int64), generate
 
 
-@njit("Tuple((int64[::1], float32[:, ::1]))(int64, int64)", nogil=True, cache=True)
+@njit("Tuple((int64[::1], float32[:, ::1]))(int64, int64)", nogil=True)
 def _triangles(before, after):  # type: ignore[no-untyped-def]
     """The pixels along one side that each new pixel is made of: the first one, int64 `[after]`, and the weights of it
     and the following, float32 `[taps, after]`, 0 where there are fewer. Bilinear with antialiasing: a triangle as wide
@@ -67,7 +68,7 @@ def _triangles(before, after):  # type: ignore[no-untyped-def]
     return first, weights
 
 
-@njit("void(uint8[::1], uint8[::1], uint64)", nogil=True, cache=True)
+@njit("void(uint8[::1], uint8[::1], uint64)", nogil=True)
 def _copy_mirrored(row, out, channels):  # type: ignore[no-untyped-def]
     """A row of pixels, last pixel first."""
     if channels == 1:
@@ -80,7 +81,7 @@ def _copy_mirrored(row, out, channels):  # type: ignore[no-untyped-def]
             out[np.uint64(x) * channels + channel] = row[(width - np.uint64(1) - np.uint64(x)) * channels + channel]
 
 
-@njit("void(float32[::1], float32[:, ::1], float32[::1], uint32[::1], uint32)", nogil=True, cache=True, fastmath=True)
+@njit("void(float32[::1], float32[:, ::1], float32[::1], uint32[::1], uint32)", nogil=True, fastmath=True)
 def _resize_row(line, weights, out, places, channels):  # type: ignore[no-untyped-def]
     """out = sum over taps of weights[tap] * line[places + tap * channels]"""
     if len(weights) == 2:  # enlarging: both in one go takes half the time
@@ -95,13 +96,13 @@ def _resize_row(line, weights, out, places, channels):  # type: ignore[no-untype
             out[x] += weight[x] * line[places[x] + start]
 
 
-@njit("void(uint8[::1], float32[::1])", nogil=True, cache=True, fastmath=True)
+@njit("void(uint8[::1], float32[::1])", nogil=True, fastmath=True)
 def _widen(row, out):  # type: ignore[no-untyped-def]
     for x in range(len(out)):
         out[x] = row[x]
 
 
-@njit("void(float32[::1], float32[::1], float32, float32, uint8[::1])", nogil=True, cache=True, fastmath=True)
+@njit("void(float32[::1], float32[::1], float32, float32, uint8[::1])", nogil=True, fastmath=True)
 def _blend(near, far, weight_near, weight_far, out):  # type: ignore[no-untyped-def]
     for x in range(len(out)):
         out[x] = np.uint8(weight_near * near[x] + weight_far * far[x] + np.float32(0.5))
@@ -110,7 +111,6 @@ def _blend(near, far, weight_near, weight_far, out):  # type: ignore[no-untyped-
 @njit(
     ["void(float32[::1], float32, float32[::1])", "void(uint8[::1], float32, float32[::1])"],
     nogil=True,
-    cache=True,
     fastmath=True,
 )
 def _add(row, weight, total):  # type: ignore[no-untyped-def]
@@ -118,14 +118,14 @@ def _add(row, weight, total):  # type: ignore[no-untyped-def]
         total[x] += weight * row[x]
 
 
-@njit("void(float32[::1], uint8[::1])", nogil=True, cache=True, fastmath=True)
+@njit("void(float32[::1], uint8[::1])", nogil=True, fastmath=True)
 def _round(line, out):  # type: ignore[no-untyped-def]
     """Clipped to 0 ... 255."""
     for x in range(len(out)):
         out[x] = np.uint8(min(max(line[x], np.float32(0)), np.float32(255)) + np.float32(0.5))
 
 
-@njit("void(uint8[::1], int64, int64, int64[::1], boolean, int64, int64, uint8[::1])", nogil=True, cache=True)
+@njit("void(uint8[::1], int64, int64, int64[::1], boolean, int64, int64, uint8[::1])", nogil=True)
 def _crop(pixels, height, width, box, flip, size, channels, out):  # type: ignore[no-untyped-def]
     """`pixels` `[height, width, channels]` -> `out` `[size, size, channels]`, both flat."""
     top, left, box_height, box_width = box
@@ -191,7 +191,7 @@ def _crop(pixels, height, width, box, flip, size, channels, out):  # type: ignor
             _copy_mirrored(row_out, out[y * length :][:length], channels)
 
 
-@njit("int64(int64, int64)", nogil=True, cache=True)
+@njit("int64(int64, int64)", nogil=True)
 def _mirror(place, size):  # type: ignore[no-untyped-def]
     """A place beyond the border -> the place within that it stands for."""
     return min(abs(place), 2 * (size - 1) - abs(place))
@@ -200,7 +200,7 @@ def _mirror(place, size):  # type: ignore[no-untyped-def]
 _RECORD = from_dtype(PHOTOMETRY)
 
 
-@njit(types.float32[::1](_RECORD), nogil=True, cache=True)
+@njit(types.float32[::1](_RECORD), nogil=True)
 def _tone(p):  # type: ignore[no-untyped-def]
     """What becomes of each of the 256 levels."""
     table = np.empty(256, np.float32)
@@ -210,7 +210,7 @@ def _tone(p):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit("void(uint8[::1], float32[::1], float32[::1])", nogil=True, cache=True)
+@njit("void(uint8[::1], float32[::1], float32[::1])", nogil=True)
 def _look_up(row, table, out):  # type: ignore[no-untyped-def]
     for x in range(len(out)):
         out[x] = table[row[x]]
@@ -219,7 +219,6 @@ def _look_up(row, table, out):  # type: ignore[no-untyped-def]
 @njit(
     types.void(types.uint8[::1], types.int64, types.int64, _RECORD, types.int8[:, ::1]),
     nogil=True,
-    cache=True,
     fastmath=True,
 )
 def _develop(picture, size, channels, p, grain):  # type: ignore[no-untyped-def]
@@ -283,7 +282,6 @@ def _develop(picture, size, channels, p, grain):  # type: ignore[no-untyped-def]
         types.uint8[:, :, :, ::1],
     ),
     nogil=True,
-    cache=True,
 )
 def _render(addresses, shapes, boxes, flips, photometry, grain, places, out_NHWC):  # type: ignore[no-untyped-def]
     size, channels = out_NHWC.shape[1], out_NHWC.shape[3]

@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from usucl_fast.errors import UsageError
+from usucl_fast.optional import needed
 
 TIMM = "timm/"
 
@@ -46,10 +47,8 @@ def import_timm(arch: str) -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    try:
+    with needed("timm", f"--arch {arch}", "timm"):
         import timm
-    except ImportError as error:
-        raise UsageError(f"--arch {arch} needs timm; pip install 'usucl-fast[timm]'") from error
     return timm
 
 

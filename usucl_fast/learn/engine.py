@@ -37,7 +37,7 @@ from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig, make_curriculum
-from usucl_fast.learn.watch import Watch, read_metrics
+from usucl_fast.learn.watch import Watch, import_writer, read_metrics
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
 
@@ -110,6 +110,8 @@ def train(
     with ranks.telling_of_lost_ones(), _telling_of_memory(config):
         if ranks.first:
             _check_out(out, record, resume, overwrite)
+            if execution.tensorboard:
+                import_writer()  # before anything is written, or an old run replaced
         run = Run(config, store, out, execution, ranks, resume)
         if ranks.first:
             if overwrite and out.exists():

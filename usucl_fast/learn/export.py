@@ -1,6 +1,6 @@
 """What a run has learned, in files for other programs."""
 
-import importlib.util
+import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from usucl_fast.learn.backbones import TIMM, make_backbone
 from usucl_fast.learn.engine import read_config, read_metrics
 from usucl_fast.learn.recipes import TrainConfig
 from usucl_fast.learn.weights import read_backbone, unwrap
+from usucl_fast.optional import needed
 
 EPS = 1e-5
 """What torch's batch norms add to the variance, where nobody says otherwise."""
@@ -81,8 +82,9 @@ def _us_ucl(run: Path, config: TrainConfig) -> tuple[bytes, str]:
 
 
 def _onnx(run: Path, config: TrainConfig) -> tuple[bytes, str]:
-    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
-        raise UsageError("--format onnx needs onnx and onnxscript: pip install 'usucl-fast[onnx]'")
+    with needed("onnx and onnxscript", "--format onnx", "onnx"):
+        importlib.import_module("onnx")
+        importlib.import_module("onnxscript")
     backbone, width = make_backbone(config.arch)
     backbone.load_state_dict(read_backbone(run, config.arch))
     program = torch.onnx.export(

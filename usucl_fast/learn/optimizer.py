@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from usucl_fast.errors import UsageError
 from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.optional import needed
 
 
 def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
@@ -28,10 +28,8 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
-    try:
+    with needed("lightly", "--optimizer lars", "baselines"):
         from lightly.utils.lars import LARS
-    except ImportError as error:
-        raise UsageError(f"--optimizer lars cannot be loaded ({error}): pip install 'usucl-fast[baselines]'") from error
     lars: torch.optim.Optimizer = LARS(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return lars
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import torch
 
-from usucl_fast.errors import UsageError
 from usucl_fast.files import write_whole
+from usucl_fast.optional import needed
 from usucl_fast.report.progress import Progress
 
 ALIKE_COSINE = 0.95
@@ -44,19 +44,26 @@ class Collapse:
         )
 
 
-class TensorBoard:
-    """The figures of `metrics.jsonl`, for TensorBoard.
+def import_writer() -> Any:
+    """TensorBoard's writer.
 
     Raises:
         UsageError: it is not installed.
     """
+    with needed("TensorBoard", "--tensorboard", "tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter
+
+
+class TensorBoard:
+    """The figures of `metrics.jsonl`, for TensorBoard.
+
+    Raises:
+        UsageError: as `import_writer`.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError("--tensorboard needs it installed: pip install 'usucl-fast[tensorboard]'") from error
-        self._writer = SummaryWriter(folder, purge_step=step)
+        self._writer = import_writer()(folder, purge_step=step)
 
     def write(self, line: dict[str, Any]) -> None:
         """One line of `metrics.jsonl`."""

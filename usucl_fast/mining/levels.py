@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from usucl_fast.compiled import njit
 from usucl_fast.mining.stored import as_float
 from usucl_fast.mining.tile import ROWS
 
@@ -47,7 +47,7 @@ class Codes(NamedTuple):
     reach: np.ndarray
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def surround(rows, scale, written_at, level, runs):  # type: ignore[no-untyped-def]
     """Brings the balls of some runs up to date."""
     total = np.empty(rows.shape[1])
@@ -75,7 +75,7 @@ def surround(rows, scale, written_at, level, runs):  # type: ignore[no-untyped-d
         level.radius[run] = np.sqrt(farthest) * (1 + 1e-9)
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _lengths(stored, scale, centroid):  # type: ignore[no-untyped-def]
     """Squares of a row's distance from the centroid, and of its length."""
     away = length = 0.0
@@ -86,7 +86,7 @@ def _lengths(stored, scale, centroid):  # type: ignore[no-untyped-def]
     return away, length
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def encode(rows, scale, written_at, level, codes, runs):  # type: ignore[no-untyped-def]
     """Brings the codes of some runs up to date; of rows never written they are `ZERO`."""
     for run in runs:
@@ -110,7 +110,7 @@ def encode(rows, scale, written_at, level, codes, runs):  # type: ignore[no-unty
         codes.reach[run] = np.sqrt(reach) * (1 + 1e-9)
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _greatest(stored, scale, centroid):  # type: ignore[no-untyped-def]
     greatest = 0.0
     for d in range(len(centroid)):
@@ -118,7 +118,7 @@ def _greatest(stored, scale, centroid):  # type: ignore[no-untyped-def]
     return greatest
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _encode_row(stored, scale, centroid, step, code):  # type: ignore[no-untyped-def]
     """Squares of the lengths of what is left over and of what is not."""
     rest = reach = 0.0
@@ -133,7 +133,7 @@ def _encode_row(stored, scale, centroid, step, code):  # type: ignore[no-untyped
     return rest, reach
 
 
-@njit(cache=True)
+@njit()
 def cut(first_row):  # type: ignore[no-untyped-def]
     """Starts of runs of up to `RUN` rows, and the end of the last one. A run begins where a
     video does, unless the videos before it are too short, and what belongs to one video is cut into whole tiles."""

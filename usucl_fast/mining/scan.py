@@ -7,8 +7,8 @@ smaller row comes first, so that an answer does not depend on the order in which
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from usucl_fast.compiled import njit
 from usucl_fast.mining.levels import RUN
 from usucl_fast.mining.stored import as_float
 from usucl_fast.mining.tile import LANES, ROWS, tile
@@ -72,7 +72,7 @@ class Packed(NamedTuple):
     shift: np.ndarray
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _dot(rows, row, queries, b):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for d in range(rows.shape[1]):
@@ -80,7 +80,7 @@ def _dot(rows, row, queries, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, fastmath={"reassoc", "contract"})
 def _exact_dot(rows, row, queries, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for d in range(rows.shape[1]):
@@ -88,12 +88,12 @@ def _exact_dot(rows, row, queries, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _worse(key, value, other_key, other_value):  # type: ignore[no-untyped-def]
     return key < other_key or (key == other_key and value > other_value)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _push(keys, values, b, size, room, key, value):  # type: ignore[no-untyped-def]
     """Keeps the best `room` of (key, value) in heap b, of `size`, with the worst on top; returns its new size."""
     if size < room:
@@ -123,7 +123,7 @@ def _push(keys, values, b, size, room, key, value):  # type: ignore[no-untyped-d
     return size
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _consider(  # type: ignore[no-untyped-def]
     rows, row, b, exact, excluded, written_at, group_of_row, oldest, below, similarity, found, filled, room, floor
 ):
@@ -137,7 +137,7 @@ def _consider(  # type: ignore[no-untyped-def]
             floor[b] = max(floor[b], similarity[b, 0])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _visit(rows, asked, state, b, start, end):  # type: ignore[no-untyped-def]
     """Answers query b by the rows from `start` to `end`."""
     _, scaled, exact, _, slack, excluded, written_at, group_of_row, oldest, below = asked
@@ -150,7 +150,7 @@ def _visit(rows, asked, state, b, start, end):  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def visit_ranges(rows, asked, state, ranges_BS2):  # type: ignore[no-untyped-def]
     """Answers each query by its own S ranges of rows, start and end."""
     for b in range(len(ranges_BS2)):
@@ -158,7 +158,7 @@ def visit_ranges(rows, asked, state, ranges_BS2):  # type: ignore[no-untyped-def
             _visit(rows, asked, state, b, ranges_BS2[b, s, 0], ranges_BS2[b, s, 1])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def visit_runs(rows, asked, state, level, runs_BV, done, first, last):  # type: ignore[no-untyped-def]
     """Answers the queries from `first` to `last` by their own V runs each; -1 is none.
 
@@ -171,7 +171,7 @@ def visit_runs(rows, asked, state, level, runs_BV, done, first, last):  # type: 
                 _visit(rows, asked, state, b, level.starts[run], level.starts[run + 1])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _least_codes(  # type: ignore[no-untyped-def]
     first, floor, slack, norm, query, query_per_step, query_rest, shift,
     centroid, run, radius, step, rest, reach, wide, product, least,
@@ -199,7 +199,7 @@ def _least_codes(  # type: ignore[no-untyped-def]
     return some > 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _find(codes, start, end, query_codes, group, least, masks):  # type: ignore[no-untyped-def]
     """Sets, of each row from `start` to `end`, the bits of the queries of a group whose product is `least` or more."""
     some = False
@@ -208,7 +208,7 @@ def _find(codes, start, end, query_codes, group, least, masks):  # type: ignore[
     return some
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _bits(mask):  # type: ignore[no-untyped-def]
     count = 0
     while mask:
@@ -217,7 +217,7 @@ def _bits(mask):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def search(  # type: ignore[no-untyped-def]
     rows, asked, state, packed, level, codes, upper, upper_codes, done, blocks_from, blocks_to, first, last
 ):

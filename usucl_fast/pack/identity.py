@@ -11,6 +11,8 @@ import click
 
 from usucl_fast.errors import UsageError
 
+DEVICES = frozenset(("aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))))
+"""Names of which Windows makes no file."""
 LONGEST_ID = 85  # <id>/000000.jpg stays within the 100 bytes of a plain tar header
 SECRET_BYTES = 32
 
@@ -18,9 +20,12 @@ SECRET_BYTES = 32
 def escape(name: str) -> str:
     """A video's name, percent-encoded down to letters, digits, `-`, `_` and `~`: one path component, no dot.
 
-    Different names give different ids; a long one is cut and ends in a hash of the whole.
+    So is the first letter of one that is a device on Windows (`aux`). Different names give different ids; a long one is
+    cut and ends in a hash of the whole.
     """
     escaped = urllib.parse.quote(name, safe="").replace(".", "%2E")
+    if escaped.lower() in DEVICES:
+        escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
     if len(escaped) > LONGEST_ID:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
         escaped = f"{escaped[: LONGEST_ID - 17]}~{digest}"
@@ -57,6 +62,8 @@ def read_pseudonyms(path: Path) -> Pseudonyms:
     Raises:
         UsageError: the file cannot be made, or holds no secret.
     """
+    if path.parts[:1] == ("~",):  # it was not replaced
+        raise UsageError(f"--salt {path}: this user has no home folder; name a file elsewhere")
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

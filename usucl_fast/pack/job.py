@@ -3,19 +3,20 @@
 Everything is made in the folder `.OUT.usucl-partial` beside OUT, which takes OUT's place when it is whole:
 
     job.json            which job this is; another one is refused
-    lock                held while a process works on it
-    spool/<id>          encoded frames of a video whose shard is not finished
-    spool/<id>.npz      all else of a video that is done: its presence says so
-    spool/<id>.json     why a video is not in the shards
+    spool/<hash>        encoded frames of a video whose shard is not finished
+    spool/<hash>.npz    all else of a video that is done: its presence says so
+    spool/<hash>.json   why a video is not in the shards
+    spool/<hash>.late   written to when a picture takes longer than the time limit
     usucl-*.receipt     beside each finished shard
     manifest.json       written last: from then on only the folders have to change places
+
+`.OUT.usucl-partial.lock` is held while a process works on it.
 
 So a process that is killed at any moment leaves a state from which the same command goes on.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
@@ -47,7 +49,7 @@ from usucl_fast.report.progress import Progress
 SPOOL = "spool"
 SECTORS, SHEETS, SUMMARY = "sectors.json", "sectors-*.png", "summary.json"
 OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, MANIFEST, SECTORS, SHEETS, SUMMARY)
-SCAFFOLDING = (SPOOL, "job.json", "lock", "usucl-*.receipt")
+SCAFFOLDING = (SPOOL, "job.json", "usucl-*.receipt")
 TIME_LIMIT = 60.0
 
 Manifest = dict[str, Any]
@@ -171,7 +173,9 @@ def _order(
         group = pseudonyms.of("group", group)
     facts = [source.bytes, group, source.label, source.split, outline]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return Order(source, id, name, group, digest, outline, pseudonyms, settings, time_limit, spools / id)
+    # Not the id itself: two that differ in case alone would share a file on Windows and macOS.
+    path = spools / hashlib.sha256(id.encode()).hexdigest()[:32]
+    return Order(source, id, name, group, digest, outline, pseudonyms, settings, time_limit, path)
 
 
 def is_hashed(source: Source, settings: PackSettings) -> bool:
@@ -195,12 +199,18 @@ def _unknown(orders: list[Order], known: Manifest, out: Path) -> list[Order]:
 
 @contextlib.contextmanager
 def _locked(partial: Path) -> Iterator[None]:
-    with (partial / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another usucl-shard is at work on the same OUT, in {partial}; wait for it") from None
+    path = partial.with_name(f"{partial.name}.lock")  # not in it: Windows renames no folder with an open file
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another usucl-shard is at work on the same OUT, in {partial}; wait for it") from None
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows lets nobody remove it while it is held: there filelock does
+            path.unlink()
+        lock.release()
 
 
 def _claim(
@@ -231,8 +241,7 @@ def _claim(
                 " finish it with the same command as then, or add --overwrite to begin anew"
             )
         for entry in partial.iterdir():
-            if entry.name != "lock":
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     (partial / SPOOL).mkdir(exist_ok=True)
     write_json(path, job)
 

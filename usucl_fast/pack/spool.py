@@ -1,9 +1,10 @@
 """One video -> its encoded frames, as tar members in a spool file. Runs in a worker process."""
 
+import contextlib
+import faulthandler
 import hashlib
 import itertools
 import json
-import signal
 import tarfile
 import time
 import zlib
@@ -11,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -35,6 +36,9 @@ BLOCK = tarfile.BLOCKSIZE
 EARLY_FRAMES, EARLY_BYTES = 32, 1 << 27
 LATER = 4
 
+LATE = ".late"  # beside a spool file: says, by not being empty, that a picture took too long
+REARM_SECONDS = 0.1  # setting the time limit anew starts a thread, which takes as long as a small picture
+
 MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves"  # how a sector is found
 
 Pictures = Iterator[tuple[av.VideoFrame, float]]
@@ -52,7 +56,7 @@ class Order:
     digest: of what is known of the source, for the record.
     outline: what to keep of its picture, where a file says so.
     pseudonyms: hashes the patient of a DICOM file, which is its group where it has no other.
-    time_limit: seconds that a picture may take before the process kills itself.
+    time_limit: seconds that a picture may take before the process ends itself.
     path: the spool file.
     """
 
@@ -115,19 +119,16 @@ def spool(order: Order) -> Spooled:
         TooShortError: it has fewer frames than the settings ask for.
         DecodeError: it does not decode to its end, or may not be stored. The text names no file and no patient.
     """
-    # A decoder that hangs inside a library cannot be interrupted from Python: the alarm ends the process.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         way, stages = _Way(grey=order.settings.color != "rgb"), _Stages()
         while True:
             try:
-                return _spool(order, way, stages)
+                with _TimeLimit(order) as limit:
+                    return _spool(order, way, stages, limit)
             except _AnotherWayError as other:
                 way = other.way
     except (av.FFmpegError, ValueError) as error:  # a picture of a kind that cannot be converted
         raise DecodeError(f"has a picture that cannot be stored ({type(error).__name__})") from error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,11 @@ class _AnotherWayError(Exception):
         self.way = way
 
 
-def _spool(order: Order, way: _Way, stages: "_Stages") -> Spooled:
+def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> Spooled:
     settings = order.settings
-    signal.setitimer(signal.ITIMER_REAL, order.time_limit)  # opening a file takes as long as a picture at most
     video = open_video(order.source)
     warning = _check_annotation(video.header, settings)
-    pictures = _with_alarm(thin(video, settings.every, settings.fps), order.time_limit)
+    pictures = limit.each(thin(video, settings.every, settings.fps))
     early = _take_early(pictures)
     first, shown = early[0][0], len(early) // 2
     stages.lap("decode")
@@ -314,13 +314,44 @@ class _Stages:
         self._clock = now
 
 
-def _with_alarm(pictures: Pictures, seconds: float) -> Pictures:
-    while True:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        picture = next(pictures, None)
-        if picture is None:
-            return
-        yield picture
+class _TimeLimit:
+    """Ends this process where a picture takes too long, opening the file being as much as the first one.
+
+    A decoder that hangs inside a library cannot be interrupted from Python, and may not even let go of its lock: it is
+    faulthandler's thread that ends the process, on every system, after it has written where it hangs.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._seconds = order.time_limit + REARM_SECONDS
+        self._path = order.path.with_suffix(LATE)
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("wb")
+        self._arm()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def each(self, pictures: Pictures) -> Pictures:
+        """The pictures, with time for each."""
+        for picture in pictures:
+            yield picture
+            if time.monotonic() - self._armed > REARM_SECONDS:
+                self._arm()
+
+    def _arm(self) -> None:
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
+        self._armed = time.monotonic()
+
+
+def is_late(path: Path) -> bool:
+    """Whether the process that made the spool file ended because a picture took too long."""
+    late = path.with_suffix(LATE)
+    return late.exists() and late.stat().st_size > 0
 
 
 def _take_early(pictures: Pictures) -> deque[tuple[av.VideoFrame, float]]:

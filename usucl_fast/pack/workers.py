@@ -1,11 +1,11 @@
 """Videos packed side by side, each where it can do no harm: in a process of its own that may crash or hang."""
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
+import os
 import signal
-import sys
+import threading
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.files import write_json
-from usucl_fast.pack.spool import Order, Spooled, TooShortError, spool
+from usucl_fast.pack.spool import Order, Spooled, TooShortError, is_late, spool
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,18 @@ def _reason(job: ProcessFuture[None], order: Order) -> LeftOut | None:
         return LeftOut(str(error), fault=True)
     except ProcessExpired as error:
         order.path.unlink(missing_ok=True)
-        if error.exitcode == -signal.SIGALRM:
+        if is_late(order.path):
             return LeftOut(f"gives no picture for {order.time_limit:g} s (--time-limit)", fault=True)
-        how = f"by {signal.Signals(-error.exitcode).name}" if error.exitcode < 0 else f"with status {error.exitcode}"
-        return LeftOut(f"ends the process that decodes it, {how}", fault=True)
+        return LeftOut(f"ends the process that decodes it, {_how(error.exitcode)}", fault=True)
     return None
+
+
+def _how(exitcode: int) -> str:
+    """How a process ended."""
+    with contextlib.suppress(ValueError):
+        return f"by {signal.Signals(-exitcode).name}"
+    # Windows has no signals: a crash is a status of 32 bits, named by its hexadecimal digits.
+    return f"with status {exitcode if abs(exitcode) < 256 else hex(exitcode & 0xFFFFFFFF)}"
 
 
 def _read(path: Path) -> Spooled | LeftOut | None:
@@ -94,6 +101,11 @@ def _read(path: Path) -> Spooled | LeftOut | None:
 def _prepare() -> None:
     # An interrupt is the parent's to handle, and nobody's work goes on when the parent is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

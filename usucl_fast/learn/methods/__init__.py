@@ -5,9 +5,9 @@ Those beside USUCL take their heads and losses from lightly, an optional extra.
 
 import importlib
 
-from usucl_fast.errors import UsageError
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
+from usucl_fast.optional import needed
 
 
 def method_class(name: str) -> type[Method]:
@@ -16,9 +16,7 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UsageError: it needs lightly, which is not installed.
     """
-    try:
+    with needed("lightly", f"--method {name}", "baselines"):
         module = importlib.import_module(f"usucl_fast.learn.methods.{name}")
-    except ImportError as error:
-        raise UsageError(f"--method {name} cannot be loaded ({error}): pip install 'usucl-fast[baselines]'") from error
     made: type[Method] = getattr(module, METHODS[name])
     return made

@@ -1,0 +1,55 @@
+"""numba's compiler, as the whole package uses it: what it makes is kept from one process to the next."""
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+def njit(*signature: Any, **options: Any) -> Callable[[Any], Any]:
+    """`numba.njit` with `cache=True`, wherever the package lies.
+
+    numba keeps what it has compiled in NUMBA_CACHE_DIR, beside the source, or in the user's cache folder. Where it can
+    write in none of them, as in a container that is read-only, it goes into a private folder among the temporary files;
+    where there is none either, it is compiled again in each process.
+    """
+
+    def compile(function: Any) -> Any:
+        with contextlib.suppress(RuntimeError):  # numba finds no place
+            return numba.njit(*signature, cache=True, **options)(function)
+        if folder := private_folder():
+            before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+            try:
+                with contextlib.suppress(RuntimeError):
+                    return numba.njit(*signature, cache=True, **options)(function)
+            finally:
+                numba.config.CACHE_DIR = before
+        return numba.njit(*signature, **options)(function)
+
+    return compile
+
+
+def private_folder() -> Path | None:
+    """A folder among the temporary files in which nobody but this user can write; None where that is not sure.
+
+    Cached code is run, so whoever can write there runs as this user: a folder that somebody else has made is not taken.
+    """
+    if not hasattr(os, "getuid"):  # who may write there cannot be told so simply on Windows
+        return None
+    user = os.getuid()
+    folder = Path(tempfile.gettempdir()) / f"usucl-fast-{user}"
+    try:
+        folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+        made, above = folder.lstat(), folder.parent.stat()
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return None
+    others_write = stat.S_IWGRP | stat.S_IWOTH
+    is_ours = stat.S_ISDIR(made.st_mode) and made.st_uid == user and stat.S_IMODE(made.st_mode) == stat.S_IRWXU
+    stays_ours = above.st_uid in (0, user) and (not above.st_mode & others_write or above.st_mode & stat.S_ISVTX)
+    return folder if is_ours and stays_ours else None

@@ -1,0 +1,26 @@
+"""Packages that not everybody has."""
+
+import contextlib
+from collections.abc import Iterator
+
+from usucl_fast.errors import UsageError
+
+
+@contextlib.contextmanager
+def needed(package: str, by: str, extra: str, hint: str = "") -> Iterator[None]:
+    """Where optional packages are imported: says in one line what is missing, and how to get it.
+
+    by: what needs the package: an option, an arm.
+    extra: of usucl-fast, which brings it.
+    hint: what else is needed, behind the command that installs it.
+
+    Raises:
+        UsageError: it is not installed, or is but does not load, as where it misses a library of the system.
+    """
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"{by} needs {package}, which cannot be loaded ({reason}): pip install 'usucl-fast[{extra}]'{hint}"
+        ) from error
