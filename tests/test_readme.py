@@ -28,6 +28,7 @@ def test_make_targets_are_run_by_ci() -> None:
     assert targets == set(re.findall(r"^make \w+$", (REPOSITORY / ".ci" / "run").read_text(), flags=re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_commands_and_code(tmp_path: Path) -> None:
     """In order, in an empty folder that has `my-videos`, as real processes."""
     pytest.importorskip("nvidia.dali")
