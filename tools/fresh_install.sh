@@ -32,8 +32,8 @@ unset PYTHONPATH
 (cd clone && pip install --quiet .)
 python clone/tools/make_phantoms.py videos --videos 6 --frames 16 --width 96 --height 72
 usucl-shard videos shards --labels videos/labels.csv --size 64
-usucl-train shards --arch resnet18 --size 32 --epochs 2 --batch-size 4 --out run
-usucl-eval run shards --out eval
+usucl-train shards --arch resnet18 --size 32 --epochs 2 --batch-size 4 --out my-run
+usucl-eval my-run shards --out eval
 python - <<'END'
 import platform
 from importlib.metadata import version
