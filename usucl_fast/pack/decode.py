@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -16,6 +17,8 @@ from usucl_fast.pack.sources import Source
 # FFmpeg's own messages go nowhere: what matters of them comes back as an exception.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
 
+# Texts in a file that are no UTF-8 do no harm. PyAV knows that since its version 19, and has to be told before.
+LENIENT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 MOST_PIXELS = 1 << 26  # of a picture: a damaged header must not ask for all the memory there is
 
 
@@ -104,7 +107,7 @@ def _numbers(files: tuple[Path, ...]) -> list[int]:
 
 def _open(file: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(file), metadata_errors="ignore")
+        container = av.open(str(file), **LENIENT)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(f"does not open: {_reason(error)}") from error
     streams = container.streams.video
