@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import REPOSITORY, SAMPLE
+from tests.helpers import REPOSITORY, SAMPLE
 from tests.videos import moving_texture, write_video
 from tests.without import finders_without, is_of
 from usucl_fast.bench import feed

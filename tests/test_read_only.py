@@ -12,7 +12,7 @@ import numba
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import REPOSITORY, SAMPLE
+from tests.helpers import REPOSITORY, SAMPLE
 from usucl_fast import compiled
 from usucl_fast.cli import shard
 from usucl_fast.errors import UsageError
