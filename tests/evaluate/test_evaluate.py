@@ -13,7 +13,8 @@ from tests.conftest import SAMPLE
 from usucl_fast.cli.evaluate import main
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import embed, load_backbone, load_frames
-from usucl_fast.evaluate.embed import BATCH, spread_frames
+from usucl_fast.evaluate.embedding import BATCH
+from usucl_fast.evaluate.samples import spread_frames
 from usucl_fast.feed import Delivery, ShardStore, open_shards
 from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone
