@@ -199,8 +199,9 @@ def run(
     for folder in outs.values():
         _check_out(folder, "summary.json", "an evaluation", overwrite)
     seen = _find_model(model, arch, size, seed)
-    # What can be said without torch, which takes seconds to import, is said first.
     found = None if _holds_images(Path(shards)) else _find_frames(shards, cache, cache_gb, seen, frames, loader, device)
+    import torch  # takes seconds: what can be refused without it has been
+
     place, backbone = pick_device(device), seen.backbone()  # a wrong file is told of before anything is decoded
     data = found or _read_images(Path(shards), seen)
     if data.splits and (folds or by or repeats):
@@ -450,6 +451,8 @@ def _retrieve(
     delivery: feed.Delivery,
     seed: int,
 ) -> None:
+    import torch
+
     frame_ids, labels = columns["frame_id"], columns["label"]
     codes = np.unique(labels, return_inverse=True)[1]
     chosen = evaluate.pick_queries(np.where(labels == "", -1, codes), video, queries, seed)
