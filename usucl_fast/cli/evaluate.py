@@ -199,11 +199,15 @@ def run(
     for folder in outs.values():
         _check_out(folder, "summary.json", "an evaluation", overwrite)
     seen = _find_model(model, arch, size, seed)
-    found = None if _holds_images(Path(shards)) else _find_frames(shards, cache, cache_gb, seen, frames, loader, device)
-    import torch  # takes seconds: what can be refused without it has been
-
-    place, backbone = pick_device(device), seen.backbone()  # a wrong file is told of before anything is decoded
-    data = found or _read_images(Path(shards), seen)
+    # Only images are decoded at once; before that, a wrong file of weights is told of. Otherwise nothing needs torch,
+    # which takes seconds to import, until all that can be refused has been.
+    images = _holds_images(Path(shards))
+    backbone = seen.backbone() if images else None
+    data = (
+        _read_images(Path(shards), seen)
+        if images
+        else _find_frames(shards, cache, cache_gb, seen, frames, loader, device)
+    )
     if data.splits and (folds or by or repeats):
         raise UsageError(f"--folds, --by and --repeats are nothing to {shards}, which comes with its folds")
     samples = evaluate.shuffled_by_group(data.samples, seed) if shuffle_labels else data.samples
@@ -221,6 +225,9 @@ def run(
         )
         for name in protocols
     }
+    import torch
+
+    backbone, place = backbone or seen.backbone(), pick_device(device)
     pictures, whole, features = data.pictures, None, None
     if set(protocols) & set(TUNED):  # they are seen more than once
         whole = torch.cat(list(pictures))
