@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from usucl_fast.feed import open_shards
 from usucl_fast.learn import checkpoint
-from usucl_fast.learn.engine import read_config
 from usucl_fast.learn.recipes import make_curriculum
+from usucl_fast.learn.run_folder import read_config
 from usucl_fast.learn.watch import read_metrics
 from usucl_fast.mining import MemoryBank, soft_negative
 

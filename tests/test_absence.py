@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from tests.helpers import REPOSITORY, SAMPLE
-from tests.videos import moving_texture, write_video
-from tests.without import finders_without, is_of
+from tests.helpers.videos import moving_texture, write_video
+from tests.helpers.without import finders_without, is_of
 from usucl_fast.bench import feed
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import choose_loader, open_shards
-from usucl_fast.learn.export import FORMATS
+from usucl_fast.learn.formats import MAKERS
 from usucl_fast.learn.recipes import make_config
 
 OPTIONAL = (
@@ -74,7 +74,8 @@ print("done")
 
 def test_everything_else_works_without_any_of_them(tmp_path: Path) -> None:
     (tmp_path / "hide").mkdir()
-    hide = f"import sys\nfrom tests.without import finders_without\nsys.meta_path[:] = finders_without({OPTIONAL!r})\n"
+    hide = "import sys\nfrom tests.helpers.without import finders_without\n"
+    hide += f"sys.meta_path[:] = finders_without({OPTIONAL!r})\n"
     (tmp_path / "hide" / "sitecustomize.py").write_text(hide)
     lines = ["video,label,group"]
     for seed in range(4):
@@ -142,11 +143,11 @@ USES: dict[str, tuple[str, str, tuple[Ask, ...]]] = {
         ),
     ),
     "timm": ("timm", "timm", (training("--arch", "timm/resnet18"),)),
-    "onnx": ("onnx", "onnx", (lambda folder: (FORMATS["onnx"](folder, make_config("default", {})), None)[1],)),
+    "onnx": ("onnx", "onnx", (lambda folder: (MAKERS["onnx"](folder, make_config("default", {})), None)[1],)),
     "onnxscript": (
         "onnxscript",
         "onnx",
-        (lambda folder: (FORMATS["onnx"](folder, make_config("default", {})), None)[1],),
+        (lambda folder: (MAKERS["onnx"](folder, make_config("default", {})), None)[1],),
     ),
     "pyarrow": (
         "pyarrow",

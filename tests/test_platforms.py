@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.videos import moving_texture, write_video
+from tests.helpers import REPOSITORY
+from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.pack import PackSettings, Source, job, workers
 from usucl_fast.pack.identity import escape
 from usucl_fast.pack.spool import Order, is_late

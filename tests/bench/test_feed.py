@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from torchvision.transforms.functional import crop
 
 from usucl_fast.bench import feed
-from usucl_fast.bench.feed import ARMS
+from usucl_fast.bench.arms import FEED_ARMS
 from usucl_fast.bench.harness import Arm, measure
 from usucl_fast.cli.bench import main
 from usucl_fast.errors import UsageError
@@ -69,7 +69,7 @@ def batches_of(
 )
 def test_feed_at_tiny_size(shards: Path, videos: Path, tmp_path: Path, deliver: str, what: str) -> None:
     skip_without("dali")
-    arms = [arm for arm in ARMS if arm != "torchcodec" and not missing(arm)]
+    arms = [arm for arm in FEED_ARMS if arm != "torchcodec" and not missing(arm)]
     report_file = tmp_path / "deep" / "feed.json"
     arguments = ["feed", shards, "--videos", videos, "--size", 32, "--batch-size", 3, "--batches", 2, "--runs", 2]
     arguments += ["--arms", ",".join(arms), "--deliver", deliver, "--threads", 1, "--page-cache", "cold"]

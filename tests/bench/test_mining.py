@@ -8,14 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from usucl_fast.bench import mining
-from usucl_fast.bench.mining import ARMS
+from usucl_fast.bench.arms import MINING_ARMS
 from usucl_fast.cli.bench import main
 
 
 @pytest.mark.parametrize("embeddings", ["random", "clustered", "file"])
 def test_mining_at_tiny_size(embeddings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mining, "SECONDS", 0.001)
-    names = [name for name in ARMS if not name.startswith("faiss") or importlib.util.find_spec("faiss")]
+    names = [name for name in MINING_ARMS if not name.startswith("faiss") or importlib.util.find_spec("faiss")]
     if embeddings == "file":
         embeddings = str(tmp_path / "rows.npz")
         rows = np.random.default_rng(0).standard_normal((600, 16), np.float32)

@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from tests.helpers.videos import moving_texture, write_frame_folder, write_video
+from usucl_fast.bench.arms import SHARD_ARMS
 from usucl_fast.bench.decode_floor import decode_all
-from usucl_fast.bench.shard import ARMS, shard_arms
+from usucl_fast.bench.shard import shard_arms
 from usucl_fast.cli.bench import main
 from usucl_fast.errors import DataError
 
@@ -22,7 +23,7 @@ def two(tmp_path: Path) -> Path:
 
 
 def test_shard_at_tiny_size(two: Path, tmp_path: Path) -> None:
-    arms = [arm for arm in ARMS if arm != "ffmpeg-tar" or shutil.which("ffmpeg")]
+    arms = [arm for arm in SHARD_ARMS if arm != "ffmpeg-tar" or shutil.which("ffmpeg")]
     report_file = tmp_path / "shard.json"
     arguments = ["shard", two, "--arms", ",".join(arms), "--size", 47, "--workers", 2, "--runs", 1]
     result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--json", report_file]])

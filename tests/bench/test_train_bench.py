@@ -9,8 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from tests.helpers import SAMPLE
+from usucl_fast.bench.arms import TRAIN_ARMS
 from usucl_fast.bench.published_step import PublishedStep
-from usucl_fast.bench.train import ARMS, SPARE
+from usucl_fast.bench.train import SPARE
 from usucl_fast.cli.bench import main
 from usucl_fast.feed import Batch
 from usucl_fast.learn.encoder import Encoder
@@ -44,13 +45,14 @@ def test_train_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(PublishedStep, "step", stepped)
     monkeypatch.setattr(Encoder, "compile", lambda encoder: None)  # it takes a minute
     report_file = tmp_path / "train.json"
-    arguments = ["train", SAMPLE, "--size", 32, "--batch-size", 3, "--steps", 2, "--runs", 1, "--arms", ",".join(ARMS)]
+    arms = ",".join(TRAIN_ARMS)
+    arguments = ["train", SAMPLE, "--size", 32, "--batch-size", 3, "--steps", 2, "--runs", 1, "--arms", arms]
     arguments += ["--threads", 1, "--device", "cpu", "--json", report_file]
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     report = json.loads(report_file.read_bytes())
     assert report["kind"] == "train"
-    assert [arm["name"] for arm in report["arms"]] == list(ARMS)
+    assert [arm["name"] for arm in report["arms"]] == list(TRAIN_ARMS)
     assert {arm["unit"] for arm in report["arms"]} == {"tuples/s"}
     assert all(arm["median"] > 0 for arm in report["arms"])
     assert all("2 tuples a step, of 5 pictures, 32 pixels, resnet18" in arm["delivers"] for arm in report["arms"])

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
 
 from tests.helpers import SAMPLE
@@ -146,7 +146,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(two_videos: Path, monke
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shard, "pack_videos", interrupt)
+    monkeypatch.setattr("usucl_fast.pack.pack", interrupt)
     result = usucl_shard(two_videos, two_videos.parent / "out")
     assert result.exit_code == 130
     assert "interrupted; the same command goes on" in result.stderr
@@ -439,7 +439,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [shard.main, shard.pack, shard.verify, shard.list_videos, train.main, bench.main, bench.feed, bench.shard],
+    [shard.main, *shard.main.commands.values(), train.main, bench.main, *bench.main.commands.values()],
 )
 def test_every_command_has_help(command: object) -> None:
     result = CliRunner().invoke(command, ["--help"])  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate.compare import LEVELS, SCORES, compare, show_comparison, write_comparison
+from usucl_fast.evaluate.comparison import LEVELS, SCORES, compare, show_comparison, write_comparison
 from usucl_fast.evaluate.metrics import fold_scores
 from usucl_fast.evaluate.samples import Predictions, Samples
 

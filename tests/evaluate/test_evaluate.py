@@ -12,7 +12,8 @@ from tests.helpers import SAMPLE
 from tests.helpers.commands import usucl_eval
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import embed, load_backbone, load_frames
-from usucl_fast.evaluate.embed import BATCH, spread_frames
+from usucl_fast.evaluate.embedding import BATCH
+from usucl_fast.evaluate.samples import spread_frames
 from usucl_fast.feed import Delivery, ShardStore, open_shards
 from usucl_fast.learn import TrainConfig, checkpoint
 from usucl_fast.learn.backbones import make_backbone

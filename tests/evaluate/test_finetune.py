@@ -7,7 +7,8 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.evaluate.finetune import GBCU, FineTune, draw_crops, finetune
+from usucl_fast.evaluate.finetuning import draw_crops, finetune
+from usucl_fast.evaluate.protocols import GBCU, FineTune
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.learn.backbones import make_backbone
 

@@ -15,7 +15,7 @@ from usucl_fast.cli import shard
 from usucl_fast.errors import DataError, DecodeError
 from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.feed.beton import PAGE, Beton, _places, export_beton
-from usucl_fast.feed.loader import decode_frame
+from usucl_fast.feed.decode import decode_frame
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 pytest.importorskip("ffcv")

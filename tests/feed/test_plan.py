@@ -1,13 +1,11 @@
-import dataclasses
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from tests.helpers.feeding import planner_of, table_of
-from usucl_fast.feed import AUGMENTATIONS, Augmentation, Planner, ShardStore
+from usucl_fast.feed import AUGMENTATIONS, ShardStore
 from usucl_fast.feed.plan import draw_tuple
-from usucl_fast.frames import ROW, FrameTable, VideoRecord
 from usucl_fast.mining import Curriculum
 
 

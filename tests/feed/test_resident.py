@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.pictures import expected
 from tests.helpers.feeding import delivery, plans_of
+from tests.helpers.pictures import expected
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import (
     AUGMENTATIONS,

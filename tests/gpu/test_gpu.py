@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.pictures import expected
 from tests.helpers.feeding import plans_of
+from tests.helpers.pictures import expected
 from usucl_fast.feed import AUGMENTATIONS, LOADERS, Delivery, ShardStore, make_loader
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.recipes import RECIPES, make_config

@@ -1,4 +1,4 @@
-"""What several test modules need: made-up data, tiny settings, the commands run in this process, independent oracles."""
+"""What several test modules need: made-up data, tiny settings, the commands in this process, independent oracles."""
 
 from pathlib import Path
 

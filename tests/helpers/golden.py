@@ -1,4 +1,4 @@
-"""Loss curves that stay as they are. After a change that is meant: `python -m tests.helpers.golden` writes them anew."""
+"""Loss curves that stay as they are. After a change that is meant: `python -m tests.helpers.golden` makes them anew."""
 
 import json
 import math
@@ -19,7 +19,15 @@ from usucl_fast.learn.recipes import make_config
 
 FOLDER = REPOSITORY / "tests" / "golden"
 RECIPES = ("default", "reference")
-SETTINGS: dict[str, Any] = {"arch": "resnet18", "init": "random", "size": 32, "epochs": 6, "batch_size": 4, "dim": 16, "channels": 1}
+SETTINGS: dict[str, Any] = {
+    "arch": "resnet18",
+    "init": "random",
+    "size": 32,
+    "epochs": 6,
+    "batch_size": 4,
+    "dim": 16,
+    "channels": 1,
+}
 
 
 def curve(recipe: str, store: ShardStore) -> list[tuple[str, float]]:

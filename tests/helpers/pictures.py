@@ -12,7 +12,6 @@ from PIL import Image
 from usucl_fast.feed import BatchPlan, ShardStore
 from usucl_fast.feed.augmentation import GRAIN
 
-
 _MADE: dict[tuple[str, str, int, int], torch.Tensor] = {}
 
 

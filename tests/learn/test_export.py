@@ -17,11 +17,12 @@ from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, checkpoint, train
 from usucl_fast.learn.backbones import make_backbone
-from usucl_fast.learn.engine import read_config
-from usucl_fast.learn.export import export, fold_head
+from usucl_fast.learn.exporting import export
+from usucl_fast.learn.formats import fold_head
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.run_folder import read_config
 from usucl_fast.learn.weights import read_backbone
 
 TINY: dict[str, Any] = {"size": 32, "epochs": 6, "batch_size": 2, "dim": 16, "precision": "fp32", "init": "random"}

@@ -19,12 +19,11 @@ from tests.helpers import SAMPLE
 from tests.helpers.training import EXECUTION, TINY, curve
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, Batch, Delivery, Normaliser, Planner, ShardStore, make_loader, open_shards
-from usucl_fast.learn import Execution, train
+from usucl_fast.learn import train
 from usucl_fast.learn.method import Method, MomentumMethod, Outcome
 from usucl_fast.learn.methods import method_class
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config, make_curriculum
-from usucl_fast.learn.watch import read_metrics
 
 pytest.importorskip("lightly")
 

@@ -29,7 +29,6 @@ from usucl_fast.learn import Execution, train
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
-from usucl_fast.learn.watch import read_metrics
 
 EXECUTION = Execution("torch", torch.device("cpu"), threads=0, checkpoint_every=3)
 TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen", "lr": 0.001}
@@ -61,7 +60,6 @@ def work(rank: int, folder: Path) -> None:
     for count in (1, 4):
         on_ranks(rank, 2, folder, f"2-then-{count}", "default", stop_after=STOP)
         on_ranks(rank, count, folder, f"2-then-{count}", "default", resume=True)
-
 
     for count in (1, 2, 3, 4):
         encode_shuffled_keys(rank, count, folder)

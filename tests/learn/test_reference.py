@@ -107,7 +107,10 @@ def furthest(run: Run, published: PublishedStep) -> float:
     return max(float((ours[name].double() - value.double()).abs().max()) for name, value in theirs.items())
 
 
-@pytest.mark.parametrize(("dtype", "size", "apart"), [pytest.param(torch.float32, 64, 1e-3, marks=pytest.mark.slow), (torch.float64, 32, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "size", "apart"),
+    [pytest.param(torch.float32, 64, 1e-3, marks=pytest.mark.slow), (torch.float64, 32, 1e-6)],
+)
 def test_each_step_of_a_run_leads_where_the_published_one_does(
     sample: ShardStore, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, size: int, apart: float
 ) -> None:

@@ -20,6 +20,7 @@ from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.run_folder import read_config
 from usucl_fast.learn.watch import read_metrics
 
 TINY: dict[str, Any] = {**training.TINY, "epochs": 6, "batch_size": 3}
@@ -97,7 +98,7 @@ def test_precision_is_what_the_device_has_and_stays(
     config = make_config("default", {**TINY, "precision": "auto"})
     monkeypatch.setattr(engine, "computes_in_bf16", lambda device: has_it)
     train(config, sample, tmp_path / "run", dataclasses.replace(EXECUTION, stop_after=1))
-    begun = engine.read_config(tmp_path / "run")
+    begun = read_config(tmp_path / "run")
     assert begun.precision == precision
     monkeypatch.setattr(engine, "computes_in_bf16", lambda device: not has_it)  # another machine
     assert (

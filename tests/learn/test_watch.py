@@ -16,7 +16,7 @@ from usucl_fast.feed import ShardStore
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.recipes import TrainConfig, make_config
-from usucl_fast.learn.watch import ALIKE_STEPS, Collapse, read_metrics
+from usucl_fast.learn.watch import ALIKE_STEPS, Collapse
 
 EXECUTION = Execution("torch", torch.device("cpu"), threads=0, checkpoint_every=2)
 

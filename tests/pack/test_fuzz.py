@@ -27,7 +27,7 @@ from usucl_fast.feed import open_shards
 from usucl_fast.pack import PackSettings, find_sources, pack
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.lists import read_labels, read_list
-from usucl_fast.pack.verify import verify
+from usucl_fast.pack.verification import verify
 
 FILES = int(os.environ.get("USUCL_FUZZ", "42"))
 LISTS = FILES * 4  # they take no time

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tests.helpers import SAMPLE
 from usucl_fast.cli.shard import main
 from usucl_fast.feed import open_shards
-from usucl_fast.pack.verify import verify
+from usucl_fast.pack.verification import verify
 
 
 @pytest.fixture

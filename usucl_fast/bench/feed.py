@@ -29,13 +29,7 @@ from usucl_fast.mining import Curriculum
 from usucl_fast.optional import needed
 from usucl_fast.pack import Source
 
-ARMS = (
-    *("dali", "torch", "ffcv", "resident", "resident-half"),
-    *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec"),
-    *("floor-decode", "floor-copy", "floor-replay"),
-)
 Batches = Generator[torch.Tensor, None, None]
-DELIVERIES = ("tensors", "crops")
 SPARE = 8
 """Batches before the clock starts and, planned but not waited for, after it stops: more than any arm prepares ahead, so
 that each has as much in stock at the end as at the beginning."""

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +17,13 @@ from usucl_fast.files import write_json, write_whole
 from usucl_fast.machine import hardware
 from usucl_fast.report.progress import Progress
 
+if TYPE_CHECKING:
+    import torch
+
 PACKAGES = (
     *("usucl-fast", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "numba", "simplejpeg", "av", "pillow"),
     *("webdataset", "ffcv", "opencv-python", "spdl", "torchcodec", "faiss-cpu"),
 )
-PAGE_CACHES = ("warm", "cold")
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,11 @@ def publish(report: dict[str, Any], json_file: Path | None) -> None:
         _plot(report, json_file.with_suffix(".png"))
 
 
-def synchronise(device: torch.device) -> None:
+def synchronise(device: "torch.device") -> None:
     """Waits until the device has done what it was told to."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
 
 

@@ -20,12 +20,6 @@ from usucl_fast.machine import computes_in_bf16
 from usucl_fast.mining import MemoryBank
 from usucl_fast.optional import needed
 
-ARMS = (
-    *("exact", "approximate"),
-    *("faiss-flat", "faiss-flat-open", "faiss-ivf", "faiss-hnsw"),
-    *("published", "floor-matmul"),
-)
-EMBEDDINGS = ("random", "clustered")
 COARSE = torch.bfloat16 if computes_in_bf16(torch.device("cpu")) else torch.float32
 """The arithmetic of the floor: the faster one here."""
 BATCHES = 4

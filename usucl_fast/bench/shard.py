@@ -18,7 +18,6 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.frames import FRAMES
 from usucl_fast.pack import PackSettings, find_sources
 
-ARMS = ("usucl-shard", "usucl-shard-uncropped", "decode", "ffmpeg-tar")
 JPEG_SCALE = 2
 """`-q:v` of FFmpeg: its best, and of its steps the nearest to JPEG quality 90 (files 8 to 23 % smaller)."""
 
@@ -30,7 +29,7 @@ def shard_arms(names: Sequence[str], source: Path, *, size: int, workers: int) -
     others. All files are read once here, so that every run finds them in memory, as far as they fit.
 
     Args:
-        names: some of `ARMS`.
+        names: some of `SHARD_ARMS`.
         source: folder of videos, or one video.
         size: short side of the frames in pixels; smaller videos are not enlarged.
         workers: videos side by side, in every arm.

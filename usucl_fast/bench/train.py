@@ -21,7 +21,6 @@ from usucl_fast.learn import Execution, TrainConfig
 from usucl_fast.learn.engine import Run, with_precision
 from usucl_fast.learn.ranks import Ranks
 
-ARMS = ("usucl", "floor-cached", "compiled", "published", "published-lean")
 SPARE = 8
 """Steps before the clock starts."""
 NOWHERE = Path(os.devnull)

@@ -5,27 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from usucl_fast import __version__
-from usucl_fast.bench.feed import ARMS as FEED_ARMS
-from usucl_fast.bench.feed import DELIVERIES, feed_arms
-from usucl_fast.bench.harness import PAGE_CACHES, measure, publish
-from usucl_fast.bench.mining import ARMS as MINING_ARMS
-from usucl_fast.bench.mining import EMBEDDINGS, even_videos, make_embeddings, mining_arms, read_embeddings
-from usucl_fast.bench.shard import ARMS as SHARD_ARMS
-from usucl_fast.bench.shard import shard_arms
-from usucl_fast.bench.train import ARMS as TRAIN_ARMS
-from usucl_fast.bench.train import train_arms
+from usucl_fast import __version__, bench, feed, learn, pack
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import RESIDENT_BYTES, choose_loader, is_url, open_shards
-from usucl_fast.learn import Execution
-from usucl_fast.learn.recipes import RECIPES, make_config
 from usucl_fast.machine import cores
-from usucl_fast.pack import find_sources
 
 runs_option = click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."
@@ -34,7 +20,7 @@ page_cache_option = click.option(
     "--page-cache",
     default="warm",
     show_default=True,
-    type=click.Choice(PAGE_CACHES),
+    type=click.Choice(bench.PAGE_CACHES),
     help="cold: before each run of an arm the system forgets the files that it reads; warm: whatever it still has.",
 )
 json_option = click.option(
@@ -48,7 +34,7 @@ def main() -> None:
     """Measures usucl_fast beside its peers: one table, one JSON and one plot a kind."""
 
 
-@main.command(cls=Command)
+@main.command("feed", cls=Command)
 @shards_argument
 @click.option(
     "--videos",
@@ -59,13 +45,13 @@ def main() -> None:
     "--arms",
     default="dali,torch,resident,published",
     show_default=True,
-    help=f"What is compared, by commas: any of {', '.join(FEED_ARMS)}.",
+    help=f"What is compared, by commas: any of {', '.join(bench.FEED_ARMS)}.",
 )
 @click.option(
     "--deliver",
     default="tensors",
     show_default=True,
-    type=click.Choice(DELIVERIES),
+    type=click.Choice(bench.DELIVERIES),
     help="What every arm delivers: what a network takes, or crops of one channel in 8 bits.",
 )
 @click.option(
@@ -92,7 +78,7 @@ def main() -> None:
 )
 @device_option
 @json_option
-def feed(
+def feed_command(
     shards: str,
     cache: Path | None,
     cache_gb: float,
@@ -114,21 +100,21 @@ def feed(
     Example:
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
-    if page_cache == "cold" and is_url(shards):
+    if page_cache == "cold" and feed.is_url(shards):
         raise UsageError(f"--page-cache cold needs SHARDS in a folder, and {shards} is a URL; copy them first")
-    store = open_shards(shards, cache, int(cache_gb * 1e9))
-    names = _split(arms, FEED_ARMS)
+    names = _split(arms, bench.FEED_ARMS)
+    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
     sources = {}
     needy = [name for name in names if name in ("published", "torchcodec")]
     if needy:
         if videos is None:
             raise UsageError(f"the arm {needy[0]} needs --videos, the SOURCE that SHARDS was made of")
-        sources = {source.name: source for source in find_sources([videos])[0]}
+        sources = {source.name: source for source in pack.find_sources([videos])[0]}
         missing = [video.name for video in store.table.videos if video.name not in sources]
         if missing:
             raise UsageError(f"--videos {videos} does not hold {missing[0]!r}, which SHARDS {store.name} was made of")
     with tempfile.TemporaryDirectory(prefix="usucl-bench-") as work:
-        ready = feed_arms(
+        ready = bench.feed_arms(
             names,
             store,
             sources,
@@ -140,12 +126,12 @@ def feed(
             threads=threads,
             device=pick_device(device),
         )
-        publish(measure("feed", "frames/s", ready, runs, page_cache), json_file)
+        bench.publish(bench.measure("feed", "frames/s", ready, runs, page_cache), json_file)
 
 
-@main.command(cls=Command)
+@main.command("shard", cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--arms", default=",".join(SHARD_ARMS), show_default=True, help="What is compared, by commas.")
+@click.option("--arms", default=",".join(bench.SHARD_ARMS), show_default=True, help="What is compared, by commas.")
 @click.option(
     "--size",
     default=224,
@@ -163,7 +149,9 @@ def feed(
 @runs_option
 @page_cache_option
 @json_option
-def shard(source: Path, arms: str, size: int, workers: int, runs: int, page_cache: str, json_file: Path | None) -> None:
+def shard_command(
+    source: Path, arms: str, size: int, workers: int, runs: int, page_cache: str, json_file: Path | None
+) -> None:
     """Frames/s of packing the videos in SOURCE: usucl-shard, decoding alone, and ffmpeg with tar.
 
     A run is the whole command, from its start to its end. It writes into the folder for temporary files (TMPDIR).
@@ -172,11 +160,11 @@ def shard(source: Path, arms: str, size: int, workers: int, runs: int, page_cach
     Example:
       usucl-bench shard my-videos --json shard.json
     """
-    ready = shard_arms(_split(arms, SHARD_ARMS), source, size=size, workers=workers)
-    publish(measure("shard", "frames/s", ready, runs, page_cache), json_file)
+    ready = bench.shard_arms(_split(arms, bench.SHARD_ARMS), source, size=size, workers=workers)
+    bench.publish(bench.measure("shard", "frames/s", ready, runs, page_cache), json_file)
 
 
-@main.command(cls=Command)
+@main.command("mining", cls=Command)
 @click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Rows of the bank.")
 @click.option("--dim", default=128, show_default=True, type=click.IntRange(1), help="Numbers an embedding.")
 @click.option(
@@ -194,14 +182,14 @@ def shard(source: Path, arms: str, size: int, workers: int, runs: int, page_cach
     "--arms",
     default="exact,approximate,published,floor-matmul",
     show_default=True,
-    help=f"What is compared, by commas: any of {', '.join(MINING_ARMS)}.",
+    help=f"What is compared, by commas: any of {', '.join(bench.MINING_ARMS)}.",
 )
 @click.option(
     "--threads", default=cores(), show_default="one a CPU core", type=click.IntRange(1), help="Threads of each arm."
 )
 @runs_option
 @json_option
-def mining(
+def mining_command(
     rows: int,
     dim: int,
     video_length: int,
@@ -221,27 +209,36 @@ def mining(
     Example:
       usucl-bench mining --arms exact,approximate,faiss-flat --json mining.json
     """
-    names = _split(arms, MINING_ARMS)
+    names = _split(arms, bench.MINING_ARMS)
+    import torch
+
     torch.set_num_threads(threads)
-    if embeddings in EMBEDDINGS:
-        stored, first_row = make_embeddings(embeddings, rows, dim, video_length), even_videos(rows, video_length)
+    if embeddings in bench.EMBEDDINGS:
+        stored, first_row = (
+            bench.make_embeddings(embeddings, rows, dim, video_length),
+            bench.even_videos(rows, video_length),
+        )
     else:
-        stored, first_row = read_embeddings(Path(embeddings), video_length)
-    publish(
-        measure("mining", "queries/s", mining_arms(names, stored, first_row, batch_size=batch_size, k=k), runs),
+        stored, first_row = bench.read_embeddings(Path(embeddings), video_length)
+    bench.publish(
+        bench.measure(
+            "mining", "queries/s", bench.mining_arms(names, stored, first_row, batch_size=batch_size, k=k), runs
+        ),
         json_file,
     )
 
 
-@main.command(cls=Command)
+@main.command("train", cls=Command)
 @shards_argument
 @click.option(
     "--arms",
     default="usucl,floor-cached,published",
     show_default=True,
-    help=f"What is compared, by commas: any of {', '.join(TRAIN_ARMS)}.",
+    help=f"What is compared, by commas: any of {', '.join(bench.TRAIN_ARMS)}.",
 )
-@click.option("--recipe", default="default", show_default=True, type=click.Choice(tuple(RECIPES)), help="Our settings.")
+@click.option(
+    "--recipe", default="default", show_default=True, type=click.Choice(tuple(learn.RECIPES)), help="Our settings."
+)
 @click.option("--arch", default="resnet18", show_default=True, help="Backbone: the name of a torchvision ResNet.")
 @click.option(
     "--size",
@@ -269,7 +266,7 @@ def mining(
 )
 @device_option
 @json_option
-def train(
+def train_command(
     shards: str,
     cache: Path | None,
     cache_gb: float,
@@ -291,16 +288,17 @@ def train(
     Example:
       usucl-bench train my-shards --arch resnet18 --size 112 --json train.json
     """
-    store = open_shards(shards, cache, int(cache_gb * 1e9))
+    names = _split(arms, bench.TRAIN_ARMS)
+    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
     settings: dict[str, Any] = {"arch": arch, "size": size, "batch_size": batch_size}
-    if RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
+    if learn.RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
         settings |= {"mining": "encode", "symmetric": False}
-    config = make_config(recipe, settings)
+    config = learn.make_config(recipe, settings)
     if loader == "auto":
-        loader, _ = choose_loader(store, config.channels, RESIDENT_BYTES)
-    execution = Execution(loader, pick_device(device), threads)
-    ready = train_arms(_split(arms, TRAIN_ARMS), store, config, execution, steps=steps)
-    publish(measure("train", "tuples/s", ready, runs), json_file)
+        loader, _ = feed.choose_loader(store, config.channels, feed.RESIDENT_BYTES)
+    execution = learn.Execution(loader, pick_device(device), threads)
+    ready = bench.train_arms(names, store, config, execution, steps=steps)
+    bench.publish(bench.measure("train", "tuples/s", ready, runs), json_file)
 
 
 def _split(arms: str, known: tuple[str, ...]) -> list[str]:

@@ -1,19 +1,25 @@
-"""`--device`. Apart from the other helpers because it needs torch, which takes seconds to import."""
+"""`--device`."""
+
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
 from usucl_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """`auto` is the GPU where there is one.
 
     Raises:
         UsageError: the device cannot be used here.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,62 +1,33 @@
 """`usucl-eval`: a backbone and labelled frames or images -> how much it sees."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from usucl_fast import __version__
+from usucl_fast import __version__, evaluate, feed, learn
 from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate import (
-    GBCU,
-    PROTOCOLS,
-    FineTune,
-    Predictions,
-    Samples,
-    Split,
-    compare,
-    embed,
-    finetune,
-    has_covid_pickles,
-    has_gbcu,
-    labelled_frames,
-    load_backbone,
-    load_frames,
-    make_folds,
-    predict,
-    read_covid_pickles,
-    read_gbcu,
-    read_image_list,
-    show,
-    show_comparison,
-    shuffled_by_group,
-    summarise,
-    write_comparison,
-    write_embeddings,
-    write_page,
-)
-from usucl_fast.evaluate.embed import BATCH, spread_frames
-from usucl_fast.evaluate.finetune import EPOCHS
-from usucl_fast.evaluate.folds import UNITS, most_folds
-from usucl_fast.evaluate.retrieval import check_embeddings_path, nearest, pick_queries, retrieval_picture, similarities
-from usucl_fast.feed import LOADERS, Delivery, ShardStore, open_shards
 from usucl_fast.files import holds_only, write_json, write_whole
-from usucl_fast.learn.engine import read_config
-from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.learn.weights import IMAGENET
 from usucl_fast.machine import cores
 
-TUNED = {"finetune": FineTune(), "gbcu": dataclasses.replace(GBCU, epoch="inner"), "pocus": FineTune()}
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+TUNED = {
+    "finetune": evaluate.FineTune(),
+    "gbcu": dataclasses.replace(evaluate.GBCU, epoch="inner"),
+    "pocus": evaluate.FineTune(),
+}
 """Protocols that train all layers on each fold, and how."""
 
 FOLDS = {"gbcu": 10}
@@ -73,17 +44,17 @@ class _Model:
     channels: int | None
     seed: int
 
-    def backbone(self) -> nn.Module:
-        return load_backbone(None if self.name == "random" else self.name, self.arch, self.seed)
+    def backbone(self) -> torch.nn.Module:
+        return evaluate.load_backbone(None if self.name == "random" else self.name, self.arch, self.seed)
 
 
 @dataclass(frozen=True)
 class _Data:
     """DATA: pictures as batches, uint8 `[m, C, S, S]`, what they are of, and the folds that they come with, if any."""
 
-    samples: Samples
+    samples: evaluate.Samples
     pictures: Iterable[torch.Tensor]
-    splits: list[Split] | None
+    splits: list[evaluate.Split] | None
     notes: list[str]
 
 
@@ -106,7 +77,7 @@ def _model_options(command: Any) -> Any:
             "--loader",
             default="torch",
             show_default=True,
-            type=click.Choice([name for name in LOADERS if name != "ffcv"]),
+            type=click.Choice([name for name in feed.LOADERS if name != "ffcv"]),
             help="What decodes.",
         ),
         device_option,
@@ -116,14 +87,16 @@ def _model_options(command: Any) -> Any:
 
 
 def _find_model(name: str, arch: str | None, size: int | None, seed: int) -> _Model:
-    if name not in (IMAGENET, "random") and not Path(name).exists():
-        raise UsageError(f"MODEL {name} is neither a run, nor a file of weights, nor the word {IMAGENET} or random")
+    if name not in (learn.IMAGENET, "random") and not Path(name).exists():
+        raise UsageError(
+            f"MODEL {name} is neither a run, nor a file of weights, nor the word {learn.IMAGENET} or random"
+        )
     channels = None
     run = Path(name).parent.parent if Path(name).parent.name == "checkpoints" else Path(name)
     if (run / "config.json").is_file():
-        config = read_config(run)
+        config = learn.read_config(run)
         arch, size, channels = arch or config.arch, size or config.size, config.channels
-    return _Model(name, arch or TrainConfig.arch, size or TrainConfig.size, channels, seed)
+    return _Model(name, arch or learn.TrainConfig.arch, size or learn.TrainConfig.size, channels, seed)
 
 
 @click.group(cls=DefaultGroup, default="run", add_help_option=False, no_args_is_help=False)
@@ -139,7 +112,7 @@ def main() -> None:
     "--protocol",
     default="knn",
     show_default=True,
-    help=f"By commas: {', '.join((*PROTOCOLS, *TUNED))}. Of several, each gets its own folder in --out.",
+    help=f"By commas: {', '.join((*evaluate.PROTOCOLS, *TUNED))}. Of several, each gets its own folder in --out.",
 )
 @click.option(
     "--frames", default=16, show_default=True, type=click.IntRange(1), help="Frames a video of SHARDS, evenly spread."
@@ -149,7 +122,9 @@ def main() -> None:
     type=click.IntRange(2),
     help="Parts, each tested once.  [default: 5, or as many as there are groups of each class]",
 )
-@click.option("--by", type=click.Choice(UNITS), help="What is never on both sides of a fold.  [default: group]")
+@click.option(
+    "--by", type=click.Choice(evaluate.UNITS), help="What is never on both sides of a fold.  [default: group]"
+)
 @click.option(
     "--allow-leakage", is_flag=True, help="Allow --by frame, where frames of one video are on both sides of a fold."
 )
@@ -165,7 +140,7 @@ def main() -> None:
 @click.option("--batch-size", type=click.IntRange(2), help="Fine-tuned: pictures a step.  [default: 64]")
 @click.option(
     "--epoch",
-    type=click.Choice(EPOCHS),
+    type=click.Choice(evaluate.EPOCHS),
     help="Fine-tuned, the epoch that counts: the last; the best on an inner part of the training fold; or, as is often"
     " published, the best on the test fold, which is too good to be true.  [default: last, gbcu: inner]",
 )
@@ -216,45 +191,55 @@ def run(
     tuning: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "epoch": epoch}
     given = {name: value for name, value in tuning.items() if value is not None}
     for name in protocols:
-        if name not in (*PROTOCOLS, *TUNED):
-            raise UsageError(f"--protocol {name}: choose from {', '.join((*PROTOCOLS, *TUNED))}")
+        if name not in (*evaluate.PROTOCOLS, *TUNED):
+            raise UsageError(f"--protocol {name}: choose from {', '.join((*evaluate.PROTOCOLS, *TUNED))}")
     if given and not set(protocols) & set(TUNED):
         raise UsageError(f"--{next(iter(given)).replace('_', '-')} is nothing to --protocol {protocol}; leave it out")
     outs = {name: out if len(protocols) == 1 else out / name for name in protocols}
     for folder in outs.values():
         _check_out(folder, "summary.json", "an evaluation", overwrite)
-    seen, place = _find_model(model, arch, size, seed), pick_device(device)
-    backbone = seen.backbone()  # a wrong file is told of before anything is decoded
-    data = _find_data(shards, cache, cache_gb, seen, frames, loader, place)
+    seen = _find_model(model, arch, size, seed)
+    # Only images are decoded at once; before that, a wrong file of weights is told of. Otherwise nothing needs torch,
+    # which takes seconds to import, until all that can be refused has been.
+    images = _holds_images(Path(shards))
+    backbone = seen.backbone() if images else None
+    data = (
+        _read_images(Path(shards), seen)
+        if images
+        else _find_frames(shards, cache, cache_gb, seen, frames, loader, device)
+    )
     if data.splits and (folds or by or repeats):
         raise UsageError(f"--folds, --by and --repeats are nothing to {shards}, which comes with its folds")
-    samples = shuffled_by_group(data.samples, seed) if shuffle_labels else data.samples
+    samples = evaluate.shuffled_by_group(data.samples, seed) if shuffle_labels else data.samples
     if positive is not None and positive not in samples.classes:
         raise UsageError(f"--positive {positive} is none of the classes {', '.join(samples.classes)}")
     splits = {
         name: data.splits
-        or make_folds(
+        or evaluate.make_folds(
             samples,
             by or "group",
-            folds or max(2, min(FOLDS.get(name, 5), most_folds(samples, by or "group"))),
+            folds or max(2, min(FOLDS.get(name, 5), evaluate.most_folds(samples, by or "group"))),
             repeats or (1 if name in TUNED else 5),
             seed,
             allow_leakage,
         )
         for name in protocols
     }
+    import torch
+
+    backbone, place = backbone or seen.backbone(), pick_device(device)
     pictures, whole, features = data.pictures, None, None
     if set(protocols) & set(TUNED):  # they are seen more than once
         whole = torch.cat(list(pictures))
-        pictures = whole.split(BATCH)
-    if set(protocols) & set(PROTOCOLS):
-        features = embed(backbone, pictures, len(samples), place)
+        pictures = whole.split(evaluate.BATCH)
+    if set(protocols) & set(evaluate.PROTOCOLS):
+        features = evaluate.embed(backbone, pictures, len(samples), place)
     for name, folder in outs.items():
         notes = [*data.notes, *_notes(by, shuffle_labels)]
         if name in TUNED:
             settings = dataclasses.replace(TUNED[name], seed=seed, **given)
             assert whole is not None
-            predictions, chosen = finetune(seen.backbone, whole, samples, splits[name], settings, place)
+            predictions, chosen = evaluate.finetune(seen.backbone, whole, samples, splits[name], settings, place)
             extra: dict[str, Any] = {"finetune": dataclasses.asdict(settings), "epochs_chosen": chosen}
             if settings.epoch == "test":
                 notes.append(
@@ -263,7 +248,7 @@ def run(
                 )
         else:
             assert features is not None
-            predictions, extra = predict(name, features, samples, splits[name]), {}
+            predictions, extra = evaluate.predict(name, features, samples, splits[name]), {}
         malignant = "malignant" if name == "gbcu" and "malignant" in samples.classes else None
         summary = {
             "model": model,
@@ -280,11 +265,11 @@ def run(
             "chance": 1 / len(samples.classes),
             "notes": notes,
             **extra,
-            **summarise(predictions, positive or malignant, seed),
-            "video": summarise(predictions.by_video(), positive or malignant, seed),
+            **evaluate.summarise(predictions, positive or malignant, seed),
+            "video": evaluate.summarise(predictions.by_video(), positive or malignant, seed),
         }
         _write(folder, summary, predictions, None if name in TUNED else features)
-        show(summary)
+        evaluate.show(summary)
         click.echo(f"See {folder / 'page.html'}")
 
 
@@ -296,30 +281,39 @@ def _check_out(out: Path, last: str, what: str, overwrite: bool) -> None:
         raise UsageError(f"--out {out} holds {what}; name another folder or add --overwrite")
 
 
-def _find_data(
-    data: str, cache: Path | None, cache_gb: float, model: _Model, frames: int, loader: str, device: torch.device
+def _holds_images(path: Path) -> bool:
+    return path.suffix == ".csv" or evaluate.has_gbcu(path) or evaluate.has_covid_pickles(path)
+
+
+def _read_images(path: Path, model: _Model) -> _Data:
+    channels, splits = model.channels or 3, None
+    if path.suffix == ".csv":
+        samples, pictures = evaluate.read_image_list(path, model.size, channels)
+    else:
+        read = evaluate.read_gbcu if evaluate.has_gbcu(path) else evaluate.read_covid_pickles
+        samples, pictures, splits = read(path, model.size, channels)
+    return _Data(samples, pictures.split(evaluate.BATCH), splits, [])
+
+
+def _find_frames(
+    shards: str, cache: Path | None, cache_gb: float, model: _Model, frames: int, loader: str, device: str
 ) -> _Data:
-    path = Path(data)
-    if path.suffix == ".csv" or has_gbcu(path) or has_covid_pickles(path):
-        channels, splits = model.channels or 3, None
-        if path.suffix == ".csv":
-            samples, pictures = read_image_list(path, model.size, channels)
-        else:
-            read = read_gbcu if has_gbcu(path) else read_covid_pickles
-            samples, pictures, splits = read(path, model.size, channels)
-        return _Data(samples, pictures.split(BATCH), splits, [])
-    store = open_shards(data, cache, int(cache_gb * 1e9))
-    frame_ids, samples = labelled_frames(store.table, frames)
+    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
+    frame_ids, samples = evaluate.labelled_frames(store.table, frames)
     notes = []
     left_out = sum(not video.label for video in store.table.videos)
     if left_out:
         notes.append(f"Left out: {left_out} videos without a label.")
         click.echo(f"left out: {left_out} videos without a label", err=True)
-    return _Data(samples, load_frames(store, frame_ids, loader, _delivery(model, device)), None, notes)
+
+    def pictures() -> Iterator[torch.Tensor]:
+        yield from evaluate.load_frames(store, frame_ids, loader, _delivery(model, pick_device(device)))
+
+    return _Data(samples, pictures(), None, notes)
 
 
-def _delivery(model: _Model, device: torch.device) -> Delivery:
-    return Delivery(model.size, model.channels or 1, device, cores(), most_frames=BATCH)
+def _delivery(model: _Model, device: torch.device) -> feed.Delivery:
+    return feed.Delivery(model.size, model.channels or 1, device, cores(), most_frames=evaluate.BATCH)
 
 
 def _notes(by: str | None, shuffled: bool) -> list[str]:
@@ -340,12 +334,14 @@ def _notes(by: str | None, shuffled: bool) -> list[str]:
     return notes
 
 
-def _write(out: Path, summary: dict[str, Any], predictions: Predictions, features: NDArray[np.float32] | None) -> None:
+def _write(
+    out: Path, summary: dict[str, Any], predictions: evaluate.Predictions, features: NDArray[np.float32] | None
+) -> None:
     """The summary comes last: where there is one, all else is there."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").unlink(missing_ok=True)
     predictions.save(out / "predictions.npz")
-    write_page(out, summary, predictions, features)
+    evaluate.write_page(out, summary, predictions, features)
     write_json(out / "summary.json", summary)
 
 
@@ -365,20 +361,20 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
       usucl-eval compare ours=my-eval random=my-eval-random --out my-comparison
     """
     _check_out(out, "comparison.json", "a comparison", overwrite)
-    arms: dict[str, list[Predictions]] = {}
+    arms: dict[str, list[evaluate.Predictions]] = {}
     for given in evaluations:
         name, equals, folder = given.partition("=")
         if not equals:
             name, folder = Path(given).name, given
         if not (Path(folder) / "predictions.npz").is_file():
             raise UsageError(f"EVALUATION {folder} is no folder that usucl-eval wrote: it has no predictions.npz")
-        arms.setdefault(name, []).append(Predictions.load(Path(folder) / "predictions.npz"))
+        arms.setdefault(name, []).append(evaluate.Predictions.load(Path(folder) / "predictions.npz"))
     if len(arms) < 2:
         raise UsageError(f"there is {len(arms)} to compare; give two or more, as in ours=FOLDER theirs=FOLDER")
-    comparison = compare(arms, baseline, seed)
+    comparison = evaluate.compare(arms, baseline, seed)
     out.mkdir(parents=True, exist_ok=True)
-    write_comparison(out, comparison)
-    show_comparison(comparison)
+    evaluate.write_comparison(out, comparison)
+    evaluate.show_comparison(comparison)
     click.echo(f"See {out / 'page.html'}")
 
 
@@ -424,17 +420,19 @@ def embed_command(
     for file in (out, *([picture] if picture else [])):
         if file.exists() and not overwrite:
             raise UsageError(f"{file} exists; name another file or add --overwrite")
-    check_embeddings_path(out)
+    evaluate.check_embeddings_path(out)
     if picture and picture.suffix != ".png":
         raise UsageError(f"--picture {picture}: name a file that ends in .png")
     seen = _find_model(model, arch, size, seed)
+    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
     backbone = seen.backbone()
-    store = open_shards(shards, cache, int(cache_gb * 1e9))
     table, delivery = store.table, _delivery(seen, pick_device(device))
     frame_ids = np.arange(len(table), dtype=np.int64)
     if frames:
-        frame_ids = spread_frames(table, np.arange(len(table.videos)), frames)
-    features = embed(backbone, load_frames(store, frame_ids, loader, delivery), len(frame_ids), delivery.device)
+        frame_ids = evaluate.spread_frames(table, np.arange(len(table.videos)), frames)
+    features = evaluate.embed(
+        backbone, evaluate.load_frames(store, frame_ids, loader, delivery), len(frame_ids), delivery.device
+    )
     video = table.rows["video"][frame_ids].astype(np.int64)
     columns = {
         "frame_id": frame_ids,
@@ -443,34 +441,36 @@ def embed_command(
         "group": np.array([table.videos[n].group for n in video.tolist()]),
         "label": np.array([table.videos[n].label or "" for n in video.tolist()]),
     }
-    write_embeddings(out, columns, features)
+    evaluate.write_embeddings(out, columns, features)
     if picture:
         _retrieve(picture, store, columns, video, features, queries, neighbours, loader, delivery, seed)
 
 
 def _retrieve(
     path: Path,
-    store: ShardStore,
+    store: feed.ShardStore,
     columns: dict[str, NDArray[Any]],
     video: NDArray[np.int64],
     features: NDArray[np.float32],
     queries: int,
     neighbours: int,
     loader: str,
-    delivery: Delivery,
+    delivery: feed.Delivery,
     seed: int,
 ) -> None:
+    import torch
+
     frame_ids, labels = columns["frame_id"], columns["label"]
     codes = np.unique(labels, return_inverse=True)[1]
-    chosen = pick_queries(np.where(labels == "", -1, codes), video, queries, seed)
-    found = nearest(features, chosen, video, store.table.group[video], neighbours)
+    chosen = evaluate.pick_queries(np.where(labels == "", -1, codes), video, queries, seed)
+    found = evaluate.nearest(features, chosen, video, store.table.group[video], neighbours)
 
     def pictures_of(places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        batches = list(load_frames(store, frame_ids[places], loader, delivery))
+        batches = list(evaluate.load_frames(store, frame_ids[places], loader, delivery))
         grey: NDArray[np.uint8] = torch.cat(batches).float().mean(dim=1).byte().cpu().numpy()
         return grey
 
     with write_whole(path) as file:
-        retrieval_picture(pictures_of, chosen, found, similarities(features, chosen, found), labels.tolist()).save(
-            file, "PNG"
-        )
+        evaluate.retrieval_picture(
+            pictures_of, chosen, found, evaluate.similarities(features, chosen, found), labels.tolist()
+        ).save(file, "PNG")

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
+from usucl_fast import learn
 from usucl_fast.cli.command import Command
-from usucl_fast.learn.export import FORMATS
-from usucl_fast.learn.export import export as export_run
 
 
 @click.command(cls=Command)
@@ -14,7 +13,7 @@ from usucl_fast.learn.export import export as export_run
 @click.option(
     "--format",
     required=True,
-    type=click.Choice(tuple(FORMATS)),
+    type=click.Choice(learn.EXPORT_FORMATS),
     help="us_ucl: a checkpoint that US_UCL's fine-tuner takes. onnx: the backbone, normalised pictures to features, for"
     " any number of pictures of the run's size.",
 )
@@ -32,5 +31,5 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
     Example:
       usucl-train export my-run --format us_ucl --out my-run.pth
     """
-    words = export_run(run, format, out, overwrite)
+    words = learn.export(run, format, out, overwrite)
     click.echo(f"{out}: {words}; {out.stat().st_size / 1e6:.1f} MB")

@@ -7,22 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from usucl_fast import __version__
+from usucl_fast import __version__, feed, pack
 from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
-from usucl_fast.pack import PackSettings, Source, find_sources
-from usucl_fast.pack import pack as pack_videos
-from usucl_fast.pack.identity import default_secret, read_pseudonyms
-from usucl_fast.pack.job import SECTORS, SHEETS, SUMMARY, TIME_LIMIT, is_hashed
-from usucl_fast.pack.lists import LISTS, group_by_name, read_labels, read_list
-from usucl_fast.pack.outlines import read_outlines
-from usucl_fast.pack.splits import check_splits, parse_split
 
 
 @click.group(cls=DefaultGroup, default="pack")
@@ -38,7 +28,7 @@ def main() -> None:
     """
 
 
-@main.command(cls=Command)
+@main.command("pack", cls=Command)
 @click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -76,27 +66,31 @@ def main() -> None:
 @click.option(
     "--salt",
     type=click.Path(path_type=Path),
-    default=default_secret,
+    default=pack.default_secret,
     show_default="in your configuration folder",
     help="File with the secret that names and patients are hashed with; made where missing. Keep it to add videos.",
 )
 @click.option(
     "--size",
-    default=PackSettings.size,
+    default=pack.PackSettings.size,
     show_default=True,
     type=click.IntRange(16, 4096),
     help="Short side of the stored frames in pixels; smaller videos are not enlarged.",
 )
 @click.option("--enlarge", is_flag=True, help="Enlarge smaller videos to --size.")
 @click.option(
-    "--codec", default=PackSettings.codec, show_default=True, type=click.Choice(["jpeg", "png"]), help="png: lossless."
+    "--codec",
+    default=pack.PackSettings.codec,
+    show_default=True,
+    type=click.Choice(["jpeg", "png"]),
+    help="png: lossless.",
 )
 @click.option(
-    "--quality", default=PackSettings.quality, show_default=True, type=click.IntRange(1, 100), help="JPEG quality."
+    "--quality", default=pack.PackSettings.quality, show_default=True, type=click.IntRange(1, 100), help="JPEG quality."
 )
 @click.option(
     "--color",
-    default=PackSettings.color,
+    default=pack.PackSettings.color,
     show_default=True,
     type=click.Choice(["auto", "grey", "rgb"]),
     help="auto: in colour where any frame of the video has some.",
@@ -105,14 +99,14 @@ def main() -> None:
 @click.option("--fps", metavar="F", type=click.FloatRange(0, min_open=True), help="Keep at most F frames a second.")
 @click.option(
     "--min-frames",
-    default=PackSettings.min_frames,
+    default=pack.PackSettings.min_frames,
     show_default=True,
     type=click.IntRange(1),
     help="Leave videos out that have fewer frames.",
 )
 @click.option(
     "--shard-mb",
-    default=PackSettings.shard_mb,
+    default=pack.PackSettings.shard_mb,
     show_default=True,
     type=click.IntRange(1),
     help="Size at which a new shard begins, in MB.",
@@ -121,7 +115,7 @@ def main() -> None:
 @click.option(
     "--time-limit",
     metavar="SECONDS",
-    default=TIME_LIMIT,
+    default=pack.TIME_LIMIT,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     help="A video that gives no picture for so long is left out.",
@@ -135,7 +129,7 @@ def main() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT, or an unfinished packing into it.")
 @click.pass_context
-def pack(
+def pack_command(
     ctx: click.Context,
     source: tuple[Path, ...],
     out: Path,
@@ -171,27 +165,27 @@ def pack(
         raise UsageError("--every and --fps: give one of them")
     sources, others = _find(source, follow_links)
     if labels:
-        sources = read_labels(labels, sources)
+        sources = pack.read_labels(labels, sources)
     if group_regex:
-        sources = group_by_name(sources, group_regex)
-    check_splits(sources)
+        sources = pack.group_by_name(sources, group_regex)
+    pack.check_splits(sources)
     sector_from_file = sector not in ("auto", "none")
-    chosen = PackSettings(
+    chosen = pack.PackSettings(
         **settings,
         fps=fps or 0.0,
         names=names or "auto",
         sector="file" if sector_from_file else sector,
-        split=parse_split(split) if split else {},
+        split=pack.parse_split(split) if split else {},
     )
-    hashes = any(is_hashed(one, chosen) or one.kind == "dicom" for one in sources)
+    hashes = any(pack.is_hashed(one, chosen) or one.kind == "dicom" for one in sources)
     try:
-        summary = pack_videos(
+        summary = pack.pack(
             sources,
             out,
             chosen,
             workers=workers,
-            outlines=read_outlines(Path(sector), sources) if sector_from_file else {},
-            pseudonyms=read_pseudonyms(salt) if hashes else None,
+            outlines=pack.read_outlines(Path(sector), sources) if sector_from_file else {},
+            pseudonyms=pack.read_pseudonyms(salt) if hashes else None,
             time_limit=time_limit,
             overwrite=overwrite,
         )
@@ -206,13 +200,13 @@ def pack(
         ctx.exit(1)
 
 
-def _find(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[Source], Counter[str]]:
-    lists = [path for path in paths if path.suffix.lower() in LISTS and path.is_file()]
+def _find(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str]]:
+    lists = [path for path in paths if path.suffix.lower() in pack.LISTS and path.is_file()]
     if not lists:
-        return find_sources(paths, follow_links=follow_links)
+        return pack.find_sources(paths, follow_links=follow_links)
     if len(paths) > 1:
         raise UsageError(f"SOURCE {lists[0]} is a list; give it alone")
-    return read_list(lists[0]), Counter()
+    return pack.read_list(lists[0]), Counter()
 
 
 def _tell(out: Path, summary: dict[str, Any]) -> None:
@@ -227,29 +221,26 @@ def _tell(out: Path, summary: dict[str, Any]) -> None:
         click.echo(
             "splits: " + ", ".join(f"{name} {count} videos" for name, count in sorted(summary["splits"].items()))
         )
-    if (out / SECTORS).exists():
-        click.echo(f"look at what was kept of each picture: {out / SHEETS}")
+    if (out / pack.SECTORS).exists():
+        click.echo(f"look at what was kept of each picture: {out / pack.SHEETS}")
     for pair in summary["duplicates"][:5]:
         click.echo(f"{pair['kind']} duplicates in different groups: {' and '.join(pair['videos'])}", err=True)
     if len(summary["duplicates"]) > 5:
-        click.echo(f"{len(summary['duplicates']) - 5} more duplicates are in {out / SUMMARY}", err=True)
+        click.echo(f"{len(summary['duplicates']) - 5} more duplicates are in {out / pack.SUMMARY}", err=True)
     for group in summary["torn_groups"]:
         click.echo(f"group {group} has videos in more than one split: its patient is on both sides", err=True)
 
 
-@main.command(cls=Command)
+@main.command("verify", cls=Command)
 @click.argument("shards")
 @click.pass_context
-def verify(ctx: click.Context, shards: str) -> None:
+def verify_command(ctx: click.Context, shards: str) -> None:
     """Reads SHARDS again in full: a line for each fault, with shard, video and frame, and exit status 1."""
-    from usucl_fast.feed import is_url  # these need torch, which takes seconds to import
-    from usucl_fast.pack.verify import verify as find_faults
-
-    if is_url(shards):
+    if feed.is_url(shards):
         raise UsageError(
             "SHARDS is at a URL, and verify reads a folder; what is fetched from a URL is verified each time"
         )
-    faults = find_faults(Path(shards))
+    faults = pack.verify(Path(shards))
     for fault in faults:
         click.echo(fault)
     if faults:
@@ -261,9 +252,11 @@ def verify(ctx: click.Context, shards: str) -> None:
 @shards_argument
 def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
     """Shows the videos in SHARDS as a table, with their first frame ids."""
-    from usucl_fast.feed import open_shards
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-    table = open_shards(shards, cache, int(cache_gb * 1e9)).table
+    table = feed.open_shards(shards, cache, int(cache_gb * 1e9)).table
     shown = Table("first frame id", "frames", "size", "colour", "frames/s", "label", "group", "split", "video")
     for video, first in zip(table.videos, table.first_row[:-1].tolist(), strict=True):
         size, rate = f"{video.width}x{video.height}", f"{video.frame_rate:.4g}"
@@ -291,12 +284,9 @@ def export_ffcv(shards: Path, out: Path, overwrite: bool) -> None:
     Example:
       usucl-shard export-ffcv my-shards my-shards.beton
     """
-    from usucl_fast.feed import open_shards
-    from usucl_fast.feed.beton import export_beton
-
-    store = open_shards(shards)
+    store = feed.open_shards(shards)
     started = time.monotonic()
-    export_beton(store, out, overwrite)
+    feed.export_beton(store, out, overwrite)
     seconds = time.monotonic() - started
     click.echo(
         f"{out}: {len(store.table)} frames, {out.stat().st_size / 1e6:.1f} MB; exported in {seconds:.1f} s,"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import os
 import signal
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,21 +13,13 @@ from typing import Any
 
 import click
 
-from usucl_fast import __version__
+from usucl_fast import __version__, feed, learn, report
 from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.export import export
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import LOADERS, RESIDENT_BYTES, ShardStore, choose_loader, open_shards
-from usucl_fast.learn import Execution, train
-from usucl_fast.learn.engine import read_config
-from usucl_fast.learn.ranks import ranks_of_torchrun, restarted
-from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config, make_curriculum
-from usucl_fast.learn.watch import read_metrics
 from usucl_fast.machine import cores
-from usucl_fast.report.curriculum import curriculum_text
-from usucl_fast.report.curve import sparkline
 
 
 class _Moved(click.ParamType):
@@ -46,7 +39,7 @@ class _Moved(click.ParamType):
 
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """One option a field of `TrainConfig`; the default shown is the `default` recipe's."""
-    for field in reversed(dataclasses.fields(TrainConfig)):
+    for field in reversed(dataclasses.fields(learn.TrainConfig)):
         if not field.metadata:
             continue
         meta, default = field.metadata, field.default
@@ -97,7 +90,7 @@ main.add_command(export)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
 @click.option(
     "--recipe",
-    type=click.Choice(tuple(RECIPES)),
+    type=click.Choice(tuple(learn.RECIPES)),
     help="Named settings; the options below replace them one by one.  [default: default]",
 )
 @click.option(
@@ -111,7 +104,7 @@ main.add_command(export)
 )
 @click.option(
     "--loader",
-    type=click.Choice(("auto", *LOADERS)),
+    type=click.Choice(("auto", *feed.LOADERS)),
     help="What decodes and crops. auto: resident where all decoded frames fit into --resident-gb, else dali where it is"
     " installed, else torch.  [default: auto]",
 )
@@ -126,7 +119,7 @@ main.add_command(export)
 )
 @click.option(
     "--resident-gb",
-    default=RESIDENT_BYTES / 1e9,
+    default=feed.RESIDENT_BYTES / 1e9,
     show_default=True,
     type=click.FloatRange(0),
     help="Memory, in GB, for decoded frames that the loader resident keeps; what does not fit is decoded each time.",
@@ -212,32 +205,36 @@ def run(
     overrides = {name: value for name, value in settings.items() if value is not None}
     if "channels" in overrides:
         overrides["channels"] = int(overrides["channels"])
-    if restarted() and out is not None and (out / "config.json").is_file():
+    if _restarted() and out is not None and (out / "config.json").is_file():
         resume, overwrite = True, False
     if resume:
         if out is None:
             raise UsageError("--resume needs --out, the folder of the run")
         if recipe:
             overrides["recipe"] = recipe
-        config = dataclasses.replace(read_config(out), **overrides)
+        config = dataclasses.replace(learn.read_config(out), **overrides)
     else:
-        config = make_config(recipe or "default", overrides)
+        config = learn.make_config(recipe or "default", overrides)
     if show_curriculum:
-        curriculum = make_curriculum(config)
-        click.echo(curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
+        curriculum = learn.make_curriculum(config)
+        click.echo(report.curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
         return
     if shards is None or out is None:
         raise UsageError(
             "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
         )
-    store = open_shards(shards, cache, int(cache_gb * 1e9))
+    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
+    if _first():
+        learn.check_out(
+            out, config, store.fingerprint, resume, overwrite
+        )  # before torch, which takes seconds to import
     resident_bytes = int(resident_gb * 1e9)
     name = "dali" if dali else loader or "auto"
     if name == "auto":
-        name, why = choose_loader(store, config.channels, resident_bytes, resident_file)
+        name, why = feed.choose_loader(store, config.channels, resident_bytes, resident_file)
         click.echo(f"--loader {name}: {why}")
-    with ranks_of_torchrun(pick_device(device)) as (ranks, own_device), _told_to_stop(store) as told:
-        execution = Execution(
+    with learn.ranks_of_torchrun(pick_device(device)) as (ranks, own_device), _told_to_stop(store) as told:
+        execution = learn.Execution(
             name,
             own_device,
             threads,
@@ -250,13 +247,13 @@ def run(
             tensorboard,
             profile,
         )
-        summary = train(
+        summary = learn.train(
             config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told, ranks=ranks
         )
     if not ranks.first:
         return
-    losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
-    click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    losses = [line["loss"] for line in learn.read_metrics(out / "metrics.jsonl")]
+    click.echo(f"loss {losses[0]:.3f} {report.sparkline(losses)} {losses[-1]:.3f}")
     click.echo(
         f"{out}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
         f" {summary['data_wait']:.1%} of the time waiting for data,"
@@ -266,8 +263,18 @@ def run(
         click.echo(f"stopped; go on with: usucl-train {store.name} --out {out} --resume")
 
 
+def _first() -> bool:
+    """Whether this is the only process, or the one of those that torchrun started which writes the run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _restarted() -> bool:
+    """Whether torchrun has started this process again (`--max-restarts`), after the loss of a rank: the run goes on."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 @contextlib.contextmanager
-def _told_to_stop(store: ShardStore) -> Iterator[Callable[[], bool]]:
+def _told_to_stop(store: feed.ShardStore) -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM or SIGINT has come since; a second one ends the process as usual."""
     told: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate.samples import Samples, Split
@@ -68,6 +67,8 @@ def _units(samples: Samples, by: str) -> NDArray[np.int64]:
 def _draw(
     labels: NDArray[np.int64], units: NDArray[np.int64], by: str, folds: int, state: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     if by == "frame":
         return list(StratifiedKFold(folds, shuffle=True, random_state=state).split(labels, labels))
     return list(StratifiedGroupKFold(folds, shuffle=True, random_state=state).split(labels, labels, units))

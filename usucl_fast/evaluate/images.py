@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,6 +18,9 @@ from usucl_fast.machine import cores
 from usucl_fast.pack.lists import read_rows
 from usucl_fast.report.progress import Progress
 
+if TYPE_CHECKING:
+    import torch
+
 GBCU_CLASSES = ("normal", "benign", "malignant")
 GBCU_FOLDERS = (".", "imgs", "images")
 COVID_CLASSES = ("covid", "pneumonia", "regular")
@@ -27,7 +29,7 @@ COVID_MEAN, COVID_STD = 0.5, 0.25
 """What USCL's POCUS pictures are normalised by, where they are."""
 
 
-def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor]:
+def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, "torch.Tensor"]:
     """Reads the images of a list, each as its largest centred square.
 
     path: a CSV file with a header, or a JSONL file with an object a line: `path` (of an image, relative to the list),
@@ -79,7 +81,7 @@ def has_covid_pickles(folder: Path) -> bool:
     return any(folder.glob("covid_data*.pkl"))
 
 
-def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor, list[Split]]:
+def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, "torch.Tensor", list[Split]]:
     """Reads images with the lists of their folds, as GBCU's authors publish them: `{train,val}_{0..9}.txt`.
 
     folder: holds the lists, of lines `filename,label` (0 normal, 1 benign, 2 malignant), as many folds as there are;
@@ -122,7 +124,7 @@ def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, torch.Te
     return Samples(labels, own, own, list(GBCU_CLASSES), names), pictures, splits
 
 
-def read_covid_pickles(folder: Path, size: int, channels: int) -> tuple[Samples, torch.Tensor, list[Split]]:
+def read_covid_pickles(folder: Path, size: int, channels: int) -> tuple[Samples, "torch.Tensor", list[Split]]:
     """Reads the folds of POCUS images that USCL publishes, `covid_data{1..5}.pkl`, running no code they may hold.
 
     folder: holds the pickles, each of (X_train, y_train, X_test, y_test), X `[N, C, H, W]` of levels in [0, 255],
@@ -167,10 +169,12 @@ def read_covid_pickles(folder: Path, size: int, channels: int) -> tuple[Samples,
     _check(splits, [str(file) for file in files], names)
     own = np.arange(len(names))
     samples = Samples(np.array(labels, np.int64), own, own, list(COVID_CLASSES), names)
+    import torch
+
     return samples, torch.from_numpy(np.stack(pictures)), splits
 
 
-def _read_pictures(source: Path, files: list[Path], names: list[str], size: int, channels: int) -> torch.Tensor:
+def _read_pictures(source: Path, files: list[Path], names: list[str], size: int, channels: int) -> "torch.Tensor":
     """The pictures `[M, C, size, size]` of `files`, called `names` within `source`."""
     pictures = np.empty((len(files), channels, size, size), np.uint8)
 
@@ -196,6 +200,8 @@ def _read_pictures(source: Path, files: list[Path], names: list[str], size: int,
             f"{source}: {len(failed)} of {len(files)} images do not decode, the first is {failed[0]}; mend or remove"
             " them"
         )
+    import torch
+
     return torch.from_numpy(pictures)
 
 

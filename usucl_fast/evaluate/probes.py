@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from usucl_fast.errors import DataError
+from usucl_fast.evaluate.protocols import PROTOCOLS
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.report.progress import Progress
 
@@ -36,7 +37,7 @@ def _linear(train: int) -> ClassifierMixin:
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
 
 
-PROTOCOLS = {"knn": _knn, "linear": _linear}
+_CLASSIFIERS = dict(zip(PROTOCOLS, (_knn, _linear), strict=True))
 """By name: training samples -> an untrained classifier of frozen features."""
 
 
@@ -63,7 +64,7 @@ def predict(protocol: str, features: NDArray[np.float32], samples: Samples, spli
     fold = np.full((repeats, len(samples)), -1, np.int64)
     with Progress("folds", len(splits)) as progress:
         for split in splits:
-            model = PROTOCOLS[protocol](len(split.train)).fit(features[split.train], samples.labels[split.train])
+            model = _CLASSIFIERS[protocol](len(split.train)).fit(features[split.train], samples.labels[split.train])
             probabilities[split.repeat, split.test] = 0  # a class that was not learned
             found = model.predict_proba(features[split.test])
             probabilities[split.repeat, split.test[:, None], model.classes_[None, :]] = found

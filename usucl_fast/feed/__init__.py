@@ -5,6 +5,7 @@ remote_shards.py    those at a URL; remote.py fetches their files, cache.py keep
 augmentation.py     what may be done to a picture: `Augmentation`
 plan.py             which frames a step uses, and what is done to them: `Planner`, `BatchPlan`
 loader.py           what a loader is, and choosing one: `choose_loader`, `make_loader`
+decode.py           one encoded frame -> its pixels
 dali_loader.py      NVIDIA DALI
 threaded.py         what the others have in common
 torch_loader.py     libjpeg-turbo in threads
@@ -16,38 +17,6 @@ beton.py            FFCV's files: exporting shards, decoding with FFCV's decoder
 normalise.py        uint8 pictures -> what a network takes
 """
 
-from usucl_fast.feed.augmentation import AUGMENTATIONS, Augmentation
-from usucl_fast.feed.loader import (
-    LOADERS,
-    LOOKAHEAD,
-    RESIDENT_BYTES,
-    Batch,
-    Delivery,
-    Loader,
-    choose_loader,
-    make_loader,
-)
-from usucl_fast.feed.normalise import Normaliser
-from usucl_fast.feed.plan import REACH, BatchPlan, Planner, whole_frames
-from usucl_fast.feed.store import ShardStore, is_url, open_shards
+import lazy_loader
 
-__all__ = [
-    "AUGMENTATIONS",
-    "LOADERS",
-    "LOOKAHEAD",
-    "REACH",
-    "RESIDENT_BYTES",
-    "Augmentation",
-    "Batch",
-    "BatchPlan",
-    "Delivery",
-    "Loader",
-    "Normaliser",
-    "Planner",
-    "ShardStore",
-    "choose_loader",
-    "is_url",
-    "make_loader",
-    "open_shards",
-    "whole_frames",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, DecodeError, UsageError
-from usucl_fast.feed.loader import PNG, decode_frame, frame_place
+from usucl_fast.feed.decode import PNG, decode_frame, frame_place
 from usucl_fast.feed.store import ShardStore
 from usucl_fast.files import write_whole
 from usucl_fast.optional import needed

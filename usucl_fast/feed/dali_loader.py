@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from usucl_fast.errors import DataError
+from usucl_fast.feed.decode import decode_frame
 from usucl_fast.feed.develop import develop
-from usucl_fast.feed.loader import PREFETCH, Batch, decode_frame
+from usucl_fast.feed.loader import PREFETCH, Batch
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.threaded import Ints, ThreadedLoader
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import shutil
 import time
@@ -28,7 +27,7 @@ from usucl_fast.feed import (
     ShardStore,
     make_loader,
 )
-from usucl_fast.files import holds_only, write_json, write_whole
+from usucl_fast.files import write_json, write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
 from usucl_fast.learn.method import Outcome
@@ -37,20 +36,10 @@ from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig, make_curriculum
+from usucl_fast.learn.run_folder import check_out
 from usucl_fast.learn.watch import Watch, import_writer, read_metrics
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
-
-OUTPUT = (
-    "config.json",
-    "metrics.jsonl",
-    "summary.json",
-    "backbone.safetensors",
-    "checkpoints",
-    "tensorboard",
-    "trace.json",
-    ".*.partial",
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +98,7 @@ def train(
     record = {"config": dataclasses.asdict(config), "shards": store.fingerprint}
     with ranks.telling_of_lost_ones(), _telling_of_memory(config):
         if ranks.first:
-            _check_out(out, record, resume, overwrite)
+            check_out(out, config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
                 import_writer()  # before anything is written, or an old run replaced
         run = Run(config, store, out, execution, ranks, resume)
@@ -366,37 +355,3 @@ def _check_shares(config: TrainConfig, planner: Planner, ranks: Ranks) -> None:
         )
     if config.batch_norm == "sync" and ranks.count > 1 and not torch.cuda.is_available():
         raise UsageError("--batch-norm sync works on GPUs only; use rank or shuffle")
-
-
-def read_config(out: Path) -> TrainConfig:
-    """The settings that the run in `out` was begun with.
-
-    Raises:
-        UsageError: there is no run.
-    """
-    try:
-        settings = json.loads((out / "config.json").read_bytes())["config"].items()
-        pairs: dict[str, Any] = {name: tuple(value) for name, value in settings if isinstance(value, list)}
-        return TrainConfig(**{**dict(settings), **pairs})  # JSON has no tuples
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"--out {out} holds no run to resume; leave out --resume to start one") from error
-
-
-def _check_out(out: Path, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    if resume:
-        begun = read_config(out)
-        for field, value in record["config"].items():
-            if getattr(begun, field) != value:
-                raise UsageError(
-                    f"--resume: the run in {out} was begun with {field} {getattr(begun, field)}, not {value};"
-                    " leave the option out, or start another run"
-                )
-        if json.loads((out / "config.json").read_bytes())["shards"] != record["shards"]:
-            raise UsageError(
-                f"--resume: the run in {out} was begun on other shards than these, or they have changed since"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not out.is_dir() or not (out / "config.json").is_file() or not holds_only(out, OUTPUT):
-            raise UsageError(f"--out {out} holds files that are not a run's; name a new or empty folder")
-        if not overwrite:
-            raise UsageError(f"--out {out} holds a run; add --resume to go on with it or --overwrite to replace it")

@@ -107,8 +107,3 @@ def ranks_of_torchrun(device: torch.device) -> Iterator[tuple[Ranks, torch.devic
         yield Ranks(dist.get_rank(), dist.get_world_size(), device), device
     finally:
         dist.destroy_process_group()
-
-
-def restarted() -> bool:
-    """Whether torchrun has started this process again (`--max-restarts`), after the loss of a rank: the run goes on."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -19,6 +19,9 @@ METHODS = {
 }
 """By name: the class, in the module of that name in `usucl_fast.learn.methods`."""
 
+IMAGENET = "imagenet"
+"""The word that stands for the weights of a network's own publishers."""
+
 
 def _setting(
     default: Any,
@@ -200,7 +203,7 @@ def reference() -> TrainConfig:
     return TrainConfig(
         recipe="reference",
         arch="resnet50",
-        init="imagenet",
+        init=IMAGENET,
         channels=3,
         reach=REACH,
         mining="encode",

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.learn.backbones import TIMM, import_timm, make_backbone
-
-IMAGENET = "imagenet"
-"""The word that stands for the weights of a network's own publishers."""
+from usucl_fast.learn.recipes import IMAGENET
 
 ENVELOPES = ("state_dict", "method", "model")
 """Keys under which checkpoints keep the weights, one within another too."""

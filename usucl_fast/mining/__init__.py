@@ -12,21 +12,6 @@ tile.py         the innermost of them
 stored.py       rows as they are stored, in compiled code
 """
 
-from usucl_fast.mining.bank import MemoryBank, Nearest
-from usucl_fast.mining.curriculum import CURRICULA, Curriculum, Stage, window_bounds
-from usucl_fast.mining.distributed import PartitionedBank, ReplicatedBank
-from usucl_fast.mining.selection import hardest_in_window, nearest_in, soft_negative
+import lazy_loader
 
-__all__ = [
-    "CURRICULA",
-    "Curriculum",
-    "MemoryBank",
-    "Nearest",
-    "PartitionedBank",
-    "ReplicatedBank",
-    "Stage",
-    "hardest_in_window",
-    "nearest_in",
-    "soft_negative",
-    "window_bounds",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

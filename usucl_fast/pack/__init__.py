@@ -1,25 +1,24 @@
 """Videos in, shards out.
 
-sources.py     files and folders -> the list of videos
-lists.py       what a list says of them: labels, groups, splits
-identity.py    what videos and patients are called in the shards
-outlines.py    the sector of each video, as a person says
-decode.py      one video -> its pictures and their times
-dicom.py       the same for a DICOM file
-sector.py      pictures -> where the ultrasound sector is
-picture.py     one picture -> the pixels and bytes that are stored
-spool.py       one video -> its encoded frames as tar members in a spool file (in a worker process)
-workers.py     all videos -> spool files, in processes that may crash
-writer.py      spool files -> shards, indexes, frame table, manifest
-splits.py      groups -> splits
-duplicates.py  shards -> videos that are in them twice
-job.py         all of it: `pack`
-verify.py      is every byte of the shards what was written?
+sources.py       files and folders -> the list of videos
+lists.py         what a list says of them: labels, groups, splits
+identity.py      what videos and patients are called in the shards
+outlines.py      the sector of each video, as a person says
+decode.py        one video -> its pictures and their times
+dicom.py         the same for a DICOM file
+sector.py        pictures -> where the ultrasound sector is
+picture.py       one picture -> the pixels and bytes that are stored
+members.py       a frame -> its header in a tar
+spool.py         one video -> its encoded frames as tar members in a spool file (in a worker process)
+workers.py       all videos -> spool files, in processes that may crash
+writer.py        spool files -> shards, indexes, frame table, manifest
+splits.py        groups -> splits
+duplicates.py    shards -> videos that are in them twice
+settings.py      what the bytes of the shards depend on
+job.py           all of it: `pack`
+verification.py  is every byte of the shards what was written?
 """
 
-from usucl_fast.pack.job import pack
-from usucl_fast.pack.lists import read_labels
-from usucl_fast.pack.settings import PackSettings
-from usucl_fast.pack.sources import Source, find_sources
+import lazy_loader
 
-__all__ = ["PackSettings", "Source", "find_sources", "pack", "read_labels"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

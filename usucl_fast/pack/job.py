@@ -37,7 +37,7 @@ from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, MEMBER_S
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.identity import Pseudonyms, escape
 from usucl_fast.pack.sector import Polygon
-from usucl_fast.pack.settings import PackSettings
+from usucl_fast.pack.settings import TIME_LIMIT, PackSettings
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits, torn_groups
 from usucl_fast.pack.spool import Order, Spooled
@@ -50,7 +50,6 @@ SPOOL = "spool"
 SECTORS, SHEETS, SUMMARY = "sectors.json", "sectors-*.png", "summary.json"
 OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, MANIFEST, SECTORS, SHEETS, SUMMARY)
 SCAFFOLDING = (SPOOL, "job.json", "usucl-*.receipt")
-TIME_LIMIT = 60.0
 
 Manifest = dict[str, Any]
 NOTHING: Manifest = {"shards": [], "videos": [], "quarantined": [], "left_out": [], "sha256": "", "salt": ""}

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+TIME_LIMIT = 60.0
+"""Seconds without a picture after which a video is left out, where nobody says otherwise."""
+
 
 @dataclass(frozen=True)
 class PackSettings:

@@ -5,7 +5,6 @@ import faulthandler
 import hashlib
 import itertools
 import json
-import tarfile
 import time
 import zlib
 from collections import defaultdict, deque
@@ -24,13 +23,12 @@ from usucl_fast.files import write_whole
 from usucl_fast.frames import MEMBER_SUFFIX, ROW, VideoRecord
 from usucl_fast.pack.decode import Header, open_video, thin
 from usucl_fast.pack.identity import Pseudonyms
+from usucl_fast.pack.members import BLOCK, MemberHeader
 from usucl_fast.pack.picture import Storage, has_color, luma
 from usucl_fast.pack.sector import Polygon, Sector, similar
 from usucl_fast.pack.settings import PackSettings
 from usucl_fast.pack.sources import Source
 from usucl_fast.report.contact_sheet import thumbnail_pair, thumbnail_size
-
-BLOCK = tarfile.BLOCKSIZE
 
 # The sector is looked for in the first frames, which wait for the answer; every so many later ones are asked too.
 EARLY_FRAMES, EARLY_BYTES = 32, 1 << 27
@@ -274,31 +272,6 @@ def _refuse(reason: str, settings: PackSettings) -> str:
     if settings.burned_in == "refuse":
         raise DecodeError(f"{reason}; if its pictures show no patient's name, give --burned-in warn or allow")
     return reason if settings.burned_in == "warn" else ""
-
-
-class MemberHeader:
-    """The 512-byte ustar headers of a video's members, without owner or time: equal input, equal bytes."""
-
-    def __init__(self, id: str, suffix: str) -> None:
-        self._id, self._suffix = id, suffix
-        # Made once; a member then differs in its name, its length and the checksum, and tarfile takes 30 µs for one.
-        self._blank = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
-        self._blank[148:156] = b" " * 8
-
-    def of(self, number: int, length: int) -> bytes:
-        """The header of frame `number`, `length` bytes long.
-
-        Raises:
-            ValueError: the name or the length do not fit the format.
-        """
-        name = f"{self._id}/{number:06d}.{self._suffix}".encode("ascii")
-        if len(name) > 100 or length >= 1 << 33:
-            raise ValueError(f"{name!r} of {length} bytes does not fit a tar header")
-        header = self._blank.copy()
-        header[: len(name)] = name
-        header[124:135] = b"%011o" % length
-        header[148:155] = b"%06o\0" % sum(header)
-        return bytes(header)
 
 
 class _Stages:

@@ -4,13 +4,16 @@ Those beside USUCL take their heads and losses from lightly, an optional extra.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
 from usucl_fast.optional import needed
 
+if TYPE_CHECKING:
+    from usucl_fast.learn.method import Method
 
-def method_class(name: str) -> type[Method]:
+
+def method_class(name: str) -> "type[Method]":
     """The class of the method of that name, in `METHODS`.
 
     Raises:

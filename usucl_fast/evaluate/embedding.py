@@ -8,10 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from usucl_fast.errors import UsageError
-from usucl_fast.evaluate.samples import Samples
 from usucl_fast.feed import Delivery, Normaliser, ShardStore, make_loader, whole_frames
-from usucl_fast.frames import FrameTable
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.report.progress import Progress
@@ -30,32 +27,6 @@ def load_backbone(source: str | Path | None, arch: str, seed: int = 0) -> nn.Mod
     if source is not None:
         backbone.load_state_dict(read_backbone(source, arch))
     return backbone.eval()
-
-
-def labelled_frames(table: FrameTable, count: int) -> tuple[NDArray[np.int64], Samples]:
-    """At most `count` frames of each labelled video, evenly spread over it: their ids, and what is known of them.
-
-    Raises:
-        UsageError: no video has a label.
-    """
-    classes = sorted({video.label for video in table.videos if video.label})
-    videos = np.array([n for n, video in enumerate(table.videos) if video.label], np.int64)
-    if not classes:
-        raise UsageError("SHARDS hold no labelled video; pack them with usucl-shard --labels")
-    frame_ids = spread_frames(table, videos, count)
-    of_frame = table.rows["video"][frame_ids].astype(np.int64)
-    label = np.array([classes.index(video.label) if video.label else -1 for video in table.videos], np.int64)
-    names = [table.name_of(frame_id) for frame_id in frame_ids.tolist()]
-    return frame_ids, Samples(label[of_frame], of_frame, table.group[of_frame].astype(np.int64), classes, names)
-
-
-def spread_frames(table: FrameTable, videos: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most `count` frame ids a video, evenly spread over it."""
-    picked = []
-    for video in videos:
-        first, length = table.first_row[video], table.videos[video].frames
-        picked.append(first + np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)))
-    return np.concatenate(picked)
 
 
 def load_frames(

@@ -1,55 +1,23 @@
-"""What a run has learned, in files for other programs."""
+"""What a run has learned, as the bytes of files for other programs."""
 
 import importlib
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from usucl_fast.errors import UsageError
-from usucl_fast.files import write_whole
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.backbones import TIMM, make_backbone
-from usucl_fast.learn.engine import read_config, read_metrics
+from usucl_fast.learn.exporting import EXPORT_FORMATS
 from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.learn.watch import read_metrics
 from usucl_fast.learn.weights import read_backbone, unwrap
 from usucl_fast.optional import needed
 
 EPS = 1e-5
 """What torch's batch norms add to the variance, where nobody says otherwise."""
-
-
-def export(run: Path, format: str, out: Path, overwrite: bool = False) -> str:
-    """Writes what the run has learned to `out`, whole or not at all, and returns in words what went in.
-
-    format:
-        us_ucl: the newest checkpoint, for US_UCL: `{epoch, arch, state_dict, optimizer}`, with the backbone and its
-            head under `module.encoder_q`, and the momentum copy, or the same again where there is none, under
-            `module.encoder_k`. Batch norms of the head are folded into its linear layers, with their running
-            statistics, which leaves `fc.0`, `fc.2`, and so on; a head of other parts is left out. The optimizer has
-            no state.
-        onnx: the backbone: `pictures` `[N, 3, size, size]`, float32, normalised by ImageNet's mean and deviation, ->
-            `features` `[N, F]`, for any N.
-
-    Raises:
-        UsageError: there is no run, it has not come so far, its backbone does not go into the format, a package is
-            missing, or `out` is there.
-        DataError: what it has written is damaged.
-    """
-    if out.is_dir() or (out.exists() and not overwrite):
-        hint = "it is a folder; name a file" if out.is_dir() else "choose another, or replace it with --overwrite"
-        raise UsageError(f"--out {out} is already there: {hint}")
-    try:
-        config = read_config(run)
-    except UsageError as error:
-        raise UsageError(f"RUN {run} is no run folder: it has no config.json of usucl-train") from error
-    content, words = FORMATS[format](run, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(out) as file:
-        file.write(content)
-    return words
 
 
 def _us_ucl(run: Path, config: TrainConfig) -> tuple[bytes, str]:
@@ -103,7 +71,8 @@ def _onnx(run: Path, config: TrainConfig) -> tuple[bytes, str]:
     return model.SerializeToString(), f"{config.arch}, pictures [N, 3, {config.size}, {config.size}], {width} features"
 
 
-FORMATS: dict[str, Callable[[Path, TrainConfig], tuple[bytes, str]]] = {"us_ucl": _us_ucl, "onnx": _onnx}
+MAKERS = dict(zip(EXPORT_FORMATS, (_us_ucl, _onnx), strict=True))
+"""By format: the run and its settings -> the file's content, and in words what is in it."""
 
 
 def fold_head(head: dict[str, Tensor]) -> dict[str, Tensor]:

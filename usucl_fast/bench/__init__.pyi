@@ -1,0 +1,16 @@
+from .arms import DELIVERIES as DELIVERIES
+from .arms import EMBEDDINGS as EMBEDDINGS
+from .arms import FEED_ARMS as FEED_ARMS
+from .arms import MINING_ARMS as MINING_ARMS
+from .arms import PAGE_CACHES as PAGE_CACHES
+from .arms import SHARD_ARMS as SHARD_ARMS
+from .arms import TRAIN_ARMS as TRAIN_ARMS
+from .feed import feed_arms as feed_arms
+from .harness import measure as measure
+from .harness import publish as publish
+from .mining import even_videos as even_videos
+from .mining import make_embeddings as make_embeddings
+from .mining import mining_arms as mining_arms
+from .mining import read_embeddings as read_embeddings
+from .shard import shard_arms as shard_arms
+from .train import train_arms as train_arms

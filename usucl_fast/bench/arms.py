@@ -1,0 +1,17 @@
+"""The names of what is compared, and of the ways to compare it."""
+
+FEED_ARMS = (
+    *("dali", "torch", "ffcv", "resident", "resident-half"),
+    *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec"),
+    *("floor-decode", "floor-copy", "floor-replay"),
+)
+DELIVERIES = ("tensors", "crops")
+SHARD_ARMS = ("usucl-shard", "usucl-shard-uncropped", "decode", "ffmpeg-tar")
+MINING_ARMS = (
+    *("exact", "approximate"),
+    *("faiss-flat", "faiss-flat-open", "faiss-ivf", "faiss-hnsw"),
+    *("published", "floor-matmul"),
+)
+EMBEDDINGS = ("random", "clustered")
+TRAIN_ARMS = ("usucl", "floor-cached", "compiled", "published", "published-lean")
+PAGE_CACHES = ("warm", "cold")

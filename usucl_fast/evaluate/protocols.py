@@ -1,0 +1,52 @@
+"""The ways of asking a backbone what it sees: classifiers of frozen features, and all layers trained."""
+
+from dataclasses import dataclass
+
+from usucl_fast.errors import UsageError
+
+PROTOCOLS = ("knn", "linear")
+"""Classifiers of frozen features."""
+
+EPOCHS = ("last", "inner", "test")
+"""Of which epoch the answers of a fine-tuned network are, see `FineTune`."""
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """How a network is trained; the numbers are the published ones of `GBCU`.
+
+    epochs: over the training samples of a fold.
+    batch_size: at most; sizes differ by one at most.
+    lr, momentum, weight_decay: of SGD, on all layers; lr falls to 0 along half a cosine.
+    hidden, dropout: the head is width - hidden - ReLU - dropout - classes.
+    balanced: whether the loss weighs every class alike, or every sample.
+    epoch: the one whose answers count.
+        `last`: the last.
+        `inner`: that of the best balanced accuracy on a fifth of the training fold, whole groups of it, which is held
+            back from training.
+        `test`: that of the best accuracy on the test fold itself, which is often published. The figure is too good:
+            it is the best of many, chosen by the labels it claims to predict. For comparing with such figures alone.
+    seed: of all chance.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 0.003
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dropout: float = 0.4
+    hidden: int = 256
+    balanced: bool = True
+    epoch: str = "last"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epoch not in EPOCHS:
+            raise UsageError(f"epoch {self.epoch!r} is none of {', '.join(EPOCHS)}")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UsageError(f"{self.epochs} epochs of batches of {self.batch_size} train nothing; both are 1 at least")
+
+
+GBCU = FineTune(balanced=False)
+"""Fine-tuning on GBCU as in Basu et al., "Unsupervised Contrastive Learning of Image Representations from Ultrasound
+Videos with Hard Negative Mining", MICCAI 2022: every sample weighs alike. (The cosine and the crops are not theirs.)"""

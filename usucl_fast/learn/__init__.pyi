@@ -1,0 +1,14 @@
+from .engine import Execution as Execution
+from .engine import train as train
+from .exporting import EXPORT_FORMATS as EXPORT_FORMATS
+from .exporting import export as export
+from .losses import usucl_loss as usucl_loss
+from .ranks import ranks_of_torchrun as ranks_of_torchrun
+from .recipes import IMAGENET as IMAGENET
+from .recipes import RECIPES as RECIPES
+from .recipes import TrainConfig as TrainConfig
+from .recipes import make_config as make_config
+from .recipes import make_curriculum as make_curriculum
+from .run_folder import check_out as check_out
+from .run_folder import read_config as read_config
+from .watch import read_metrics as read_metrics

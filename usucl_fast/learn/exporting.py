@@ -1,0 +1,42 @@
+"""What a run has learned, in files for other programs."""
+
+from pathlib import Path
+
+from usucl_fast.errors import UsageError
+from usucl_fast.files import write_whole
+from usucl_fast.learn.run_folder import read_config
+
+EXPORT_FORMATS = ("us_ucl", "onnx")
+
+
+def export(run: Path, format: str, out: Path, overwrite: bool = False) -> str:
+    """Writes what the run has learned to `out`, whole or not at all, and returns in words what went in.
+
+    format:
+        us_ucl: the newest checkpoint, for US_UCL: `{epoch, arch, state_dict, optimizer}`, with the backbone and its
+            head under `module.encoder_q`, and the momentum copy, or the same again where there is none, under
+            `module.encoder_k`. Batch norms of the head are folded into its linear layers, with their running
+            statistics, which leaves `fc.0`, `fc.2`, and so on; a head of other parts is left out. The optimizer has
+            no state.
+        onnx: the backbone: `pictures` `[N, 3, size, size]`, float32, normalised by ImageNet's mean and deviation, ->
+            `features` `[N, F]`, for any N.
+
+    Raises:
+        UsageError: there is no run, it has not come so far, its backbone does not go into the format, a package is
+            missing, or `out` is there.
+        DataError: what it has written is damaged.
+    """
+    if out.is_dir() or (out.exists() and not overwrite):
+        hint = "it is a folder; name a file" if out.is_dir() else "choose another, or replace it with --overwrite"
+        raise UsageError(f"--out {out} is already there: {hint}")
+    try:
+        config = read_config(run)
+    except UsageError as error:
+        raise UsageError(f"RUN {run} is no run folder: it has no config.json of usucl-train") from error
+    from usucl_fast.learn.formats import MAKERS  # needs torch, which takes seconds to import
+
+    content, words = MAKERS[format](run, config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(out) as file:
+        file.write(content)
+    return words
