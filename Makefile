@@ -1,5 +1,6 @@
 # make demo   environment, install, phantom videos, shards, training with DALI, evaluation, where to look
-# make test   environment, install, the whole test suite
+# make test   environment, install, the tests
+# make test-all   the tests that make test leaves out: those that take long, or need FFCV or FFmpeg
 # make check  formatter, linter, type checker
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ READY := $(VENV)/ready
 # FFCV is built at installation: with it where OpenCV and TurboJPEG have their headers.
 FFCV := $(shell pkg-config --exists opencv4 libturbojpeg 2>/dev/null && echo ,ffcv)
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -21,8 +22,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh demo
 
+# A process a core, and each computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow and not system"
+
+test-all: $(READY)
+	$(PYTEST) -m "slow or system"
 
 check: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" tools/check.sh
