@@ -4,11 +4,12 @@
 # make check  formatter, linter, type checker
 
 PYTHON ?= python3
+COMMA := ,
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/ready
 # FFCV is built at installation: with it where OpenCV and TurboJPEG have their headers.
-FFCV := $(shell pkg-config --exists opencv4 libturbojpeg 2>/dev/null && echo ,ffcv)
+FFCV := $(shell pkg-config --exists opencv4 libturbojpeg 2>/dev/null && echo ffcv)
+READY := $(VENV)/ready$(FFCV)
 
 .PHONY: demo test test-all check clean
 
@@ -16,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "usucl_fast needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[baselines,bench,dali,dev,onnx,parquet,tensorboard,timm$(FFCV)]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[baselines,bench,dali,dev,onnx,parquet,tensorboard,timm$(addprefix $(COMMA),$(FFCV))]'
 	touch $(READY)
 
 demo: $(READY)

@@ -3,6 +3,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,20 +20,19 @@ from usucl_fast.pack import PackSettings, find_sources, pack
 
 OURS = ("dali", "torch", "resident", "resident-half", "published")
 PEERS = ("stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec")
+BUILT = ("ffcv", "stock-ffcv", "stock-ffcv-raw", "spdl", "torchcodec")
+"""What needs FFCV, or FFmpeg's libraries."""
 
 
-def missing(arm: str) -> str:
-    """What the arm lacks here; empty if it can run."""
-    try:
-        feed.check_arm(arm)
-    except UsageError as error:
-        return str(error)
-    return ""
+def marked(arm: str) -> Any:
+    return pytest.param(arm, marks=pytest.mark.system) if arm in BUILT else arm
 
 
 def skip_without(arm: str) -> None:
-    if reason := missing(arm):
-        pytest.skip(reason)
+    try:
+        feed.check_arm(arm)
+    except UsageError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,18 @@ def batches_of(
     ("deliver", "what"),
     [("tensors", "float32 [3, 5, 3, 32, 32] normalised on cpu"), ("crops", "uint8 [3, 5, 1, 32, 32] on cpu")],
 )
-def test_feed_at_tiny_size(shards: Path, videos: Path, tmp_path: Path, deliver: str, what: str) -> None:
-    skip_without("dali")
-    arms = [arm for arm in FEED_ARMS if arm != "torchcodec" and not missing(arm)]
+@pytest.mark.parametrize(
+    "arms",
+    [
+        pytest.param([arm for arm in FEED_ARMS if arm not in BUILT], id="bare"),
+        pytest.param([arm for arm in FEED_ARMS if arm != "torchcodec"], id="all", marks=pytest.mark.system),
+    ],
+)
+def test_feed_at_tiny_size(
+    shards: Path, videos: Path, tmp_path: Path, arms: list[str], deliver: str, what: str
+) -> None:
+    for arm in arms:
+        skip_without(arm)
     report_file = tmp_path / "deep" / "feed.json"
     arguments = ["feed", shards, "--videos", videos, "--size", 32, "--batch-size", 3, "--batches", 2, "--runs", 2]
     arguments += ["--arms", ",".join(arms), "--deliver", deliver, "--threads", 1, "--page-cache", "cold"]
@@ -90,7 +99,7 @@ def test_feed_at_tiny_size(shards: Path, videos: Path, tmp_path: Path, deliver: 
     assert report_file.with_suffix(".png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("arm", [*OURS, *PEERS])
+@pytest.mark.parametrize("arm", map(marked, [*OURS, *PEERS]))
 @pytest.mark.parametrize("deliver", ["tensors", "crops"])
 def test_arms_deliver_what_they_say(
     shards: Path,
@@ -110,6 +119,7 @@ def test_arms_deliver_what_they_say(
     assert all(batch.float().std() > 0.1 for batch in seen)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("deliver", ["tensors", "crops"])
 def test_spdl_delivers_our_crops(
     store: ShardStore, videos: Path, tmp_path: Path, deliver: str, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +131,7 @@ def test_spdl_delivers_our_crops(
         assert (a.float() - b.float()).abs().mean() < 3 * unit
 
 
+@pytest.mark.system
 def test_torchcodec_delivers_the_plan_s_frames(
     films: tuple[Path, ShardStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +144,7 @@ def test_torchcodec_delivers_the_plan_s_frames(
         assert (a.float() - b.float()).abs().mean() < 3
 
 
+@pytest.mark.system
 def test_videos_that_torchcodec_cannot_seek_in_are_refused(shards: Path, videos: Path) -> None:
     skip_without("torchcodec")
     result = CliRunner().invoke(main, ["feed", str(shards), "--videos", str(videos), "--arms", "torchcodec"])

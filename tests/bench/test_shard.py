@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,12 @@ def two(tmp_path: Path) -> Path:
     return root
 
 
-def test_shard_at_tiny_size(two: Path, tmp_path: Path) -> None:
-    arms = [arm for arm in SHARD_ARMS if arm != "ffmpeg-tar" or shutil.which("ffmpeg")]
+@pytest.mark.parametrize(
+    "arms",
+    [[arm for arm in SHARD_ARMS if arm != "ffmpeg-tar"], pytest.param([*SHARD_ARMS], marks=pytest.mark.system)],
+    ids=["bare", "all"],
+)
+def test_shard_at_tiny_size(two: Path, tmp_path: Path, arms: list[str]) -> None:
     report_file = tmp_path / "shard.json"
     arguments = ["shard", two, "--arms", ",".join(arms), "--size", 47, "--workers", 2, "--runs", 1]
     result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--json", report_file]])

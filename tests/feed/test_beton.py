@@ -18,7 +18,7 @@ from usucl_fast.feed.beton import PAGE, Beton, _places, export_beton
 from usucl_fast.feed.decode import decode_frame
 from usucl_fast.pack import PackSettings, find_sources, pack
 
-pytest.importorskip("ffcv")
+pytestmark = pytest.mark.system
 KEPT: list[Any] = []
 """Stock loaders: numba trips over itself when code that FFCV has compiled is freed."""
 

@@ -3,7 +3,7 @@ import dataclasses
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import (
     AUGMENTATIONS,
     LOOKAHEAD,
+    Batch,
     BatchPlan,
     Normaliser,
     Planner,
@@ -84,14 +85,18 @@ def test_batches_stay_what_they_were_while_others_are_loaded(store: ShardStore, 
         assert torch.equal(batch.frames, again.frames)
 
 
-@pytest.mark.parametrize("as_on_a_gpu", [False, True])
-def test_plans_are_taken_in_the_callers_thread_and_no_further_ahead_than_said(
-    store: ShardStore, name: str, as_on_a_gpu: bool
-) -> None:
+def test_plans_are_taken_in_the_callers_thread_and_no_further_ahead_than_said(store: ShardStore, name: str) -> None:
     """So that a plan may depend on a step, `LOOKAHEAD` before its own, that is done."""
-    loader, plans, taken = loader_of(name, store, delivery()), plans_of(store), list[int]()
-    if as_on_a_gpu and name != "dali":
-        pytest.skip("is the same")
+    takes_plans_in_time(loader_of(name, store, delivery()).run, plans_of(store))
+
+
+def test_dalis_own_operators_take_plans_in_time(store: ShardStore) -> None:
+    dali_loader = pytest.importorskip("usucl_fast.feed.dali_loader")
+    takes_plans_in_time(dali_loader.DaliLoader(store, delivery()).run_in_pipeline, plans_of(store))
+
+
+def takes_plans_in_time(run: Callable[[Iterator[BatchPlan]], Iterator[Batch]], plans: list[BatchPlan]) -> None:
+    taken: list[int] = []
 
     def ask() -> Iterator[BatchPlan]:
         for plan in plans:
@@ -99,7 +104,7 @@ def test_plans_are_taken_in_the_callers_thread_and_no_further_ahead_than_said(
             yield plan
 
     furthest = 0
-    for step, _ in enumerate((loader.run_in_pipeline if as_on_a_gpu else loader.run)(ask())):  # type: ignore[attr-defined]
+    for step, _ in enumerate(run(ask())):
         furthest = max(furthest, len(taken) - 1 - step)
     assert 0 <= furthest <= LOOKAHEAD < len(plans)
     assert set(taken) == {threading.get_ident()}
