@@ -25,7 +25,7 @@ told = [CliRunner().invoke(main, arguments) for arguments in json.load(sys.stdin
 print(json.dumps([[(one.exit_code, one.output) for one in told], list(sys.modules)]))
 """
 PACKAGES = sorted(module.name for module in pkgutil.walk_packages(usucl_fast.__path__, "usucl_fast.") if module.ispkg)
-LAZY = ("bench", "evaluate", "feed", "learn", "mining", "pack", "report")
+LAZY = ("bench", "evaluate", "feed", "learn", "mining", "pack")
 
 # A line of arguments each; FULL is a folder that holds something, NEW a path where nothing is.
 LOOKED_UP = {

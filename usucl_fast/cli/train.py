@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from usucl_fast import __version__, feed, learn, report
+from usucl_fast import __version__, feed, learn
+from usucl_fast.cli.charts import curriculum_text, sparkline
 from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.export import export
@@ -217,7 +218,7 @@ def run(
         config = learn.make_config(recipe or "default", overrides)
     if show_curriculum:
         curriculum = learn.make_curriculum(config)
-        click.echo(report.curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
+        click.echo(curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
         return
     if shards is None or out is None:
         raise UsageError(
@@ -253,7 +254,7 @@ def run(
     if not ranks.first:
         return
     losses = [line["loss"] for line in learn.read_metrics(out / "metrics.jsonl")]
-    click.echo(f"loss {losses[0]:.3f} {report.sparkline(losses)} {losses[-1]:.3f}")
+    click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     click.echo(
         f"{out}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
         f" {summary['data_wait']:.1%} of the time waiting for data,"

@@ -13,6 +13,7 @@ spool.py         one video -> its encoded frames as tar members in a spool file 
 workers.py       all videos -> spool files, in processes that may crash
 writer.py        spool files -> shards, indexes, frame table, manifest
 splits.py        groups -> splits
+contact_sheet.py pictures before and after, for a person to look at
 duplicates.py    shards -> videos that are in them twice
 settings.py      what the bytes of the shards depend on
 job.py           all of it: `pack`
