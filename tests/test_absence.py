@@ -25,7 +25,7 @@ OPTIONAL = (
     *("torchcodec", "webdataset"),
 )
 OURS = (
-    *("usucl_fast.feed.dali_loader", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
+    *("usucl_fast.feed.loaders.dali", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
     *("usucl_fast.bench.torchcodec_arm", "torch.utils.tensorboard"),
 )
 """Modules that import them, and are to be imported again."""

@@ -9,6 +9,16 @@ Data flows one way, and the packages are named in that order:
     evaluate  backbone and labels -> figures with intervals
     bench     all of it beside its peers
     cli       one thin module a command
+
+Below all of them, and knowing none:
+
+    errors.py    every error that is raised on purpose
+    files.py     writing files whole or not at all
+    frames.py    the frame table: one integer names a frame
+    machine.py   cores, instructions, devices
+    progress.py  progress of long work on a terminal
+    compiled.py  numba's compiler, and where it keeps what it has compiled
+    optional.py  packages that need not be there
 """
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import rgb_to_grayscale
 
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import BatchPlan
-from usucl_fast.feed.loader import PREFETCH
+from usucl_fast.feed.batch import PREFETCH
 from usucl_fast.frames import FrameTable
 from usucl_fast.pack.sources import Source
 

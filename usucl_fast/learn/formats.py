@@ -10,7 +10,6 @@ from torch import Tensor
 from usucl_fast.errors import UsageError
 from usucl_fast.learn import checkpoint
 from usucl_fast.learn.backbones import TIMM, make_backbone
-from usucl_fast.learn.exporting import EXPORT_FORMATS
 from usucl_fast.learn.recipes import TrainConfig
 from usucl_fast.learn.watch import read_metrics
 from usucl_fast.learn.weights import read_backbone, unwrap
@@ -71,7 +70,8 @@ def _onnx(run: Path, config: TrainConfig) -> tuple[bytes, str]:
     return model.SerializeToString(), f"{config.arch}, pictures [N, 3, {config.size}, {config.size}], {width} features"
 
 
-MAKERS = dict(zip(EXPORT_FORMATS, (_us_ucl, _onnx), strict=True))
+MAKERS = {"us_ucl": _us_ucl, "onnx": _onnx}
+"""Of each of `EXPORT_FORMATS`: a run and its settings -> the bytes of the file, and what went in, in words."""
 """By format: the run and its settings -> the file's content, and in words what is in it."""
 
 

@@ -1,5 +1,9 @@
 """One file a method; each is fed by the same loaders and trained by the same engine.
 
+usucl.py     the paper's: negatives within a video and across videos
+simclr.py, moco.py, byol.py, simsiam.py   two views of a frame
+cycle.py     CycleContrast; uscl.py, USCL
+
 Those beside USUCL take their heads and losses from lightly, an optional extra.
 """
 
