@@ -36,4 +36,5 @@ def main(videos: str, backbone: str, out: str, arch: str = "resnet18", size: int
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    videos, backbone, out = sys.argv[1:]
+    main(videos, backbone, out)
