@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from usucl_fast.errors import DataError, ResourceError
+from usucl_fast.errors import DataError, ResourceError, first_line
 from usucl_fast.files import write_whole
 
 
@@ -23,7 +23,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter when the disk is full
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise ResourceError(
-            f"{file_name} cannot be written ({str(reason).splitlines()[0]}); the checkpoints before it are whole: make"
+            f"{file_name} cannot be written ({first_line(reason)}); the checkpoints before it are whole: make"
             " room, and go on with --resume"
         ) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
@@ -43,7 +43,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             return state
         except Exception as error:  # torch raises whatever its zip and pickle readers raise
-            reasons.append(f"{file.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            reasons.append(f"{file.name}: {first_line(error)}")
     if files:
         raise DataError(f"no checkpoint in {folder} can be read ({'; '.join(reasons)}); start again with --overwrite")
     return None
