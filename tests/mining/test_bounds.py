@@ -1,8 +1,8 @@
 """Each error bound of the compiled search is needed: shrunk, it makes answers go missing.
 
 The rows are such that a bound is nearly reached, and a search first visits one block only, so that what it finds
-depends on the bounds. Level 0 is that of the rows in blocks, level 1 that of their centroids, for which all rows of a block are
-equal.
+depends on the bounds. Level 0 is that of the rows in blocks, level 1 that of their centroids, for which all rows of a
+block are equal.
 """
 
 from collections.abc import Callable, Iterator
