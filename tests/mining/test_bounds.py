@@ -6,7 +6,6 @@ block are equal.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from usucl_fast.mining import CompiledSearch, MemoryBank
 from usucl_fast.mining.cpu import bounds
 from usucl_fast.mining.cpu import search as compiled_search
 from usucl_fast.mining.cpu.levels import BLOCK
+from usucl_fast.mining.search import Rows as SearchedRows
 
 K, QUERIES = 10, 64
 Rows = tuple[NDArray[np.float64], list[float], float]
@@ -60,7 +60,7 @@ def on_codes(random: np.random.Generator, blocks: int) -> Rows:
 
 def cancelling(random: np.random.Generator, blocks: int) -> Rows:
     """Sums of large numbers that are nearly 0: float32 loses what rows differ by."""
-    large = np.float32(1 + random.random((blocks, BLOCK, 8)))
+    large = (1 + random.random((blocks, BLOCK, 8))).astype(np.float32)
     small = 1.2e-7 + 5e-8 * random.random((blocks, BLOCK, 1))
     return np.concatenate([large, small, -large[..., ::-1]], axis=2), [1] * 17, np.inf
 
@@ -76,8 +76,8 @@ def make_search(rows: Rows, level: int) -> tuple[CompiledSearch, Callable[[], in
     least = similarity[similarity <= below].topk(K).values[-1]
     made: list[CompiledSearch] = []
 
-    def make(*arguments: Any) -> CompiledSearch:
-        made.append(CompiledSearch(*arguments))
+    def make(rows: SearchedRows, first_row: NDArray[np.int64]) -> CompiledSearch:
+        made.append(CompiledSearch(rows, first_row))
         return made[0]
 
     bank = MemoryBank([0, len(z)], z.shape[1], torch.float32, search=make)
