@@ -15,6 +15,7 @@ Below all of them, and knowing none:
     errors.py    every error that is raised on purpose
     files.py     writing files whole or not at all
     frames.py    the frame table: one integer names a frame
+    curriculum.py   which negatives are asked for as training goes on
     machine.py   cores, instructions, devices
     progress.py  progress of long work on a terminal
     compiled.py  numba's compiler, and where it keeps what it has compiled

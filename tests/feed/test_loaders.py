@@ -12,6 +12,7 @@ import torch
 
 from tests.helpers.feeding import ANYWHERE, delivery, loader_of, plans_of
 from tests.helpers.pictures import expected
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import (
     AUGMENTATIONS,
@@ -24,7 +25,6 @@ from usucl_fast.feed import (
     make_loader,
     open_shards,
 )
-from usucl_fast.mining import Curriculum
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 CPU = torch.device("cpu")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from usucl_fast.bench.published_step import PublishedEncoder, PublishedOutcome, PublishedStep
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import Normaliser, ShardStore
 from usucl_fast.learn import Execution
 from usucl_fast.learn.engine import Run
@@ -22,7 +23,6 @@ from usucl_fast.learn.method import Outcome
 from usucl_fast.learn.methods import usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
-from usucl_fast.mining import Stage
 
 CPU = torch.device("cpu")
 STEPS = 20

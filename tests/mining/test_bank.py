@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usucl_fast.mining import MemoryBank, Nearest, TorchSearch, window_bounds
+from usucl_fast.curriculum import window_bounds
+from usucl_fast.mining import MemoryBank, Nearest, TorchSearch
 from usucl_fast.mining import search as torch_search
 from usucl_fast.mining.cpu import search as compiled_search
 

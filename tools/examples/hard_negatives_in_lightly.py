@@ -11,8 +11,9 @@ import torchvision
 from lightly.models.modules import SimCLRProjectionHead
 from torch import nn
 
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, Delivery, Normaliser, Planner, make_loader, open_shards
-from usucl_fast.mining import Curriculum, MemoryBank
+from usucl_fast.mining import MemoryBank
 
 
 def main(shards: str, epochs: int = 2, size: int = 64, tau: float = 0.1) -> list[float]:

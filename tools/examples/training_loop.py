@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, Delivery, Normaliser, Planner, make_loader, open_shards
-from usucl_fast.mining import Curriculum
 
 
 def main(shards: str, epochs: int = 2, size: int = 64) -> list[float]:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from usucl_fast.mining import Stage
+from usucl_fast.curriculum import Stage
 
 BARS = "▁▂▃▄▅▆▇█"
 HEADER = ("epochs", "intra-video", "window %", "hardest %", "cross-video", "band %")

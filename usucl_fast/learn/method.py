@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import BatchPlan, Normaliser
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import MemoryBank, Stage
+from usucl_fast.mining import MemoryBank
 
 
 class Outcome(NamedTuple):

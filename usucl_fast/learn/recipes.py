@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from usucl_fast.curriculum import CURRICULA, Curriculum
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, REACH
-from usucl_fast.mining.curriculum import CURRICULA, Curriculum
 
 METHODS = {
     "usucl": "Usucl",

@@ -1,6 +1,5 @@
 """Embeddings in, hard negatives out.
 
-curriculum.py   which negatives are asked for, as training goes on: how far from the anchor, how many, how hard
 bank.py         one embedding a frame: `write`, `intra`, `cross`
 distributed.py  the bank with its rows spread over the ranks of a process group
 selection.py    the hardest frames of a window; from the nearest few to the one hard negative n̂

@@ -1,10 +1,6 @@
 from .bank import MemoryBank as MemoryBank
 from .bank import Nearest as Nearest
 from .cpu.search import CompiledSearch as CompiledSearch
-from .curriculum import CURRICULA as CURRICULA
-from .curriculum import Curriculum as Curriculum
-from .curriculum import Stage as Stage
-from .curriculum import window_bounds as window_bounds
 from .distributed import PartitionedBank as PartitionedBank
 from .search import TorchSearch as TorchSearch
 from .selection import hardest_in_window as hardest_in_window

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
+from usucl_fast.curriculum import window_bounds
 from usucl_fast.mining.cpu.search import CompiledSearch
-from usucl_fast.mining.curriculum import window_bounds
 from usucl_fast.mining.search import Allowed, MakeSearch, Rows, TorchSearch
 
 

@@ -9,12 +9,12 @@ from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
 from torch import nn
 
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.method import MomentumMethod, Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import Stage
 
 HIDDEN = 4096
 

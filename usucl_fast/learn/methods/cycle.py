@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import nn
 
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.method import Outcome
 from usucl_fast.learn.methods.moco import MoCo, keep_in_state
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import MemoryBank, Stage, soft_negative
+from usucl_fast.mining import MemoryBank, soft_negative
 
 CYCLE_WEIGHT = 0.1
 """Of the cycle loss beside the intra-video one, as published."""

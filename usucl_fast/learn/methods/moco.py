@@ -11,12 +11,12 @@ from lightly.models.modules.heads import MoCoProjectionHead
 from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import nn
 
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.method import MomentumMethod, Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import Stage
 
 
 class MoCo(MomentumMethod):

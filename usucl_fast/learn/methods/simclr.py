@@ -9,12 +9,12 @@ from lightly.loss.ntx_ent_loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import nn
 
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.method import Method, Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import Stage
 
 
 class SimCLR(Method):

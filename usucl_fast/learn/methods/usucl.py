@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from usucl_fast.curriculum import Stage
 from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
 from usucl_fast.learn.losses import usucl_loss
 from usucl_fast.learn.method import MomentumMethod, Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import MemoryBank, Stage, nearest_in, soft_negative
+from usucl_fast.mining import MemoryBank, nearest_in, soft_negative
 
 
 class Usucl(MomentumMethod):
