@@ -13,10 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from usucl_fast.mining import CompiledSearch, MemoryBank
+from usucl_fast.mining import MemoryBank
 from usucl_fast.mining.cpu import bounds
 from usucl_fast.mining.cpu import search as compiled_search
 from usucl_fast.mining.cpu.levels import BLOCK
+from usucl_fast.mining.cpu.search import CompiledSearch
 
 K, QUERIES = 10, 64
 Rows = tuple[NDArray[np.float64], list[float], float]

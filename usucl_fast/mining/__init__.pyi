@@ -1,6 +1,5 @@
 from .bank import MemoryBank as MemoryBank
 from .bank import Nearest as Nearest
-from .cpu.search import CompiledSearch as CompiledSearch
 from .curriculum import CURRICULA as CURRICULA
 from .curriculum import Curriculum as Curriculum
 from .curriculum import Stage as Stage
