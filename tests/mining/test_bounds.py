@@ -12,14 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from usucl_fast.mining import CompiledSearch, MemoryBank
+from usucl_fast.mining import MemoryBank
 from usucl_fast.mining.cpu import bounds
 from usucl_fast.mining.cpu import search as compiled_search
 from usucl_fast.mining.cpu.levels import BLOCK
-from usucl_fast.mining.search import Rows as SearchedRows
+from usucl_fast.mining.cpu.search import CompiledSearch
+from usucl_fast.mining.search import Rows
 
 K, QUERIES = 10, 64
-Rows = tuple[NDArray[np.float64], list[float], float]
+Planted = tuple[NDArray[np.float64], list[float], float]
 """Blocks of rows `[R, BLOCK, D]`, a query, and `below`."""
 
 
@@ -32,7 +33,7 @@ def _one_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def at_the_edge_of_balls(random: np.random.Generator, blocks: int) -> Rows:
+def at_the_edge_of_balls(random: np.random.Generator, blocks: int) -> Planted:
     """A row of each block is as far from the centroid, 0, as any, and in the query's direction."""
     rows = np.zeros((blocks, BLOCK, 1))
     rows[:, 5, 0] = 0.5 + 0.01 * random.random(blocks)
@@ -40,14 +41,14 @@ def at_the_edge_of_balls(random: np.random.Generator, blocks: int) -> Rows:
     return rows, [1], np.inf
 
 
-def between_codes(random: np.random.Generator, blocks: int) -> Rows:
+def between_codes(random: np.random.Generator, blocks: int) -> Planted:
     """A far row makes the steps of the codes large, and the others are rounded by up to half a step."""
     rows = 0.5 + 0.01 * random.random((blocks, BLOCK, 1))
     rows[:, 0] = -0.5
     return rows, [1], 0.507
 
 
-def on_codes(random: np.random.Generator, blocks: int) -> Rows:
+def on_codes(random: np.random.Generator, blocks: int) -> Planted:
     """Rows are codes exactly, but what is left over of the query has the direction in which they differ."""
     codes = np.zeros((blocks, BLOCK, 2))
     half = BLOCK // 2
@@ -58,17 +59,17 @@ def on_codes(random: np.random.Generator, blocks: int) -> Rows:
     return codes / 256, [1, 0.9 / 254], 0.0035
 
 
-def cancelling(random: np.random.Generator, blocks: int) -> Rows:
+def cancelling(random: np.random.Generator, blocks: int) -> Planted:
     """Sums of large numbers that are nearly 0: float32 loses what rows differ by."""
-    large = (1 + random.random((blocks, BLOCK, 8))).astype(np.float32)
+    large = 1 + random.random((blocks, BLOCK, 8))
     small = 1.2e-7 + 5e-8 * random.random((blocks, BLOCK, 1))
     return np.concatenate([large, small, -large[..., ::-1]], axis=2), [1] * 17, np.inf
 
 
-def make_search(rows: Rows, level: int) -> tuple[CompiledSearch, Callable[[], int]]:
+def make_search(planted: Planted, level: int) -> tuple[CompiledSearch, Callable[[], int]]:
     """A search of the rows, and what counts those of the K most similar ones that it does not find."""
-    blocks, one_query, below = rows
-    z = torch.from_numpy(np.float32(blocks.reshape(-1, blocks.shape[2])))
+    blocks, one_query, below = planted
+    z = torch.from_numpy(blocks.reshape(-1, blocks.shape[2]).astype(np.float32))
     if level == 1:
         z = z.repeat_interleave(BLOCK, dim=0)
     query = torch.tensor([one_query] * QUERIES, dtype=torch.float32)
@@ -76,7 +77,7 @@ def make_search(rows: Rows, level: int) -> tuple[CompiledSearch, Callable[[], in
     least = similarity[similarity <= below].topk(K).values[-1]
     made: list[CompiledSearch] = []
 
-    def make(rows: SearchedRows, first_row: NDArray[np.int64]) -> CompiledSearch:
+    def make(rows: Rows, first_row: NDArray[np.int64]) -> CompiledSearch:
         made.append(CompiledSearch(rows, first_row))
         return made[0]
 
@@ -102,7 +103,7 @@ def make_search(rows: Rows, level: int) -> tuple[CompiledSearch, Callable[[], in
         (cancelling, 0, "length", 0.0),
     ],
 )
-def test_a_block_s_bounds_are_needed(make_rows: Callable[..., Rows], level: int, name: str, factor: float) -> None:
+def test_a_block_s_bounds_are_needed(make_rows: Callable[..., Planted], level: int, name: str, factor: float) -> None:
     search, missing = make_search(make_rows(np.random.default_rng(0), 48 if level else 128), level)
     assert missing() == 0
     search.levels[level].level.ball[name] *= factor

@@ -1,6 +1,5 @@
 from .bank import MemoryBank as MemoryBank
 from .bank import Nearest as Nearest
-from .cpu.search import CompiledSearch as CompiledSearch
 from .distributed import PartitionedBank as PartitionedBank
 from .search import TorchSearch as TorchSearch
 from .selection import hardest_in_window as hardest_in_window
