@@ -1,7 +1,5 @@
 """Optional packages that are not installed, or are and do not load."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +8,9 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from tests.helpers import REPOSITORY, SAMPLE
+from tests.helpers import SAMPLE
 from tests.helpers.videos import moving_texture, write_video
-from tests.helpers.without import OPTIONAL, finders_without, is_of
+from tests.helpers.without import OPTIONAL, finders_without, is_of, run_after
 from usucl_fast.bench import feed
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import UsageError
@@ -69,22 +67,14 @@ print("done")
 
 
 def test_everything_else_works_without_any_of_them(tmp_path: Path) -> None:
-    (tmp_path / "hide").mkdir()
     hide = "import sys\nfrom tests.helpers.without import finders_without\n"
     hide += f"sys.meta_path[:] = finders_without({OPTIONAL!r})\n"
-    (tmp_path / "hide" / "sitecustomize.py").write_text(hide)
     lines = ["video,label,group"]
     for seed in range(4):
         write_video(tmp_path / "in" / f"{seed}.mp4", moving_texture(8, 32, 32, seed), "mpeg4")
         lines.append(f"{seed}.mp4,{'ab'[seed % 2]},{seed}")
     (tmp_path / "in" / "labels.csv").write_text("\n".join(lines))
-    done = subprocess.run(
-        [sys.executable, "-c", EVERYTHING, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path / "hide"), str(REPOSITORY)))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_after(hide, EVERYTHING, tmp_path)
     assert done.stdout == "done\n", done.stderr
 
 

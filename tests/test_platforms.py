@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPOSITORY
 from tests.helpers.videos import moving_texture, write_video
+from tests.helpers.without import run_after
 from usucl_fast.pack import PackSettings, Source, job, workers
 from usucl_fast.pack.identity import escape
 from usucl_fast.pack.spool import Order, is_late
@@ -80,17 +80,9 @@ NAMES = ("A.mp4", "a.mp4", "aux.mp4", 'b: "c" <d>|e?*.mp4')
 
 @pytest.mark.skipif(os.name != "posix", reason="hides what other systems do not have in the first place")
 def test_packing_needs_nothing_that_only_linux_has(tmp_path: Path) -> None:
-    (tmp_path / "hide").mkdir()
-    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDDEN)
     for seed, name in enumerate((*NAMES, "hangs.mp4")):
         write_video(tmp_path / "in" / name, moving_texture(9, 32, 32, seed), "mpeg4")
-    done = subprocess.run(
-        [sys.executable, "-c", PACK, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path / "hide"), str(REPOSITORY)))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_after(HIDDEN, PACK, tmp_path)
     assert done.stdout == "done\n", done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hide", "in", "out"]
 

@@ -1,8 +1,13 @@
 """Packages hidden, or broken, for the tests of what happens without them."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+from tests.helpers import REPOSITORY
 
 OPTIONAL = (
     *("nvidia.dali", "ffcv", "lightly", "timm", "onnx", "onnxscript", "pyarrow", "tensorboard", "faiss", "spdl"),
@@ -34,3 +39,16 @@ def is_of(module: str, packages: Iterable[str]) -> bool:
 def finders_without(packages: tuple[str, ...], error: Exception | None = None) -> list[Any]:
     """What `sys.meta_path` is to be, so that the packages are not installed, or raise `error` when imported."""
     return [Without(finder, packages, error) for finder in sys.meta_path]
+
+
+def run_after(hide: str, program: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs `program`, whose argument is `folder`, in a process that runs `hide` first, as do those that it starts."""
+    (folder / "hide").mkdir()
+    (folder / "hide" / "sitecustomize.py").write_text(hide)
+    return subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(folder / "hide"), str(REPOSITORY)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

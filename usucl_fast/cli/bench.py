@@ -214,10 +214,8 @@ def mining_command(
 
     torch.set_num_threads(threads)
     if embeddings in bench.EMBEDDINGS:
-        stored, first_row = (
-            bench.make_embeddings(embeddings, rows, dim, video_length),
-            bench.even_videos(rows, video_length),
-        )
+        stored = bench.make_embeddings(embeddings, rows, dim, video_length)
+        first_row = bench.even_videos(rows, video_length)
     else:
         stored, first_row = bench.read_embeddings(Path(embeddings), video_length)
     bench.publish(

@@ -225,10 +225,8 @@ def run(
             "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
         )
     store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
-    if _first():
-        learn.check_out(
-            out, config, store.fingerprint, resume, overwrite
-        )  # before torch, which takes seconds to import
+    if _first():  # and before torch, which takes seconds to import
+        learn.check_out(out, config, store.fingerprint, resume, overwrite)
     resident_bytes = int(resident_gb * 1e9)
     name = "dali" if dali else loader or "auto"
     if name == "auto":

@@ -72,7 +72,6 @@ def _onnx(run: Path, config: TrainConfig) -> tuple[bytes, str]:
 
 MAKERS = {"us_ucl": _us_ucl, "onnx": _onnx}
 """Of each of `EXPORT_FORMATS`: a run and its settings -> the bytes of the file, and what went in, in words."""
-"""By format: the run and its settings -> the file's content, and in words what is in it."""
 
 
 def fold_head(head: dict[str, Tensor]) -> dict[str, Tensor]:
