@@ -90,7 +90,9 @@ def test_feed_at_tiny_size(
     assert all(what in arm["delivers"] for arm in report["arms"] if arm["name"] != "floor-decode")
     assert all(0 < arm["min"] <= arm["median"] <= arm["max"] and len(arm["runs"]) == 2 for arm in report["arms"])
     assert {"dali/torch", "dali/published", "torch/published"} <= set(report["ratios"])
-    assert all(arm["cpu"] > 0 and arm["memory_mb"] > 50 for arm in report["arms"])
+    # An arm's two batches may take less than the hundredth of a second that the system counts in.
+    assert all(arm["cpu"] >= 0 and arm["memory_mb"] > 50 for arm in report["arms"])
+    assert sum(arm["cpu"] for arm in report["arms"]) > 0
     stages = {arm["name"]: arm["stages"] for arm in report["arms"]}
     assert all(sum(stages[name].values()) == pytest.approx(1) for name in ("dali", "torch", "resident"))
     assert stages["published"] == {}
