@@ -12,6 +12,7 @@ from .loader import make_loader as make_loader
 from .normalise import Normaliser as Normaliser
 from .plan import REACH as REACH
 from .plan import BatchPlan as BatchPlan
+from .plan import Part as Part
 from .plan import Planner as Planner
 from .plan import whole_frames as whole_frames
 from .store import ShardStore as ShardStore
