@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.videos import moving_texture, write_video
-from tests.helpers.without import finders_without, is_of
+from tests.helpers.without import OPTIONAL, finders_without, is_of
 from usucl_fast.bench import feed
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import UsageError
@@ -21,12 +21,8 @@ from usucl_fast.learn.formats import MAKERS
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
 
-OPTIONAL = (
-    *("nvidia.dali", "ffcv", "lightly", "timm", "onnx", "onnxscript", "pyarrow", "tensorboard", "faiss", "spdl"),
-    *("torchcodec", "webdataset"),
-)
 OURS = (
-    *("usucl_fast.feed.dali_loader", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
+    *("usucl_fast.feed.loaders.dali", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
     *("usucl_fast.bench.torchcodec_arm", "torch.utils.tensorboard"),
 )
 """Modules that import them, and are to be imported again."""
@@ -39,7 +35,7 @@ import click
 from click.testing import CliRunner
 
 import usucl_fast
-from tests.test_absence import OPTIONAL
+from tests.helpers.without import OPTIONAL
 
 for module in pkgutil.walk_packages(usucl_fast.__path__, "usucl_fast."):
     if module.ispkg:

@@ -18,7 +18,8 @@ from usucl_fast.pack.spool import Order, is_late
 
 HIDDEN = """
 import ctypes, os, signal, sys
-import psutil  # asks which system this is, and goes another way on each
+import platformdirs  # these ask which system this is, and go another way on each
+import psutil
 
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None

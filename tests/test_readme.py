@@ -13,8 +13,13 @@ from click.testing import CliRunner
 from tests.helpers import REPOSITORY
 from tools import make_phantoms
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+README, MANUAL = REPOSITORY / "README.md", REPOSITORY / "usucl_fast" / "cli" / "README.md"
+BLOCKS = [
+    block
+    for path in (README, MANUAL)
+    for block in re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+]
+DOCUMENTS = [path for path in sorted(REPOSITORY.rglob("*.md")) if ".venv" not in path.parts]
 
 
 def test_blocks_are_of_known_kinds() -> None:
@@ -24,8 +29,20 @@ def test_blocks_are_of_known_kinds() -> None:
 def test_make_targets_are_run_by_ci() -> None:
     named = {line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.startswith("make")}
     targets = {line.split("#")[0].strip() for line in named}
-    assert targets >= {"make demo", "make test"}
-    assert targets == set(re.findall(r"^make \w+$", (REPOSITORY / ".ci" / "run").read_text(), flags=re.MULTILINE))
+    assert targets >= {"make demo", "make test", "make test-all"}
+    assert targets == set(re.findall(r"^make [\w-]+$", (REPOSITORY / ".ci" / "run").read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        file, _, heading = target.partition("#")
+        path = (document.parent / file) if file else document
+        assert path.exists(), target
+        if heading and path.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", name).strip().lower().replace(" ", "-") for name in headings}
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ cd "$folder"
 PATH="$folder/venv/bin:$PATH"
 unset PYTHONPATH
 (cd clone && pip install --quiet .)
-python clone/tools/make_phantoms.py videos --videos 6 --frames 16 --width 96 --height 72
+python clone/tools/make_phantoms.py videos --videos 12 --frames 8 --width 96 --height 72
 usucl-shard videos shards --labels videos/labels.csv --size 64
 usucl-train shards --arch resnet18 --size 32 --epochs 2 --batch-size 4 --out my-run
 usucl-eval my-run shards --out eval

@@ -2,13 +2,24 @@
 
 Data flows one way, and the packages are named in that order:
 
-    pack    videos -> shards
-    feed    frame ids -> device tensors
-    mining  embeddings -> hard negatives
-    learn   batches -> backbone
-    report  progress and curves
-    bench   all of it beside its peers
-    cli     one thin module a command
+    pack      videos -> shards
+    feed      frame ids -> device tensors
+    mining    embeddings -> hard negatives
+    learn     batches -> backbone
+    evaluate  backbone and labels -> figures with intervals
+    bench     all of it beside its peers
+    cli       one thin module a command
+
+Below all of them, and knowing none:
+
+    errors.py    every error that is raised on purpose
+    files.py     writing files whole or not at all
+    frames.py    the frame table: one integer names a frame
+    curriculum.py   which negatives are asked for as training goes on
+    machine.py   cores, instructions, devices
+    progress.py  progress of long work on a terminal
+    compiled.py  numba's compiler, and where it keeps what it has compiled
+    optional.py  packages that need not be there
 """
 
 __version__ = "0.1.0"

@@ -35,3 +35,8 @@ class ResourceError(UsuclError):
 
 class StoppedError(UsuclError):
     """Somebody asked for an end while data was waited for, or another process of the run has ended."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from usucl_fast.errors import UsageError
+
 CACHE_BYTES = 50 * 10**9
 """Disk space that files fetched from a URL may take, where nobody says otherwise."""
 
@@ -32,6 +34,13 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
 def holds_only(folder: Path, patterns: Iterable[str]) -> bool:
     """Whether every entry of `folder` matches one of the glob patterns: nothing else is lost if it goes."""
     return all(any(entry.match(pattern) for pattern in patterns) for entry in folder.iterdir())
+
+
+def check_file_out(option: str, out: Path, overwrite: bool) -> None:
+    """Raises UsageError where the file that `option` names must not be written: it exists, or is a folder."""
+    if out.is_dir() or (out.exists() and not overwrite):
+        hint = "it is a folder; name a file" if out.is_dir() else "choose another, or replace it with --overwrite"
+        raise UsageError(f"{option} {out} is already there: {hint}")
 
 
 def write_json(path: Path, value: Any) -> None:

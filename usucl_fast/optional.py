@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import UsageError, first_line
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def needed(package: str, by: str, extra: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"{by} needs {package}, which cannot be loaded ({reason}): pip install 'usucl-fast[{extra}]'{hint}"
+            f"{by} needs {package}, which cannot be loaded ({first_line(error)}):"
+            f" pip install 'usucl-fast[{extra}]'{hint}"
         ) from error

@@ -99,7 +99,7 @@ def test_feed_at_tiny_size(
     assert report_file.with_suffix(".png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("arm", map(marked, [*OURS, *PEERS]))
+@pytest.mark.parametrize("arm", [marked(arm) for arm in (*OURS, *PEERS)])
 @pytest.mark.parametrize("deliver", ["tensors", "crops"])
 def test_arms_deliver_what_they_say(
     shards: Path,

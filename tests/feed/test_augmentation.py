@@ -17,10 +17,9 @@ from usucl_fast.feed.augmentation import (
     draw_boxes,
     draw_photometry,
 )
-from usucl_fast.feed.develop import develop
-from usucl_fast.feed.gather import gather
-from usucl_fast.feed.render import render
-from usucl_fast.feed.threaded import addresses_of
+from usucl_fast.feed.loaders.threaded import addresses_of
+from usucl_fast.feed.render_cpu import render
+from usucl_fast.feed.render_gpu import develop, gather
 
 OPERATIONS: dict[str, dict[str, float]] = {
     "nothing": {},

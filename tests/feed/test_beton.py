@@ -1,5 +1,6 @@
 """Exporting shards as a dataset of FFCV, read again by stock FFCV and by our own decoder over it."""
 
+import importlib.util
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,10 @@ from usucl_fast.feed.beton import PAGE, Beton, _places, export_beton
 from usucl_fast.feed.decode import decode_frame
 from usucl_fast.pack import PackSettings, find_sources, pack
 
-pytestmark = pytest.mark.system
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not importlib.util.find_spec("ffcv"), reason="needs FFCV"),
+]
 KEPT: list[Any] = []
 """Stock loaders: numba trips over itself when code that FFCV has compiled is freed."""
 

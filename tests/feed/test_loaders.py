@@ -12,6 +12,7 @@ import torch
 
 from tests.helpers.feeding import ANYWHERE, delivery, loader_of, plans_of
 from tests.helpers.pictures import expected
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import (
     AUGMENTATIONS,
@@ -24,7 +25,6 @@ from usucl_fast.feed import (
     make_loader,
     open_shards,
 )
-from usucl_fast.mining import Curriculum
 from usucl_fast.pack import PackSettings, find_sources, pack
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_lossless_shards_are_delivered_as_well(videos: Path, tmp_path: Path, nam
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_dalis_own_operators_as_on_a_gpu(store: ShardStore, channels: int) -> None:
-    dali_loader = pytest.importorskip("usucl_fast.feed.dali_loader")
+    dali_loader = pytest.importorskip("usucl_fast.feed.loaders.dali")
     loader = dali_loader.DaliLoader(store, delivery(channels=channels))
     for augmentation in AUGMENTATIONS.values():
         plans = plans_of(store, augmentation, epochs=1)
@@ -91,7 +91,7 @@ def test_plans_are_taken_in_the_callers_thread_and_no_further_ahead_than_said(st
 
 
 def test_dalis_own_operators_take_plans_in_time(store: ShardStore) -> None:
-    dali_loader = pytest.importorskip("usucl_fast.feed.dali_loader")
+    dali_loader = pytest.importorskip("usucl_fast.feed.loaders.dali")
     takes_plans_in_time(dali_loader.DaliLoader(store, delivery()).run_in_pipeline, plans_of(store))
 
 

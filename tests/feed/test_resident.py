@@ -19,11 +19,10 @@ from usucl_fast.feed import (
     choose_loader,
     make_loader,
     open_shards,
-    resident_loader,
-    threaded,
 )
-from usucl_fast.feed.loader import decoded_bytes
-from usucl_fast.feed.resident_loader import DeviceResidentLoader
+from usucl_fast.feed.batch import decoded_bytes
+from usucl_fast.feed.loaders import resident, threaded
+from usucl_fast.feed.loaders.resident import DeviceResidentLoader
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ids.append(frame_id)
         return decode(store, frame_id, *rest)
 
-    for module in (threaded, resident_loader):
+    for module in (threaded, resident):
         monkeypatch.setattr(module, "decode_frame", note)
     return ids
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import Augmentation, BatchPlan, Delivery, Loader, Planner, ShardStore, make_loader
 from usucl_fast.frames import ROW, FrameTable, VideoRecord
-from usucl_fast.mining import Curriculum
 
 ANYWHERE = Augmentation(area=(0.3, 1.0), flip=0.5)
 

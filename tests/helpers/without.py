@@ -4,6 +4,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+OPTIONAL = (
+    *("nvidia.dali", "ffcv", "lightly", "timm", "onnx", "onnxscript", "pyarrow", "tensorboard", "faiss", "spdl"),
+    *("torchcodec", "webdataset"),
+)
+
 
 class Without:
     """A finder of modules that does not find some packages, or finds that they do not load."""

@@ -18,8 +18,8 @@ from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
-from usucl_fast.learn.exporting import export
-from usucl_fast.learn.formats import fold_head
+from usucl_fast.learn.exporting import EXPORT_FORMATS, export
+from usucl_fast.learn.formats import MAKERS, fold_head
 from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
@@ -226,3 +226,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     with pytest.raises(UsageError, match="is already there: it is a folder; name a file"):
         export(run, "us_ucl", run, overwrite=True)
+
+
+def test_every_format_that_is_offered_is_made() -> None:
+    assert tuple(MAKERS) == EXPORT_FORMATS

@@ -8,8 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usucl_fast.mining import MemoryBank, Nearest, window_bounds
-from usucl_fast.mining import search as search_module
+from usucl_fast.curriculum import window_bounds
+from usucl_fast.mining import MemoryBank, Nearest, TorchSearch
+from usucl_fast.mining import search as torch_search
+from usucl_fast.mining.cpu import search as compiled_search
 
 STEP = 10
 
@@ -34,10 +36,11 @@ def filled(
     groups: list[int] | None = None,
     dtype: torch.dtype = torch.float32,
     alike: float = 0.0,
+    search: Any = None,
 ) -> MemoryBank:
     """A bank with about `share` of its rows written, at steps from 0 to `STEP`; `alike` of 1 makes them all equal."""
     generator = torch.Generator().manual_seed(seed)
-    bank = MemoryBank(np.cumsum([0, *lengths]), dim, dtype, group=groups)
+    bank = MemoryBank(np.cumsum([0, *lengths]), dim, dtype, group=groups, search=search)
     ids = torch.randperm(len(bank), generator=generator)[: round(share * len(bank))]
     z = unit(generator, len(ids), dim) * (1 - alike) + unit(generator, 1, dim) * alike
     for step, (some, rows) in enumerate(zip(ids.chunk(STEP + 1), z.chunk(STEP + 1), strict=True)):
@@ -60,19 +63,17 @@ class Case(NamedTuple):
     way: str
 
     def bank(self, groups: list[int] | None = None) -> MemoryBank:
-        bank = filled(self.lengths, 8, self.share, self.seed, groups, self.dtype, self.alike)
-        if self.way == "elsewhere":
-            bank._cpu = None
-        return bank
+        search = TorchSearch if self.way == "elsewhere" else None
+        return filled(self.lengths, 8, self.share, self.seed, groups, self.dtype, self.alike, search)
 
 
-def cases() -> st.SearchStrategy[Case]:
-    share = st.floats(0, 1)
+def cases(bands: bool = True) -> st.SearchStrategy[Case]:
+    share, age = st.floats(0, 1), st.integers(0, STEP)
     options = st.one_of(
         st.just({}),
-        st.builds(lambda age: {"max_age": age, "step": STEP}, st.integers(0, STEP)),
-        st.builds(lambda a, b: {"band": (min(a, b), max(a, b))}, share, share),
-        st.builds(lambda below, age: {"below": below, "max_age": age, "step": STEP}, st.floats(-1, 1), share),
+        st.builds(lambda age: {"max_age": age, "step": STEP}, age),
+        *[st.builds(lambda a, b: {"band": (min(a, b), max(a, b))}, share, share)] * bands,
+        st.builds(lambda below, age: {"below": below, "max_age": age, "step": STEP}, st.floats(-1, 1), age),
     )
     return st.builds(
         Case,
@@ -94,42 +95,42 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Any:
     def choose(way: str) -> None:
         monkeypatch.undo()
         torch.set_num_threads(3 if way == "threads" else 1)
-        monkeypatch.setattr(search_module, "LEAST_BLOCK", 5)
+        monkeypatch.setattr(torch_search, "LEAST_BLOCK", 5)
         if way == "threads":
-            monkeypatch.setattr(search_module, "THREAD_PRODUCTS", 1)
-            monkeypatch.setattr(search_module, "BLOCK_QUERIES", 3)
-            monkeypatch.setattr(search_module, "SEEDS", 1)
+            monkeypatch.setattr(compiled_search, "THREAD_PRODUCTS", 1)
+            monkeypatch.setattr(compiled_search, "BLOCK_QUERIES", 3)
+            monkeypatch.setattr(compiled_search, "SEEDS", 1)
 
     return choose
 
 
-def check(bank: MemoryBank, query: torch.Tensor, answer: Nearest, row: int, allowed: list[int], case: Case) -> None:
-    """Compares the answers to one query with a loop over rows in float64."""
-    ids, sims = answer.frame_ids[row].tolist(), answer.similarity[row]
-    options = case.options
-    oldest = max(0, STEP - options["max_age"]) if "max_age" in options else 0
-    similarity = {}
-    for candidate in allowed:
-        if bank.written_at[candidate] >= oldest:
-            similarity[candidate] = float(query.double() @ bank.embeddings[candidate].double())
-    expected = sorted(similarity.values(), reverse=True)
-    tolerance = 1e-6 if bank._cpu else 1e-5
-    if "band" in options:
-        start, end = options["band"]
-        expected = expected[int(np.floor(start * len(expected))) : int(np.ceil(end * len(expected)))]
+def check(bank: MemoryBank, query: torch.Tensor, answer: Nearest, allowed_BN: np.ndarray, case: Case) -> None:
+    """Compares the answers with all rows that are allowed, sorted in float64."""
+    options, tolerance = case.options, 1e-5 if case.way == "elsewhere" else 1e-6
     below = options.get("below", np.inf)
-    certain = [s for s in expected if s <= below - tolerance]
-    found = [id for id in ids if id >= 0]
-    # Rows at the very limit may fall to either side, where similarities are computed in float32.
-    assert min(case.k, len(certain)) <= len(found) <= case.k
-    if len(certain) == len([s for s in expected if s <= below + tolerance]):
-        assert sims[: len(found)].tolist() == pytest.approx(certain[: case.k], abs=tolerance)
-    assert ids == found + [-1] * (case.k - len(found))
-    assert torch.isneginf(sims[len(found) :]).all()
-    assert len(set(found)) == len(found)
-    for id, sim in zip(found, sims.tolist(), strict=False):
-        assert sim == pytest.approx(similarity[id], abs=tolerance)
-        assert sim <= below + tolerance
+    oldest = max(0, STEP - options["max_age"]) if "max_age" in options else 0
+    allowed_BN = allowed_BN & (bank.written_at.numpy() >= oldest)
+    similarity = query.double().numpy() @ bank.embeddings.double().numpy().T
+    for ids, sims, allowed, by_row in zip(
+        answer.frame_ids.numpy(), answer.similarity.numpy(), allowed_BN, similarity, strict=True
+    ):
+        expected = np.sort(by_row[allowed])[::-1]
+        if "band" in options:
+            start, end = options["band"]
+            expected = expected[int(np.floor(start * len(expected))) : int(np.ceil(end * len(expected)))]
+        certain = expected[expected <= below - tolerance]
+        found = ids[ids >= 0]
+        count = len(found)
+        # Rows at the very limit may fall to either side, where similarities are computed in float32.
+        assert min(case.k, len(certain)) <= count <= case.k
+        if len(certain) == (expected <= below + tolerance).sum():
+            np.testing.assert_allclose(sims[:count], certain[: case.k], rtol=0, atol=tolerance)
+        assert (ids[count:] == -1).all()
+        assert np.isneginf(sims[count:]).all()
+        assert len(np.unique(found)) == count
+        assert allowed[found].all()
+        np.testing.assert_allclose(sims[:count], by_row[found], rtol=0, atol=tolerance)
+        assert (sims[:count] <= below + tolerance).all()
 
 
 quiet = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -137,7 +138,7 @@ quiet = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 @quiet
 @given(case=cases(), grouped=st.booleans())
-def test_cross_against_a_double_loop(ways: Any, case: Case, grouped: bool) -> None:
+def test_cross_against_all_rows_sorted(ways: Any, case: Case, grouped: bool) -> None:
     ways(case.way)
     videos = range(len(case.lengths))
     groups = [n // 2 * 7 for n in videos] if grouped else list(videos)
@@ -145,26 +146,26 @@ def test_cross_against_a_double_loop(ways: Any, case: Case, grouped: bool) -> No
     exclude = torch.tensor([-1, *videos])
     query = unit(torch.Generator().manual_seed(case.seed + 1), len(exclude), 8)
     answer = bank.cross(query, exclude, case.k, **case.options)
-    for row, video in enumerate(exclude.tolist()):
-        banned = {v for v in videos if video >= 0 and groups[v] == groups[video]}
-        allowed = [r for v in videos if v not in banned for r in range(*bank.first_row[v : v + 2])]
-        check(bank, query[row], answer, row, allowed, case)
+    group_of_row = np.repeat(groups, case.lengths)
+    excluded = np.array([-1, *groups])
+    check(bank, query, answer, group_of_row != excluded[:, None], case)
 
 
 @quiet
-@given(case=cases(), window=st.sampled_from([(0.2, 0.4), (0.03, 0.06), (0.0, 1.0)]))
-def test_intra_against_a_double_loop(ways: Any, case: Case, window: tuple[float, float]) -> None:
+@given(case=cases(bands=False), window=st.sampled_from([(0.2, 0.4), (0.03, 0.06), (0.0, 1.0)]))
+def test_intra_against_all_rows_sorted(ways: Any, case: Case, window: tuple[float, float]) -> None:
     ways(case.way)
     bank = case.bank()
     anchors = np.random.default_rng(case.seed).integers(0, len(bank), 4)
     query = unit(torch.Generator().manual_seed(case.seed + 1), 4, 8)
     answer = bank.intra(torch.from_numpy(anchors), query, window, case.k, **case.options)
+    allowed = np.zeros((4, len(bank)), np.bool_)
     for row, anchor in enumerate(anchors.tolist()):
         video = int(np.searchsorted(bank.first_row, anchor, side="right") - 1)
         first, n = int(bank.first_row[video]), case.lengths[video]
-        bounds = window_bounds(np.array([anchor - first]), np.array([n]), window)[0].tolist()
-        allowed = [first + f for f in [*range(*bounds[:2]), *range(*bounds[2:])]]
-        check(bank, query[row], answer, row, allowed, case)
+        left, left_end, right, right_end = first + window_bounds(np.array([anchor - first]), np.array([n]), window)[0]
+        allowed[row, left:left_end] = allowed[row, right:right_end] = True
+    check(bank, query, answer, allowed, case)
 
 
 @quiet
@@ -261,16 +262,6 @@ def test_the_last_of_equal_frame_ids_is_kept() -> None:
     assert bank.embeddings[1].tolist() == [8, 9]
     assert bank.embeddings[2].tolist() == [6, 7]
     assert bank.written_at.tolist() == [-1, 7, 7, -1]
-
-
-def test_an_exponential_average_is_of_unit_length_and_starts_with_the_first() -> None:
-    bank = MemoryBank([0, 2], 2, torch.float32)
-    bank.write(torch.tensor([0]), torch.tensor([[1.0, 0]]), step=0, momentum=0.9)
-    assert bank.embeddings.tolist() == [[1, 0], [0, 0]]
-    bank.write(torch.tensor([0, 1]), torch.tensor([[0.0, 1], [0, 1]]), step=1, momentum=0.75)
-    assert bank.embeddings[0].tolist() == pytest.approx([0.75 / 0.625**0.5, 0.25 / 0.625**0.5])
-    assert bank.embeddings[1].tolist() == [0, 1]
-    assert bank.written_at.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from usucl_fast.mining import MemoryBank, hardest_in_window, window_bounds
+from usucl_fast.curriculum import window_bounds
+from usucl_fast.mining import MemoryBank, hardest_in_window
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])

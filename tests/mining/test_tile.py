@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from usucl_fast.mining.tile import LANES, ROWS, has_vnni, make_tile
+from usucl_fast.mining.cpu.tile import LANES, ROWS, has_vnni, make_tile
 
 
 @pytest.mark.parametrize("dim", [4, 8, 60, 128])

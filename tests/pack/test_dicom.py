@@ -30,8 +30,8 @@ from tests.helpers.dicoms import write_dicom
 from tests.helpers.videos import moving_texture
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack import dicom
-from usucl_fast.pack.decode import Header
 from usucl_fast.pack.sources import is_dicom
+from usucl_fast.pack.video import Header
 
 COLOR = moving_texture(4, 48, 64, seed=3, color=True)
 GREY = moving_texture(4, 48, 64, seed=3)[..., 0]

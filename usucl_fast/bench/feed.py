@@ -22,10 +22,10 @@ from usucl_fast.bench.ffcv_arm import ffcv_batches
 from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, is_url, make_loader
+from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.beton import export_beton, import_ffcv
-from usucl_fast.feed.loader import decoded_bytes
-from usucl_fast.mining import Curriculum
 from usucl_fast.optional import needed
 from usucl_fast.pack import Source
 

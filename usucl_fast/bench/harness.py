@@ -15,7 +15,7 @@ from rich.table import Table
 from usucl_fast.bench.usage import Usage, drop_from_page_cache
 from usucl_fast.files import write_json, write_whole
 from usucl_fast.machine import hardware
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 if TYPE_CHECKING:
     import torch

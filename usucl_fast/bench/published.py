@@ -12,7 +12,7 @@ from usucl_fast.feed import BatchPlan
 from usucl_fast.frames import FrameTable
 from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.sources import Source
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 QUALITY = 90
 

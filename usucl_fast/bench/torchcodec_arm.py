@@ -14,9 +14,9 @@ from torchcodec.decoders import VideoDecoder
 from torchvision import transforms
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import UsageError, first_line
 from usucl_fast.feed import BatchPlan
-from usucl_fast.feed.loader import PREFETCH
+from usucl_fast.feed.batch import PREFETCH
 from usucl_fast.frames import FrameTable
 from usucl_fast.pack.sources import Source
 
@@ -41,8 +41,9 @@ def open_decoders(table: FrameTable, sources: dict[str, Source]) -> list[VideoDe
             decoder = VideoDecoder(source.files[0])
             decoder.get_frames_at([video.frames - 1, 0])  # in some containers it finds the last ones only in passing
         except (RuntimeError, IndexError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"torchcodec does not seek in {video.name!r} ({reason}); leave the arm out") from error
+            raise UsageError(
+                f"torchcodec does not seek in {video.name!r} ({first_line(error)}); leave the arm out"
+            ) from error
         decoders.append(decoder)
     return decoders
 

@@ -1,5 +1,10 @@
 """The command line: one thin module a command, nothing here that a library user would miss.
 
+shard.py, train.py, export.py, evaluate.py, bench.py   the commands
+command.py   what all share: errors as one line, `--debug`, a command that need not be named
+shards.py, device.py   the argument SHARDS, the option --device
+charts.py    figures as text
+
 Commands take what they use from the public API of the packages, as in `feed.open_shards`: it is imported when it is
 first used, so that help and wrong options do not wait for torch.
 """

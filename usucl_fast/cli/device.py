@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -26,5 +26,5 @@ def pick_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--device {name} cannot be used here: {first_line(error)}") from error
     return device

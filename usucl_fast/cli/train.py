@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from usucl_fast import __version__, feed, learn, report
+from usucl_fast import __version__, feed, learn
+from usucl_fast.cli.charts import curriculum_text, sparkline
 from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.device import device_option, pick_device
 from usucl_fast.cli.export import export
@@ -181,7 +182,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
     config = _find_config(run_folder, options)
     if show_curriculum:
         curriculum = config.make_curriculum()
-        click.echo(report.curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
+        click.echo(curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
         return
     if shards is None or run_folder is None:
         raise UsageError(
@@ -243,7 +244,7 @@ def _resident_bytes(options: dict[str, Any]) -> int:
 
 def _report(run_folder: learn.RunFolder, store: feed.ShardStore, summary: dict[str, Any]) -> None:
     losses = [line["loss"] for line in run_folder.read_metrics()]
-    click.echo(f"loss {losses[0]:.3f} {report.sparkline(losses)} {losses[-1]:.3f}")
+    click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     click.echo(
         f"{run_folder.path}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
         f" {summary['data_wait']:.1%} of the time waiting for data,"

@@ -11,7 +11,7 @@ from torch import nn
 from usucl_fast.feed import Delivery, Normaliser, ShardStore, make_loader, whole_frames
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.weights import read_backbone
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 BATCH = 64
 

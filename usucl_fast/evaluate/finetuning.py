@@ -17,7 +17,7 @@ from usucl_fast.evaluate.protocols import FineTune
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.feed.normalise import Normaliser
 from usucl_fast.machine import computes_in_bf16
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 INNER_FOLDS = 5
 LEAST_AREA = 0.4

@@ -16,7 +16,7 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.evaluate.samples import Samples, Split
 from usucl_fast.machine import cores
 from usucl_fast.pack.lists import read_rows
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from usucl_fast.errors import DataError
 from usucl_fast.evaluate.protocols import PROTOCOLS
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 NEIGHBOURS = 20
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from usucl_fast.errors import DataError, DecodeError, UsageError
+from usucl_fast.errors import DataError, DecodeError
 from usucl_fast.feed.decode import PNG, decode_frame, frame_place
 from usucl_fast.feed.store import ShardStore
-from usucl_fast.files import write_whole
+from usucl_fast.files import check_file_out, write_whole
 from usucl_fast.optional import needed
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 PAGE = 1 << 23
 """Bytes of a page, as FFCV's own writer has it. No frame lies in two; pages grow where a frame is larger."""
@@ -48,9 +48,7 @@ def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
         DataError: a frame is damaged; the message names it.
     """
     types, fields = import_ffcv("types"), import_ffcv("fields")
-    if out.is_dir() or (out.exists() and not overwrite):
-        hint = "it is a folder; name a file" if out.is_dir() else "choose another, or replace it with --overwrite"
-        raise UsageError(f"OUT {out} is already there: {hint}")
+    check_file_out("OUT", out, overwrite)
     table = store.table
     videos = table.rows["video"]
     height, width = table.size[videos].T

@@ -14,13 +14,13 @@ import contextlib
 import functools
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
@@ -39,15 +39,9 @@ def default_folder() -> Path:
         UsageError: this user has none.
     """
     try:
-        if sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
-        else:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return platformdirs.user_cache_path("usucl_fast", appauthor=False)
     except RuntimeError:
         raise UsageError("--cache: this user has no home folder; name a folder") from None
-    return base / "usucl_fast"
 
 
 class Cache:

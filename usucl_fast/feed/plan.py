@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.curriculum import Curriculum, Stage, window_bounds
 from usucl_fast.feed.augmentation import (
     BOX_DRAWS,
     PHOTOMETRY_DRAWS,
@@ -23,7 +24,6 @@ from usucl_fast.feed.augmentation import (
     draw_photometry,
 )
 from usucl_fast.frames import FrameTable
-from usucl_fast.mining.curriculum import Curriculum, Stage, window_bounds
 
 ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM = 0, 1, 2, 3
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from usucl_fast.errors import DataError, ResourceError
+from usucl_fast.errors import DataError, ResourceError, first_line
 from usucl_fast.files import write_whole
 from usucl_fast.learn.run_folder import RunFolder
 
@@ -46,7 +46,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter when the disk is full
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise ResourceError(
-                f"{path} cannot be written ({str(reason).splitlines()[0]}); the checkpoints before it are whole: make"
+                f"{path} cannot be written ({first_line(reason)}); the checkpoints before it are whole: make"
                 " room, and go on with --resume"
             ) from error
         for old in run.saved_checkpoints()[keep:]:
@@ -68,7 +68,7 @@ def load_newest(run: RunFolder) -> Checkpoint | None:
                 raise ValueError("it is of another version of usucl-fast")
             return Checkpoint(network=content.pop(NETWORK), **content)
         except Exception as error:  # torch raises whatever its zip and pickle readers raise
-            reasons.append(f"{file.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            reasons.append(f"{file.name}: {first_line(error)}")
     if files:
         raise DataError(
             f"no checkpoint in {run.checkpoints} can be read ({'; '.join(reasons)}); start again with --overwrite"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from usucl_fast.errors import UsageError
-from usucl_fast.files import write_whole
+from usucl_fast.files import check_file_out, write_whole
 from usucl_fast.learn.run_folder import RunFolder
 
 EXPORT_FORMATS = ("us_ucl", "onnx")
@@ -26,9 +26,7 @@ def export(run: Path, format: str, out: Path, overwrite: bool = False) -> str:
             missing, or `out` is there.
         DataError: what it has written is damaged.
     """
-    if out.is_dir() or (out.exists() and not overwrite):
-        hint = "it is a folder; name a file" if out.is_dir() else "choose another, or replace it with --overwrite"
-        raise UsageError(f"--out {out} is already there: {hint}")
+    check_file_out("--out", out, overwrite)
     folder = RunFolder(run)
     try:
         config = folder.read_config()

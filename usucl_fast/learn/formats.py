@@ -10,7 +10,6 @@ from usucl_fast.errors import UsageError
 from usucl_fast.learn.backbones import TIMM, make_backbone
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.config import TrainConfig
-from usucl_fast.learn.exporting import EXPORT_FORMATS
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.optional import needed
@@ -72,8 +71,8 @@ def _onnx(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
     return model.SerializeToString(), f"{config.arch}, pictures [N, 3, {config.size}, {config.size}], {width} features"
 
 
-MAKERS = dict(zip(EXPORT_FORMATS, (_us_ucl, _onnx), strict=True))
-"""By format: the run and its settings -> the file's content, and in words what is in it."""
+MAKERS = {"us_ucl": _us_ucl, "onnx": _onnx}
+"""Of each of `EXPORT_FORMATS`: a run and its settings -> the bytes of the file, and what went in, in words."""
 
 
 def fold_head(head: dict[str, Tensor]) -> dict[str, Tensor]:

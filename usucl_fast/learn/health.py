@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from usucl_fast.curriculum import NEAREST
 from usucl_fast.mining import MemoryBank
-from usucl_fast.mining.curriculum import NEAREST
 
 BANK_EVERY = 50
 """Steps between two looks at the whole bank: they pass over when its rows were written, which takes milliseconds where

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import torch
 
+from usucl_fast.curriculum import rounded
 from usucl_fast.feed import LOOKAHEAD, BatchPlan, Planner
 from usucl_fast.mining import MemoryBank, hardest_in_window
-from usucl_fast.mining.curriculum import rounded
 
 
 class MinedPlans:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from usucl_fast.errors import StoppedError
 from usucl_fast.machine import cores
+from usucl_fast.mining.distributed import gather_ragged
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for one that says nothing. One that ends is noticed at once."""
@@ -79,11 +80,7 @@ class _Gather(torch.autograd.Function):
         cuts = [number * tuples // count for number in range(count + 1)]
         ctx.own, ctx.count = slice(cuts[rank], cuts[rank + 1]), count
         sizes = [end - start for start, end in itertools.pairwise(cuts)]
-        padded = z.new_zeros(max(sizes), *z.shape[1:])
-        padded[: len(z)] = z
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return gather_ragged(z, sizes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:

@@ -11,7 +11,7 @@ import torch
 from usucl_fast.files import write_whole
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.optional import needed
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 ALIKE_COSINE = 0.95
 """Mean cosine of a batch's anchors from which on they are called alike."""

@@ -13,7 +13,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from usucl_fast.errors import DataError, UsageError
+from usucl_fast.errors import DataError, UsageError, first_line
 from usucl_fast.learn.backbones import TIMM, import_timm, make_backbone
 from usucl_fast.learn.checkpoint import NETWORK, QUERY_BACKBONE
 from usucl_fast.learn.config import IMAGENET
@@ -140,7 +140,7 @@ def _load(path: Path) -> Any:
                 f"{path} holds more than weights ({code[1]}), which is not loaded, as it may run any code; where you"
                 " trust it, save its state dict alone"
             ) from error
-        reason = "it is no checkpoint" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        reason = "it is no checkpoint" if isinstance(error, pickle.UnpicklingError) else first_line(error)
         raise DataError(f"{path} is damaged or holds no weights ({reason}); get the file again") from error
 
 
@@ -161,10 +161,6 @@ def _fetch(arch: str) -> dict[str, Tensor]:
         return state
     except Exception as error:  # whatever the libraries that fetch raise
         raise UsageError(
-            f"the {IMAGENET} weights of {arch} cannot be fetched ({_first_line(error)}); download them from {place}"
+            f"the {IMAGENET} weights of {arch} cannot be fetched ({first_line(error)}); download them from {place}"
             f" and give the file instead of the word {IMAGENET}, as in --init FILE"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,15 +1,10 @@
 """Embeddings in, hard negatives out.
 
-curriculum.py   which negatives are asked for, as training goes on: how far from the anchor, how many, how hard
 bank.py         one embedding a frame: `write`, `intra`, `cross`
-distributed.py  the bank over the ranks of a process group: replicas, or rows spread over the ranks
+distributed.py  the bank with its rows spread over the ranks of a process group
 selection.py    the hardest frames of a window; from the nearest few to the one hard negative n̂
-search.py       the most similar rows: by what steps
-runs.py         rows in runs, kept up to date as rows change
-levels.py       the balls they lie in and their codes, compiled
-scan.py         the loops of a search on a CPU, compiled
-tile.py         the innermost of them
-stored.py       rows as they are stored, in compiled code
+search.py       what a search of a bank is, and one in torch
+cpu/            the search that is compiled for a CPU
 """
 
 import lazy_loader

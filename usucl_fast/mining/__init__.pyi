@@ -1,11 +1,7 @@
 from .bank import MemoryBank as MemoryBank
 from .bank import Nearest as Nearest
-from .curriculum import CURRICULA as CURRICULA
-from .curriculum import Curriculum as Curriculum
-from .curriculum import Stage as Stage
-from .curriculum import window_bounds as window_bounds
 from .distributed import PartitionedBank as PartitionedBank
-from .distributed import ReplicatedBank as ReplicatedBank
+from .search import TorchSearch as TorchSearch
 from .selection import hardest_in_window as hardest_in_window
 from .selection import nearest_in as nearest_in
 from .selection import soft_negative as soft_negative

@@ -1,4 +1,4 @@
-"""The memory bank: one row a frame, asked for the frames most like a query."""
+"""The memory bank: the latest embedding of every frame, searched for the frames most similar to a query."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
-from usucl_fast.mining.curriculum import window_bounds
-from usucl_fast.mining.search import Allowed, CpuSearch, Rows, search_torch
+from usucl_fast.curriculum import window_bounds
+from usucl_fast.mining.cpu.search import CompiledSearch
+from usucl_fast.mining.search import Allowed, MakeSearch, Rows, TorchSearch
 
 
 class Nearest(NamedTuple):
@@ -31,9 +32,6 @@ class MemoryBank:
 
     Both `cross` and `intra` take, by name:
         max_age, step: rows written more than `max_age` steps before `step` are no answers.
-        band: (start, end), shares of the rows that a query allows, the most similar one first: the answers are the k
-            most similar ones from there on. (0.01, 0.1) passes over the most similar hundredth, and stops at a tenth.
-            This takes memory and time in proportion to the rows passed over.
         below: rows more similar than this are no answers. As near as that, the row of another video is probably of
             the same patient or a copy. Unlike a share, this asks for a figure that fits the encoder, and costs nothing.
 
@@ -44,6 +42,7 @@ class MemoryBank:
         device: of the rows and of all arguments and answers.
         group: int64 `[videos]`, the group of each video. Where given, excluding a video from a query excludes
             its whole group.
+        search: how rows are searched. None takes `CompiledSearch` on a CPU and `TorchSearch` elsewhere.
 
     Attributes:
         held: the frames whose rows are in this process, in `embeddings [held, D]` and `written_at [held]`: all of
@@ -57,6 +56,7 @@ class MemoryBank:
         dtype: torch.dtype = torch.float16,
         device: torch.device | str = "cpu",
         group: ArrayLike | torch.Tensor | None = None,
+        search: MakeSearch | None = None,
     ) -> None:
         self.first_row = np.asarray(first_row, np.int64)
         self.held = self._choose_held()
@@ -70,8 +70,9 @@ class MemoryBank:
         self._group_of_video = torch.as_tensor(codes, device=device)
         of_row = torch.as_tensor(np.repeat(codes.astype(np.int32), np.diff(first_row_held)), device=device)
         self._rows = Rows(self.embeddings, self.written_at, of_row)
-        on_cpu = self.embeddings.device.type == "cpu"
-        self._cpu = CpuSearch(self._rows, first_row_held) if on_cpu else None
+        if search is None:
+            search = CompiledSearch if self.embeddings.device.type == "cpu" else TorchSearch
+        self._index = search(self._rows, first_row_held)
 
     def __len__(self) -> int:
         return int(self.first_row[-1])
@@ -80,31 +81,24 @@ class MemoryBank:
         return range(len(self))
 
     @torch.no_grad()
-    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int, momentum: float = 0.0) -> None:
-        """Writes rows. Of a frame named twice the last embedding counts, on every device; one that is not finite
+    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
+        """Stores embeddings. Of a frame named twice the last embedding counts, on every device; one that is not finite
         is not written.
 
         Args:
             frame_ids: int64 `[M]`.
             z: `[M, D]`, unit length.
             step: the present step, not negative.
-            momentum: the share that the row as it was keeps, the sum being brought back to unit length: an
-                exponential average. With 0, and where the row was never written, z replaces it.
         """
         unique, place = torch.unique(frame_ids, return_inverse=True)
         order = torch.arange(len(frame_ids), device=place.device)
         last = torch.zeros_like(unique).scatter_reduce_(0, place, order, "amax", include_self=False)
-        new = z[last].float()
-        if momentum:
-            mixed = F.normalize(momentum * self.embeddings[unique].float() + (1 - momentum) * new)
-            new = torch.where((self.written_at[unique] >= 0)[:, None], mixed, new)
-        new = new.to(self.embeddings.dtype)
+        new = z[last].to(self.embeddings.dtype)
         finite = new.isfinite().all(dim=1)
         unique = unique[finite]
         self.embeddings[unique] = new[finite]
         self.written_at[unique] = step
-        if self._cpu:
-            self._cpu.touch(unique)
+        self._index.touch(unique)
 
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[..., D]` of the frames `[...]`; zeros where the frame id is -1."""
@@ -139,12 +133,23 @@ class MemoryBank:
             exclude: int64 `[B]`, for each query the video whose rows (or whose group's rows, where the bank
                 knows groups) are left out; -1 leaves out none, as does None for all queries.
             k: answers a query.
+            band: (start, end), shares of the rows that a query allows, the most similar one first: the answers are the
+                k most similar ones from there on. (0.01, 0.1) passes over the most similar hundredth, and stops at a
+                tenth. This takes memory and time in proportion to the rows passed over.
             approximate: on a CPU, only looks where the most similar rows are likely to be, and may miss some.
         """
         if exclude is None:
             exclude = torch.full((len(query),), -1, device=query.device)
         excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)
-        return self._nearest(query, k, self._allowed(excluded, max_age, step, below), band, None, approximate)
+        allowed = self._allowed(excluded, max_age, step, below)
+        skip, most = None, torch.full_like(excluded, k)
+        if band:
+            if allowed.below < float("inf") or not 0 <= band[0] <= band[1] <= 1:
+                raise ValueError(f"band {band} must be two shares in order, and does not go with below")
+            count = self._count(allowed).double()
+            skip = (count * band[0]).floor().long()
+            most = torch.minimum(skip + k, (count * band[1]).ceil().long())
+        return _columns(*self._search(query.float().contiguous(), allowed, most, None, approximate), k, skip)
 
     @torch.no_grad()
     def intra(
@@ -156,7 +161,6 @@ class MemoryBank:
         *,
         max_age: int | None = None,
         step: int | None = None,
-        band: tuple[float, float] | None = None,
         below: float | None = None,
     ) -> Nearest:
         """The k written rows most similar to each query within a window around a frame of its own video.
@@ -173,57 +177,29 @@ class MemoryBank:
         bounds = window_bounds(anchor - first, self.first_row[video + 1] - first, window) + first[:, None]
         ranges_BS2 = torch.as_tensor(bounds.reshape(-1, 2, 2), device=query.device)
         allowed = self._allowed(torch.full_like(frame_ids, -1), max_age, step, below)
-        return self._nearest(query, k, allowed, band, ranges_BS2, False)
-
-    def _nearest(
-        self,
-        query: torch.Tensor,
-        k: int,
-        allowed: Allowed,
-        band: tuple[float, float] | None,
-        ranges_BS2: torch.Tensor | None,
-        approximate: bool,
-    ) -> Nearest:
-        skip = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-        room = torch.full_like(skip, k)
-        if band:
-            if allowed.below < float("inf") or not 0 <= band[0] <= band[1] <= 1:
-                raise ValueError(f"band {band} must be two shares in order, and does not go with below")
-            count = self._count(allowed, ranges_BS2).double()
-            skip = (count * band[0]).floor().long()
-            room = torch.minimum(skip + k, (count * band[1]).ceil().long())
-        similarity, found = self._search(query.float().contiguous(), allowed, room, ranges_BS2, approximate)
-        # A column of nothing, for queries with fewer answers than others.
-        similarity = F.pad(similarity, (0, 1), value=-torch.inf)
-        found = F.pad(found, (0, 1), value=-1)
-        place = (skip[:, None] + torch.arange(k, device=query.device)).clamp_max(similarity.shape[1] - 1)
-        return Nearest(found.gather(1, place), similarity.gather(1, place).float())
+        most = torch.full_like(frame_ids, k)
+        return _columns(*self._search(query.float().contiguous(), allowed, most, ranges_BS2, False), k)
 
     def _search(
         self,
         query: torch.Tensor,
         allowed: Allowed,
-        room: torch.Tensor,
+        k: torch.Tensor,
         ranges_BS2: torch.Tensor | None,
         approximate: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The `room` int64 `[B]` most similar of the allowed rows, or of those of them in the ranges: similarities and
+        """The `k` int64 `[B]` most similar of the allowed rows, or of those of them in the ranges: similarities and
         frame ids `[B, K]`, the most similar first, -inf and -1 where there are fewer."""
-        room = room.clamp_max(len(self.embeddings))
-        if not query.numel() or not room.any():
-            return query.new_empty(len(query), 0), room.new_empty(len(query), 0)
-        if not self._cpu:
-            return search_torch(self._rows, query, allowed, room, ranges_BS2)
+        k = k.clamp_max(len(self.embeddings))
+        if not query.numel() or not k.any():
+            return query.new_empty(len(query), 0), k.new_empty(len(query), 0)
         if ranges_BS2 is not None:
-            return self._cpu.among(query, allowed, room, ranges_BS2)
-        return self._cpu.nearest(query, allowed, room, approximate)
+            return self._index.among(query, allowed, k, ranges_BS2)
+        return self._index.nearest(query, allowed, k, approximate)
 
-    def _count(self, allowed: Allowed, ranges_BS2: torch.Tensor | None) -> torch.Tensor:
+    def _count(self, allowed: Allowed) -> torch.Tensor:
         """int64 `[B]`, the rows that each query allows."""
         written = self.written_at >= allowed.oldest
-        if ranges_BS2 is not None:
-            before = F.pad(written.cumsum(0), (1, 0))
-            return (before[ranges_BS2[:, :, 1]] - before[ranges_BS2[:, :, 0]]).clamp_min(0).sum(dim=1)
         of_group = torch.bincount(self._rows.group[written], minlength=len(self._group_of_video))
         excluded = allowed.excluded
         return of_group.sum() - torch.where(excluded >= 0, of_group[excluded.clamp_min(0)], 0)
@@ -270,5 +246,16 @@ class MemoryBank:
             here = slice(first - self.held.start, last - self.held.start)
             for name, tensor in own.items():
                 tensor[here] = part[name][first - start : last - start].to(tensor)
-        if self._cpu:
-            self._cpu.touch()
+        self._index.touch()
+
+
+def _columns(similarity: torch.Tensor, found: torch.Tensor, k: int, skip: torch.Tensor | None = None) -> Nearest:
+    """The k answers after the first `skip` int64 `[B]` of each query."""
+    # A column of nothing, for queries with fewer answers than others.
+    similarity = F.pad(similarity, (0, 1), value=-torch.inf)
+    found = F.pad(found, (0, 1), value=-1)
+    place = torch.arange(k, device=found.device).expand(len(found), -1)
+    if skip is not None:
+        place = place + skip[:, None]
+    place = place.clamp_max(similarity.shape[1] - 1)
+    return Nearest(found.gather(1, place), similarity.gather(1, place).float())

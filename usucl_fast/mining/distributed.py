@@ -1,11 +1,11 @@
-"""The memory bank over the ranks of a process group: every rank with all rows, or each with its share of them.
+"""A memory bank whose rows are spread over the ranks of a process group.
 
 Every rank makes the same bank and calls its methods when the others do, with the same options: the calls wait for each
 other, but for saving and restoring. Frames written, queries asked and rows named differ from rank to rank, in number as
 well, and may be none.
 
-What is sent: the frames written and the queries go to all ranks; of a spread bank's answers each rank gets its own,
-K from every other rank, and of its rows those it names.
+What is sent: the frames written and the queries go to all ranks; of the answers each rank gets its own, K from every
+other rank, and of the rows those it names.
 """
 
 import torch
@@ -17,8 +17,19 @@ from usucl_fast.mining.bank import MemoryBank
 from usucl_fast.mining.search import Allowed
 
 
-class _BankOverRanks(MemoryBank):
-    """Takes `MemoryBank`'s arguments, and `process_group`: None is the default one, of all ranks."""
+class PartitionedBank(MemoryBank):
+    """The rows spread over the ranks, rank r of R holding the frames from N r / R up to N (r + 1) / R.
+
+    Answers are those of a `MemoryBank` of all rows: on a CPU exactly so, elsewhere up to the rounding of float32
+    products. `cross` looks at each rank's likely rows where it is approximate, and so misses fewer.
+
+    `state_dict` is of the rows held: every rank saves its own, and `load_state_dict` of any bank takes them all, on any
+    number of ranks.
+
+    Args:
+        first_row, dim, dtype, device, group: see `MemoryBank`.
+        process_group: None is the default one, of all ranks.
+    """
 
     def __init__(
         self,
@@ -33,47 +44,20 @@ class _BankOverRanks(MemoryBank):
         self._rank, self._ranks = dist.get_rank(process_group), dist.get_world_size(process_group)
         super().__init__(first_row, dim, dtype, device, group)
 
-    def _gather(self, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
-        return gather_ragged(*tensors, process_group=self._process_group)
-
-
-class ReplicatedBank(_BankOverRanks):
-    """All rows on every rank. `write` writes what all ranks are given, in rank order: of a frame named twice the last
-    embedding counts, and the replicas stay bit-identical. Answers and rows need no other rank.
-
-    `state_dict` is that of a `MemoryBank`, the same on all ranks: one of them saves it.
-    """
-
-    @torch.no_grad()
-    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int, momentum: float = 0.0) -> None:
-        (frame_ids, z), _ = self._gather(frame_ids, z)
-        super().write(frame_ids, z, step, momentum)
-
-
-class PartitionedBank(_BankOverRanks):
-    """The rows spread over the ranks, rank r of R holding the frames from N r / R up to N (r + 1) / R.
-
-    Answers are those of a `MemoryBank` of all rows: on a CPU exactly so, elsewhere up to the rounding of float32
-    products. `cross` looks at each rank's likely rows where it is approximate, and so misses fewer.
-
-    `state_dict` is of the rows held: every rank saves its own, and `load_state_dict` of any bank takes them all, on any
-    number of ranks.
-    """
-
     def _choose_held(self) -> range:
         self._cuts = [len(self) * rank // self._ranks for rank in range(self._ranks + 1)]
         return range(self._cuts[self._rank], self._cuts[self._rank + 1])
 
     @torch.no_grad()
-    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int, momentum: float = 0.0) -> None:
-        (frame_ids, z), _ = self._gather(frame_ids, z)
+    def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
+        (frame_ids, z), _ = self._gather_all(frame_ids, z)
         held = self._is_held(frame_ids)
-        super().write(frame_ids[held] - self.held.start, z[held], step, momentum)
+        super().write(frame_ids[held] - self.held.start, z[held], step)
 
     @torch.no_grad()
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
         named = frame_ids[frame_ids >= 0]
-        (all_named,), counts = self._gather(named)
+        (all_named,), counts = self._gather_all(named)
         held = self._is_held(all_named)
         stops = torch.tensor(self._cuts[1:], device=named.device)
         owner = torch.searchsorted(stops, named, right=True)
@@ -94,27 +78,34 @@ class PartitionedBank(_BankOverRanks):
         self,
         query: torch.Tensor,
         allowed: Allowed,
-        room: torch.Tensor,
+        k: torch.Tensor,
         ranges_BS2: torch.Tensor | None,
         approximate: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        room = room.clamp_max(len(self))
-        allowed, ranges_BS2, (query, rooms), counts = self._gather_asked(allowed, ranges_BS2, query, room)
-        most = int(rooms.max()) if len(rooms) else 0
-        similarity, found = super()._search(query, allowed, rooms, ranges_BS2, approximate)
+        k = k.clamp_max(len(self))
+        allowed, ranges_BS2, (query, all_k), counts = self._gather_asked(allowed, ranges_BS2, query, k)
+        most = int(all_k.max()) if len(all_k) else 0
+        similarity, found = super()._search(query, allowed, all_k, ranges_BS2, approximate)
         found = torch.where(found >= 0, found + self.held.start, -1)
         missing = (0, most - found.shape[1])
         similarity = self._to_askers(F.pad(similarity.double(), missing, value=-torch.inf), counts)
         found = self._to_askers(F.pad(found, missing, value=-1), counts)
         # Ranks hold frames in order, so of equal answers the first are those of the smaller frame ids.
         similarity, order = similarity.sort(dim=1, descending=True, stable=True)
-        full = torch.arange(similarity.shape[1], device=room.device) >= room[:, None]
+        full = torch.arange(similarity.shape[1], device=k.device) >= k[:, None]
         similarity, found = similarity.masked_fill(full, -torch.inf), found.gather(1, order).masked_fill(full, -1)
         return similarity[:, :most], found[:, :most]
 
-    def _count(self, allowed: Allowed, ranges_BS2: torch.Tensor | None) -> torch.Tensor:
-        allowed, ranges_BS2, _, counts = self._gather_asked(allowed, ranges_BS2)
-        return self._to_askers(super()._count(allowed, ranges_BS2)[:, None], counts).sum(dim=1)
+    def _count(self, allowed: Allowed) -> torch.Tensor:
+        allowed, _, _, counts = self._gather_asked(allowed, None)
+        return self._to_askers(super()._count(allowed)[:, None], counts).sum(dim=1)
+
+    def _gather_all(self, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
+        """The tensors `[M, ...]` of all ranks in rank order, and M of each rank; M is the same for all tensors of a
+        rank, may differ from rank to rank, and may be 0."""
+        own = torch.tensor([len(tensors[0])], device=tensors[0].device)
+        counts = gather_ragged(own, [1] * self._ranks, self._process_group).tolist()
+        return [gather_ragged(tensor, counts, self._process_group) for tensor in tensors], counts
 
     def _gather_asked(
         self, allowed: Allowed, ranges_BS2: torch.Tensor | None, *others: torch.Tensor
@@ -122,7 +113,7 @@ class PartitionedBank(_BankOverRanks):
         """What the queries of all ranks allow, in which ranges of the rows held here, and what else is of each query;
         and the number of queries of each rank."""
         ranges = [] if ranges_BS2 is None else [ranges_BS2]
-        (excluded, *gathered), counts = self._gather(allowed.excluded, *others, *ranges)
+        (excluded, *gathered), counts = self._gather_all(allowed.excluded, *others, *ranges)
         ranges_BS2 = (gathered.pop() - self.held.start).clamp(0, len(self.held)) if ranges else None
         return allowed._replace(excluded=excluded), ranges_BS2, gathered, counts
 
@@ -145,31 +136,14 @@ class PartitionedBank(_BankOverRanks):
 
 
 def gather_ragged(
-    *tensors: torch.Tensor, process_group: dist.ProcessGroup | None = None
-) -> tuple[list[torch.Tensor], list[int]]:
-    """Puts the tensors of all ranks one after the other, in rank order.
-
-    Args:
-        tensors: `[M, ...]` each. M is the same for all of them, may differ from rank to rank, and may be 0.
-
-    Returns:
-        The tensors `[sum of M, ...]`, and M of each rank.
-    """
-    own = torch.tensor([len(tensors[0])], device=tensors[0].device)
-    counts = torch.cat(_gather_equal(own, process_group)).tolist()
-    gathered = []
-    for tensor in tensors:
-        padded = tensor.new_zeros(max(1, *counts), *tensor.shape[1:])
-        padded[: len(tensor)] = tensor
-        parts = _gather_equal(padded, process_group)
-        gathered.append(torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]))
-    return gathered, counts
-
-
-def _gather_equal(tensor: torch.Tensor, process_group: dist.ProcessGroup | None) -> list[torch.Tensor]:
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(process_group))]
-    dist.all_gather(parts, tensor, group=process_group)
-    return parts
+    tensor: torch.Tensor, counts: list[int], process_group: dist.ProcessGroup | None = None
+) -> torch.Tensor:
+    """Concatenates the tensors `[counts[rank], ...]` of all ranks, in rank order."""
+    padded = tensor.new_zeros(max(1, *counts), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded, group=process_group)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def exchange(

@@ -4,15 +4,18 @@ sources.py       files and folders -> the list of videos
 lists.py         what a list says of them: labels, groups, splits
 identity.py      what videos and patients are called in the shards
 outlines.py      the sector of each video, as a person says
-decode.py        one video -> its pictures and their times
-dicom.py         the same for a DICOM file
+video.py         what an opened source is: pictures and their times
+container.py     a video file, dicom.py a DICOM file, images.py a folder of images -> that
+decode.py        any of these: `open_video`
 sector.py        pictures -> where the ultrasound sector is
 picture.py       one picture -> the pixels and bytes that are stored
 members.py       a frame -> its header in a tar
 spool.py         one video -> its encoded frames as tar members in a spool file (in a worker process)
 workers.py       all videos -> spool files, in processes that may crash
 writer.py        spool files -> shards, indexes, frame table, manifest
+motion.py        pictures -> which pixels move
 splits.py        groups -> splits
+contact_sheet.py pictures before and after, for a person to look at
 duplicates.py    shards -> videos that are in them twice
 settings.py      what the bytes of the shards depend on
 job.py           all of it: `pack`

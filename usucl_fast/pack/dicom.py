@@ -22,8 +22,8 @@ from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels, pixel_arra
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSLossless, JPEGLSNearLossless
 
 from usucl_fast.errors import DecodeError
-from usucl_fast.pack.decode import MOST_PIXELS, Header
 from usucl_fast.pack.sector import Box
+from usucl_fast.pack.video import MOST_PIXELS, Header, Video
 
 # Messages of pydicom quote attributes.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -44,6 +44,16 @@ WANTED = [
     *(f"{color}PaletteColorLookupTable{what}" for color in ("Red", "Green", "Blue") for what in ("Descriptor", "Data")),
     *(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
 ]
+
+
+def open_dicom(path: Path) -> Video:
+    """Opens a DICOM file.
+
+    Raises:
+        DecodeError: it is no DICOM file, or holds no picture.
+    """
+    header = read_header(path)
+    return Video(decode(path), header.frame_rate, header)
 
 
 def read_header(path: Path) -> Header:

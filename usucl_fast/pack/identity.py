@@ -7,7 +7,7 @@ import secrets
 import urllib.parse
 from pathlib import Path
 
-import click
+import platformdirs
 
 from usucl_fast.errors import UsageError
 
@@ -52,8 +52,11 @@ class Pseudonyms:
 
 
 def default_secret() -> Path:
-    """Where the secret of this user lies."""
-    return Path(click.get_app_dir("usucl-fast")) / "salt"
+    """Where the secret of this user lies; below `~` for one who has no home, which is told where it is needed."""
+    try:
+        return platformdirs.user_config_path("usucl-fast", appauthor=False, roaming=True) / "salt"
+    except RuntimeError:
+        return Path("~/salt")
 
 
 def read_pseudonyms(path: Path) -> Pseudonyms:

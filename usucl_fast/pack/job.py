@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import holds_only, write_json, write_whole
 from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, MEMBER_SUFFIX, ROW, VideoRecord
+from usucl_fast.pack.contact_sheet import write_sheets
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.identity import Pseudonyms, escape
 from usucl_fast.pack.sector import Polygon
@@ -43,8 +44,7 @@ from usucl_fast.pack.splits import assign_splits, torn_groups
 from usucl_fast.pack.spool import Order, Spooled
 from usucl_fast.pack.workers import spool_all
 from usucl_fast.pack.writer import ShardWriter
-from usucl_fast.report.contact_sheet import write_sheets
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 SPOOL = "spool"
 SECTORS, SHEETS, SUMMARY = "sectors.json", "sectors-*.png", "summary.json"

@@ -12,7 +12,7 @@ import numpy as np
 from usucl_fast.feed.store import ShardStore, open_shards
 from usucl_fast.frames import FRAMES, MANIFEST, MEMBER_SUFFIX, manifest_checksum
 from usucl_fast.pack.members import BLOCK, MemberHeader
-from usucl_fast.report.progress import Progress
+from usucl_fast.progress import Progress
 
 
 def verify(folder: Path) -> list[str]:

@@ -6,11 +6,11 @@ Source: Wu and Wang, "Contrastive Learning of Image Representations with Cross-V
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import REACH
 from usucl_fast.learn.method import BankMethod
 from usucl_fast.learn.methods.moco import MoCo, keep_in_state
-from usucl_fast.mining.curriculum import Curriculum
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast.feed.augmentation import UNCHANGED
+from usucl_fast.feed.batch import PREFETCH, Batch, Delivery
 from usucl_fast.feed.decode import decode_frame
-from usucl_fast.feed.develop import develop
-from usucl_fast.feed.loader import PREFETCH, Batch, Delivery
 from usucl_fast.feed.plan import BatchPlan
-from usucl_fast.feed.render import render
+from usucl_fast.feed.render_cpu import render
+from usucl_fast.feed.render_gpu import develop
 from usucl_fast.feed.store import ShardStore
 
 Ints = NDArray[np.int64]

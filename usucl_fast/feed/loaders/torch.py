@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader, addresses_of
 from usucl_fast.feed.plan import BatchPlan
-from usucl_fast.feed.threaded import Ints, ThreadedLoader, addresses_of
 
 
 class TorchLoader(ThreadedLoader):

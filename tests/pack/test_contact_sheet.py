@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from usucl_fast.pack.contact_sheet import HEIGHT, WIDTH, thumbnail_pair, write_sheets
 from usucl_fast.pack.sector import Sector
-from usucl_fast.report.contact_sheet import HEIGHT, WIDTH, thumbnail_pair, write_sheets
 
 SECTOR = Sector((320, 240), (((100, 40), (220, 40), (220, 200), (100, 200)),))
 

@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast.errors import UsageError
+from usucl_fast.feed.batch import Batch, Delivery, decoded_bytes
 from usucl_fast.feed.decode import decode_frame
-from usucl_fast.feed.develop import develop, to_device
-from usucl_fast.feed.gather import gather
-from usucl_fast.feed.loader import Batch, Delivery, decoded_bytes
+from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader, addresses_of, make_pool
 from usucl_fast.feed.plan import BatchPlan
+from usucl_fast.feed.render_gpu import develop, gather, to_device
 from usucl_fast.feed.store import ShardStore
-from usucl_fast.feed.threaded import Ints, ThreadedLoader, addresses_of, make_pool
 
 Pixels = NDArray[np.uint8]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.feed.batch import Delivery
 from usucl_fast.feed.beton import Beton
-from usucl_fast.feed.loader import Delivery
+from usucl_fast.feed.loaders.threaded import Ints
+from usucl_fast.feed.loaders.torch import TorchLoader
 from usucl_fast.feed.store import ShardStore
-from usucl_fast.feed.threaded import Ints
-from usucl_fast.feed.torch_loader import TorchLoader
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of red, green and blue: ITU-R BT.601, as JPEG's."""

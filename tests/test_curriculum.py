@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from usucl_fast.mining import CURRICULA, Curriculum, window_bounds
+from usucl_fast.curriculum import CURRICULA, Curriculum, window_bounds
 
 # Epoch of 60: (intra-video negatives count, d0, d1), written out by hand from the description of the method.
 STEP = {

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from usucl_fast.errors import DataError
+from usucl_fast.feed.batch import PREFETCH, Batch
 from usucl_fast.feed.decode import decode_frame
-from usucl_fast.feed.develop import develop
-from usucl_fast.feed.loader import PREFETCH, Batch
+from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader
 from usucl_fast.feed.plan import BatchPlan
-from usucl_fast.feed.threaded import Ints, ThreadedLoader
+from usucl_fast.feed.render_gpu import develop
 
 Feed = tuple[list[np.ndarray], NDArray[np.int32]]
 """Encoded frames, and an argument row a frame: see `_arguments`."""

@@ -1,11 +1,11 @@
-"""A curriculum as text: a line for each stretch of epochs, and a curve of each figure that changes."""
+"""Figures as text for a terminal: a series of numbers as one line of bars, a curriculum as a table."""
 
 import itertools
 from collections.abc import Sequence
 
-from usucl_fast.mining import Stage
-from usucl_fast.report.curve import sparkline
+from usucl_fast.curriculum import Stage
 
+BARS = "▁▂▃▄▅▆▇█"
 HEADER = ("epochs", "intra-video", "window %", "hardest %", "cross-video", "band %")
 
 
@@ -54,3 +54,12 @@ def _curves(stages: Sequence[Stage]) -> list[str]:
         for name, values in figures.items()
         if min(values) < max(values)
     ]
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """The values, averaged into at most `width` bins, as bars between their least and greatest."""
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    bins = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, span = min(bins), max(bins) - min(bins)
+    return "".join(BARS[round((value - low) / span * (len(BARS) - 1)) if span else 0] for value in bins)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from usucl_fast.report import progress
-from usucl_fast.report.curve import sparkline
-from usucl_fast.report.progress import Progress
+from usucl_fast import progress
+from usucl_fast.cli.charts import sparkline
+from usucl_fast.progress import Progress
 
 
 def test_sparkline() -> None:

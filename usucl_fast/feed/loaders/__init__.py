@@ -1,0 +1,8 @@
+"""Plans in, batches out; a loader executes and chooses nothing.
+
+torch.py     libjpeg-turbo in threads
+dali.py      NVIDIA DALI
+ffcv.py      FFCV's decoder in threads
+resident.py  decoded frames kept in memory
+threaded.py  what all have in common
+"""

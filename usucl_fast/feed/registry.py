@@ -1,0 +1,74 @@
+"""Loaders by name: which there are, which is the fastest here, making one."""
+
+import importlib.util
+from collections.abc import Callable
+
+from usucl_fast.errors import UsageError
+from usucl_fast.feed.batch import Delivery, Loader, decoded_bytes
+from usucl_fast.feed.store import ShardStore
+from usucl_fast.optional import needed
+
+
+def choose_loader(
+    store: ShardStore, channels: int, resident_bytes: int, resident_file: bool = False
+) -> tuple[str, str]:
+    """The fastest loader for these shards here, and why it is that one."""
+    if resident_file:
+        return "resident", "--resident-file keeps all decoded frames"
+    needed = int(decoded_bytes(store.table, channels).sum())
+    if needed <= resident_bytes:
+        return "resident", f"all frames decoded take {needed / 1e9:.1f} GB"
+    why = f"all frames decoded would take {needed / 1e9:.1f} GB, more than --resident-gb {resident_bytes / 1e9:g}"
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        return "dali", why
+    return "torch", f"{why}, and NVIDIA DALI is not installed"
+
+
+def make_loader(name: str, store: ShardStore, delivery: Delivery) -> Loader:
+    """Makes the loader of that name, importing only what it needs.
+
+    Raises:
+        UsageError: there is no such loader, or what it needs is not installed.
+    """
+    try:
+        make = _LOADERS[name]
+    except KeyError:
+        raise UsageError(f"there is no loader {name!r}; choose from {', '.join(_LOADERS)}") from None
+    return make(store, delivery)
+
+
+def _torch(store: ShardStore, delivery: Delivery) -> Loader:
+    from usucl_fast.feed.loaders.torch import TorchLoader
+
+    return TorchLoader(store, delivery)
+
+
+def _dali(store: ShardStore, delivery: Delivery) -> Loader:
+    with needed("NVIDIA DALI", "--loader dali", "dali", ", or use --loader torch"):
+        from usucl_fast.feed.loaders.dali import DaliLoader
+    return DaliLoader(store, delivery)
+
+
+def _resident(store: ShardStore, delivery: Delivery) -> Loader:
+    from usucl_fast.feed.loaders.resident import make_resident
+
+    return make_resident(store, delivery)
+
+
+def _ffcv(store: ShardStore, delivery: Delivery) -> Loader:
+    from usucl_fast.feed.loaders.ffcv import FfcvLoader
+
+    if delivery.beton is None:
+        raise UsageError(
+            f"--loader ffcv needs --beton, a file made by: usucl-shard export-ffcv {store.name} FILE.beton"
+        )
+    return FfcvLoader(store, delivery, delivery.beton)
+
+
+_LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {
+    "dali": _dali,
+    "torch": _torch,
+    "resident": _resident,
+    "ffcv": _ffcv,
+}
+LOADERS = tuple(_LOADERS)

@@ -1,0 +1,67 @@
+"""What an opened source is, of whatever kind: its pictures, their times, and what a DICOM file says of itself."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+
+from usucl_fast.errors import DecodeError
+from usucl_fast.pack.sector import Box
+
+MOST_PIXELS = 1 << 26  # of a picture: a damaged header must not ask for all the memory there is
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a DICOM file says of itself, as far as packing needs it; nothing of it is written as it is.
+
+    patient: PatientID.
+    frame_rate: mean frames per second; 0 where it is not said.
+    ultrasound: whether it is an ultrasound image at all.
+    burned_in: whether it says that text is burned into its pictures.
+    regions: boxes (left, top, right, bottom) of the 2-D images in its pictures, in pixels.
+    """
+
+    patient: str
+    frame_rate: float
+    ultrasound: bool
+    burned_in: bool
+    regions: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Video:
+    """An opened source.
+
+    pictures: every picture with its time in seconds from the first. Times of a frame folder are the numbers in its
+        file names, or else the positions of the files.
+    frame_rate: mean frames per second; 0 where the source does not say.
+    header: what a DICOM file says of itself.
+
+    Iterating over `pictures` raises DecodeError where the source stops decoding before its end.
+    """
+
+    pictures: Iterator[tuple[av.VideoFrame, float]]
+    frame_rate: float
+    header: Header | None = None
+
+
+def thin(video: Video, every: int, fps: float) -> Iterator[tuple[av.VideoFrame, float]]:
+    """The pictures that are kept: of `every` so many one, or, where `fps` is not 0, so many a second.
+
+    Raises:
+        DecodeError: `fps` is asked of a source without times.
+    """
+    if fps and not video.frame_rate:
+        raise DecodeError("says nothing of its frame rate, which --fps needs; use --every for it")
+    due = 0.0
+    for number, (picture, time) in enumerate(video.pictures):
+        if fps:
+            if time < due - 1e-6:
+                continue
+            # Of the grid of times, so that the rate holds on average.
+            due = (math.floor(time * fps + 1e-6) + 1) / fps
+        elif number % every:
+            continue
+        yield picture, time

@@ -1,2 +1,0 @@
-from .curriculum import curriculum_text as curriculum_text
-from .curve import sparkline as sparkline
