@@ -1,4 +1,4 @@
-"""The methods, one file each: settings, recipes, and the loss of a batch. `../method.py` says what a file holds.
+"""The methods, one file each: settings, recipes, and the loss of a batch. `Method`, in the package above, says what a file holds.
 
 usucl.py     the paper's: negatives within a video and across videos
 simclr.py, moco.py, byol.py, simsiam.py   two views of a frame
