@@ -1,14 +1,11 @@
-"""The methods, one file each: settings, recipes, and the loss of a batch. `Method`, in the package above, says what a file holds.
+"""The methods, one file each: settings, recipes, and the loss of a batch.
 
 usucl.py     the paper's: negatives within a video and across videos
 simclr.py, moco.py, byol.py, simsiam.py   two views of a frame
 cycle.py     CycleContrast; uscl.py, USCL
 
-usucl.py     the paper's: negatives within a video and across videos
-simclr.py, moco.py, byol.py, simsiam.py   two views of a frame
-cycle.py     CycleContrast; uscl.py, USCL
-
-Those beside USUCL take their heads and losses from lightly, an optional extra.
+`Method`, in the package above, says what a file holds. Methods beside USUCL take their heads and losses from lightly,
+an optional extra.
 """
 
 import importlib
