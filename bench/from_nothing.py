@@ -12,7 +12,7 @@ import click
 
 from usucl_fast.cli.train import main as usucl_train
 from usucl_fast.files import write_json
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn import RunFolder
 from usucl_fast.machine import hardware
 
 CURVES = ("loss", "mean_cosine", "effective_rank", "bank_mean_cosine", "bank_effective_rank")
@@ -34,7 +34,7 @@ def main(shards: str, out: Path, recipes: str, seeds: int, options: tuple[str, .
     for recipe in recipes.split(","):
         for seed in range(seeds):
             run = out / f"{recipe}-{seed}"
-            begun = (run / "config.json").exists()
+            begun = RunFolder(run).holds_run()
             named = ["--recipe", recipe, "--seed", str(seed), "--init", "random", *options]
             usucl_train([shards, "--out", str(run), *(["--resume"] if begun else named)], standalone_mode=False)
             report["runs"].append({"recipe": recipe, "seed": seed, **_curves(run)})
@@ -45,7 +45,7 @@ def main(shards: str, out: Path, recipes: str, seeds: int, options: tuple[str, .
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Points (step, value)."""
     curves: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
-    for line in read_metrics(run / "metrics.jsonl"):
+    for line in RunFolder(run).read_metrics():
         looked = {**line, **{f"bank_{name}": value for name, value in line.get("bank", {}).items()}}
         for name, curve in curves.items():
             if name in looked:

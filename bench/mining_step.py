@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from usucl_fast.feed import open_shards
-from usucl_fast.learn import checkpoint
-from usucl_fast.learn.recipes import make_curriculum
-from usucl_fast.learn.run_folder import read_config
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn import RunFolder
+from usucl_fast.learn.checkpoint import load_newest
+from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.mining import MemoryBank, soft_negative
 
 
@@ -30,12 +29,12 @@ from usucl_fast.mining import MemoryBank, soft_negative
 @click.option("--rounds", default=7, show_default=True, help="Times that each is measured, in turn.")
 def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
     """Mines from the bank of RUN, with all of its rows written, for batches of its own, and prints JSON."""
-    config, table = read_config(run), open_shards(shards).table
-    state = checkpoint.load_newest(run / "checkpoints")
-    if state is None:
-        raise click.UsageError(f"{run} has no checkpoint yet")
+    folder, table = RunFolder(run), open_shards(shards).table
+    config, saved = folder.read_config(), load_newest(folder)
+    if not isinstance(config, Usucl) or saved is None or saved.bank is None:
+        raise click.UsageError(f"{run} has no checkpoint of USUCL; train one with usucl-train")
     bank = MemoryBank(table.first_row, config.dim, group=table.group)
-    bank.load_state_dict(state["method"]["_extra_state"])
+    bank.load_state_dict(saved.bank)
     filled = int((bank.written_at >= 0).sum())
     missing = torch.nonzero(bank.written_at < 0)[:, 0]
     # A row never written is made of one that was, so that the search has all rows to look at.
@@ -49,7 +48,7 @@ def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
     anchors = torch.from_numpy(table.first_row)[videos] + torch.from_numpy(np.diff(table.first_row))[videos] // 3
     noise = F.normalize(torch.randn(len(anchors), config.dim, generator=generator), dim=1)
     queries = [F.normalize(bank.rows(anchors) + share * noise, dim=1) for share in (0.2, 0.25, 0.3)]
-    stage = make_curriculum(config)(0.5)
+    stage = config.make_curriculum()(0.5)
 
     def mine(query: torch.Tensor) -> torch.Tensor:
         found = bank.cross(query, videos, stage.hard).frame_ids
@@ -81,7 +80,7 @@ def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
     for _ in range(rounds):
         for name, work in (("mining", step), ("published", published)):
             seconds[name].append(_median_of_ten(work, queries))
-    whole = statistics.median(line["seconds"] - line["wait"] for line in read_metrics(run / "metrics.jsonl")[1:])
+    whole = statistics.median(line["seconds"] - line["wait"] for line in folder.read_metrics()[1:])
     report: dict[str, Any] = {"rows": len(bank), "written by the run": filled, "batch_size": len(videos)}
     report["step, ms"] = round(1000 * whole, 3)
     for name, times in seconds.items():

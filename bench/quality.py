@@ -18,7 +18,8 @@ from usucl_fast.cli.train import main as usucl_train
 from usucl_fast.evaluate import load_backbone
 from usucl_fast.feed import open_shards
 from usucl_fast.files import write_json, write_whole
-from usucl_fast.learn.recipes import TrainConfig, make_config
+from usucl_fast.learn import RunFolder, make_config
+from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.machine import hardware
 
 SAME = {"init": "random", "channels": "1"}
@@ -94,7 +95,7 @@ def main(
             else:
                 epochs = round(budget / videos / passes_a_tuple(own))
                 _train(shards, run, {**same, **own, "seed": seed, "epochs": epochs}, options)
-                summary = json.loads((run / "summary.json").read_bytes())
+                summary = json.loads(RunFolder(run).summary.read_bytes())
                 report["runs"][run.name] = {"epochs": epochs, "seconds": summary["seconds"], "loss": summary["loss"]}
             model = [str(run), "--arch", same["arch"], "--size", str(same["size"]), shards, "--folds", str(folds)]
             for kind, arguments in evaluations.items():
@@ -120,24 +121,25 @@ def main(
 
 def passes_a_tuple(own: dict[str, Any]) -> int:
     """Of pictures of a tuple through the network, with gradient three each."""
-    config: TrainConfig = make_config(
+    config = make_config(
         own.get("recipe", "default"), {k: (v, v) for k, v in own.items() if k in ("negatives", "hard")}
     )
     if config.method == "simclr":
         return 6
     if config.method == "moco":
         return 4
-    assert config.method == "usucl", config.method
+    assert isinstance(config, Usucl), config.method
     encoded = max(config.negatives) if config.mining == "encode" else 0
     return 3 * (1 + encoded) + (3 if config.symmetric else 1)
 
 
 def _train(shards: str, run: Path, settings: dict[str, Any], options: tuple[str, ...]) -> None:
-    if (run / "summary.json").exists():
-        summary = json.loads((run / "summary.json").read_bytes())
+    folder = RunFolder(run)
+    if folder.summary.exists():
+        summary = json.loads(folder.summary.read_bytes())
         if summary["steps"] == summary["of"]:
             return
-    if (run / "config.json").exists():
+    if folder.holds_run():
         usucl_train([shards, "--out", str(run), "--resume", *options], standalone_mode=False)
         return
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]

@@ -17,6 +17,7 @@ from usucl_fast.errors import UsageError
 from usucl_fast.feed import choose_loader, open_shards
 from usucl_fast.learn.formats import MAKERS
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.run_folder import RunFolder
 
 OURS = (
     *("usucl_fast.feed.loaders.dali", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
@@ -129,11 +130,15 @@ USES: dict[str, tuple[str, str, tuple[Ask, ...]]] = {
         ),
     ),
     "timm": ("timm", "timm", (training("--arch", "timm/resnet18"),)),
-    "onnx": ("onnx", "onnx", (lambda folder: (MAKERS["onnx"](folder, make_config("default", {})), None)[1],)),
+    "onnx": (
+        "onnx",
+        "onnx",
+        (lambda folder: (MAKERS["onnx"](RunFolder(folder), make_config("default", {})), None)[1],),
+    ),
     "onnxscript": (
         "onnxscript",
         "onnx",
-        (lambda folder: (MAKERS["onnx"](folder, make_config("default", {})), None)[1],),
+        (lambda folder: (MAKERS["onnx"](RunFolder(folder), make_config("default", {})), None)[1],),
     ),
     "pyarrow": (
         "pyarrow",

@@ -28,7 +28,7 @@ from tests.helpers.training import curve, tiny_options
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.cli import bench, shard, train
 from usucl_fast.feed import LOADERS, open_shards
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn.run_folder import RunFolder
 
 TINY = [str(word) for word in tiny_options(epochs=6)]
 
@@ -233,9 +233,9 @@ def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
     second = usucl_train(SAMPLE, "--out", out, "--resume", "--threads", 1)
     assert second.exit_code == 0, second.output
     assert "step 12 of 12" in second.output
-    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(12))
+    assert [line["step"] for line in RunFolder(out).read_metrics()] == list(range(12))
     assert usucl_train(SAMPLE, "--out", out, *TINY, "--overwrite", "--stop-after", 1).exit_code == 0
-    assert len(read_metrics(out / "metrics.jsonl")) == 1
+    assert len(RunFolder(out).read_metrics()) == 1
 
 
 def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def start(out: Path, *arguments: str) -> "subprocess.Popen[str]":
 def wait_for_step(alive: Callable[[], bool], out: Path, step: int) -> None:
     metrics = out / "metrics.jsonl"
     for _ in range(2400):
-        if metrics.exists() and len(read_metrics(metrics)) > step:
+        if metrics.exists() and len(RunFolder(out).read_metrics()) > step:
             return
         assert alive()
         time.sleep(0.01)
@@ -314,7 +314,7 @@ def test_killed_at_ten_random_steps_and_resumed_equals_uninterrupted(tmp_path: P
         wait_for_step(process.is_alive, out, step)
         process.kill()
         process.join()
-        lost = len(read_metrics(out / "metrics.jsonl"))
+        lost = len(RunFolder(out).read_metrics())
         saved = [int(path.stem[5:]) for path in (out / "checkpoints").glob("step-*.pt")]
         assert lost - max(saved, default=0) <= 3
         process = begin(out, "--resume")
@@ -338,7 +338,7 @@ def test_sigterm_saves_and_exits_0(tmp_path: Path) -> None:
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "--resume" in output
-    steps = len(read_metrics(out / "metrics.jsonl"))
+    steps = len(RunFolder(out).read_metrics())
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{steps:08d}.pt"]
 
 
@@ -369,7 +369,7 @@ main()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert not {path for path in shared_memory() - before if not is_used(path)}
-    assert read_metrics(metrics)
+    assert RunFolder(tmp_path / "run").read_metrics()
 
 
 def shared_memory() -> set[Path]:
@@ -485,8 +485,8 @@ def test_a_bad_toml_file_is_refused(tmp_path: Path, text: str, words: list[str])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--recipe", "simclr", "--negatives", "3"], ["--negatives is nothing to --method simclr"]),
-        (["--recipe", "byol", "--tau", ".1"], ["--tau is nothing to --method byol"]),
+        (["--recipe", "simclr", "--negatives", "3"], ["--negatives has no effect with --method simclr"]),
+        (["--recipe", "byol", "--tau", ".1"], ["--tau has no effect with --method byol"]),
         (["--init", "nowhere.pth"], ["nowhere.pth is neither a run, nor a file"]),
         (["--accumulate", "3", "--batch-size", "2"], ["too few", "--accumulate 3"]),
     ],

@@ -15,8 +15,9 @@ from usucl_fast.evaluate import embed, load_backbone, load_frames
 from usucl_fast.evaluate.embedding import BATCH
 from usucl_fast.evaluate.samples import spread_frames
 from usucl_fast.feed import Delivery, ShardStore, open_shards
-from usucl_fast.learn import TrainConfig, checkpoint
+from usucl_fast.learn import RunFolder, TrainConfig
 from usucl_fast.learn.backbones import make_backbone
+from usucl_fast.learn.checkpoint import Checkpoint
 
 
 def test_frames_are_spread_over_the_video(store: ShardStore) -> None:
@@ -65,9 +66,8 @@ def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path
     (run / "config.json").write_text(json.dumps({"config": config}))
     state = make_backbone("resnet34")[0].state_dict()
     save_file(state, run / "backbone.safetensors")
-    checkpoint.save(
-        run / "checkpoints", 1, {"method": {f"query.backbone.{name}": t for name, t in state.items()}}, keep=2
-    )
+    network = {f"query.backbone.{name}": t for name, t in state.items()}
+    Checkpoint(step=1, network=network, optimizer={}, bank=None, plans=[]).save(RunFolder(run), keep=2)
     torch.save({f"module.{name}": t for name, t in state.items()}, tmp_path / "file.pth")
     summaries = []
     for number, (model, options) in enumerate(
@@ -264,7 +264,16 @@ def test_embeddings_of_all_frames(phantoms: Path, tmp_path: Path) -> None:
         assert len(set(found["group"])) == 6
         store = open_shards(phantoms)
         ids = np.arange(48)
-        frames = torch.cat(list(load_frames(store, ids, "torch", Delivery(32, 1, torch.device("cpu"), 0, BATCH))))
+        frames = torch.cat(
+            list(
+                load_frames(
+                    store,
+                    ids,
+                    "torch",
+                    Delivery(size=32, channels=1, device=torch.device("cpu"), threads=0, most_frames=BATCH),
+                )
+            )
+        )
         expected = embed(load_backbone(None, "resnet18"), [frames], 48, torch.device("cpu"))
         assert np.allclose(found["embeddings"], expected, atol=1e-4)
     assert Image.open(picture).width > 100

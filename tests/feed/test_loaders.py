@@ -130,7 +130,7 @@ def test_an_epoch_on_any_number_of_ranks_and_threads_is_the_plans(
         ids: Counter[int] = Counter()
         pictures: dict[int, torch.Tensor] = {}
         for rank in range(ranks):
-            shares = [plan.share(rank, ranks) for plan in plans]
+            shares = [plan.parts(1, rank, ranks)[0].own for plan in plans]
             for share, batch in zip(shares, loader_of(name, store, how).run(shares), strict=True):
                 assert batch.frames.shape == (*share.frame_ids.shape, 1, 48, 48)
                 ids.update(share.frame_ids.ravel().tolist())

@@ -5,7 +5,7 @@ import pytest
 
 from tests.helpers.feeding import planner_of, table_of
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import AUGMENTATIONS, ShardStore
+from usucl_fast.feed import AUGMENTATIONS, BatchPlan, ShardStore
 from usucl_fast.feed.plan import draw_tuple
 
 
@@ -107,3 +107,26 @@ def test_draws_are_uniform() -> None:
     negatives = Counter(frames[frames[:, 0] == 9][:, 2:].ravel().tolist())
     assert set(negatives) == {1, 2, 3, 4, 13, 14, 15, 16}
     assert max(negatives.values()) / min(negatives.values()) < 1.2
+
+
+def test_a_plan_says_where_it_belongs(store: ShardStore) -> None:
+    planner = planner_of(store.table, batch_size=3)
+    assert [plan.step for plan in planner.plans()] == list(range(planner.steps))
+    for plan in planner.plans():
+        assert plan.epoch == plan.step // planner.steps_per_epoch
+        assert plan.stage == planner.stage(plan.epoch)
+        assert np.array_equal(plan.video, store.table.rows["video"][plan.frame_ids[:, 0]])
+        assert np.array_equal(plan.group, store.table.group[plan.video])
+
+
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 1), (2, 1), (1, 3), (2, 2), (3, 2)])
+def test_parts_of_all_ranks_are_the_plan(store: ShardStore, accumulate: int, world: int) -> None:
+    plan = planner_of(store.table, batch_size=8).plan(3, 0)
+    by_rank = [plan.parts(accumulate, rank, world) for rank in range(world)]
+    assert BatchPlan.joined([part.whole for part in by_rank[0]]).digest() == plan.digest()
+    for number, whole in enumerate(part.whole for part in by_rank[0]):
+        owns = [parts[number].own for parts in by_rank]
+        assert BatchPlan.joined(owns).digest() == whole.digest()
+        assert (whole.step, whole.epoch, whole.stage) == (plan.step, plan.epoch, plan.stage)
+        sizes = [len(own.frame_ids) for own in owns]
+        assert max(sizes) - min(sizes) <= 1

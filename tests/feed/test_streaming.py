@@ -31,7 +31,7 @@ from usucl_fast.feed import cache as cache_module
 from usucl_fast.learn import Execution
 from usucl_fast.learn import train as learn
 from usucl_fast.learn.recipes import make_config
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
 
 SHARD = "usucl-000000.tar"
@@ -424,7 +424,7 @@ def test_a_run_that_is_stopped_while_it_waits_goes_on(
 ) -> None:
     """Equal to one that was never stopped."""
     config = make_config("default", {"size": 32, "epochs": 2, "batch_size": 2, "dim": 16, "precision": "fp32"})
-    execution = Execution("torch", torch.device("cpu"), threads=1)
+    execution = Execution(loader="torch", device=torch.device("cpu"), threads=1)
     learn(config, sample, tmp_path / "whole", execution)
     with monkeypatch.context() as patch:
         reads, read = itertools.count(), sample.read
@@ -439,5 +439,5 @@ def test_a_run_that_is_stopped_while_it_waits_goes_on(
         summary = learn(config, sample, tmp_path / "run", execution, told_to_stop=lambda: sys.exc_info()[1] is not None)
     assert 0 < summary["steps"] < summary["of"]
     learn(config, sample, tmp_path / "run", execution, resume=True)
-    whole, resumed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "run"))
+    whole, resumed = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "run"))
     assert [line["loss"] for line in whole] == [line["loss"] for line in resumed]

@@ -11,7 +11,7 @@ from tests.helpers.pictures import expected
 from usucl_fast.feed import AUGMENTATIONS, LOADERS, Delivery, ShardStore, make_loader
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.recipes import RECIPES, make_config
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.mining import MemoryBank
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -27,7 +27,7 @@ def test_loaders_deliver_the_plans_pictures_on_the_gpu(
     if name == "dali":
         pytest.importorskip("nvidia.dali")
     plans = plans_of(sample, AUGMENTATIONS[augmentation])
-    loader = make_loader(name, sample, Delivery(48, channels, GPU, threads=2, most_frames=20))
+    loader = make_loader(name, sample, Delivery(size=48, channels=channels, device=GPU, threads=2, most_frames=20))
     kept = list(loader.run(plans))
     for plan, batch in zip(plans, kept, strict=True):
         assert batch.frames.device == GPU
@@ -56,7 +56,7 @@ def test_training_runs_and_resumes_on_the_gpu(sample: ShardStore, tmp_path: Path
     if recipe not in ("default", "fast", "reference"):
         pytest.importorskip("lightly")
     config = make_config(recipe, {"arch": "resnet18", "init": "random", "size": 64, "epochs": 4, "batch_size": 4})
-    execution = Execution("torch", GPU, threads=2, checkpoint_every=2)
+    execution = Execution(loader="torch", device=GPU, threads=2, checkpoint_every=2)
     assert train(config, sample, tmp_path / "run", dataclasses.replace(execution, stop_after=3))["steps"] == 3
     assert train(config, sample, tmp_path / "run", execution, resume=True)["steps"] == 4
 
@@ -65,6 +65,11 @@ def test_compiled_encoders_learn_the_same(sample: ShardStore, tmp_path: Path) ->
     losses = []
     for compiled in (False, True):
         settings = {"size": 64, "epochs": 2, "batch_size": 4, "precision": "fp32", "compile": compiled}
-        train(make_config("default", settings), sample, tmp_path / str(compiled), Execution("torch", GPU, threads=2))
-        losses.append([line["loss"] for line in read_metrics(tmp_path / str(compiled) / "metrics.jsonl")])
+        train(
+            make_config("default", settings),
+            sample,
+            tmp_path / str(compiled),
+            Execution(loader="torch", device=GPU, threads=2),
+        )
+        losses.append([line["loss"] for line in RunFolder(tmp_path / str(compiled)).read_metrics()])
     assert losses[0] == pytest.approx(losses[1], abs=1e-2)

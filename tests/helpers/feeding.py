@@ -40,7 +40,7 @@ def plans_of(store: ShardStore, augmentation: Augmentation = ANYWHERE, epochs: i
 
 
 def delivery(size: int = 48, channels: int = 1, threads: int = 2) -> Delivery:
-    return Delivery(size, channels, torch.device("cpu"), threads, most_frames=20)
+    return Delivery(size=size, channels=channels, device=torch.device("cpu"), threads=threads, most_frames=20)
 
 
 def loader_of(name: str, store: ShardStore, how: Delivery) -> Loader:

@@ -16,6 +16,7 @@ from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.engine import Run
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.run_folder import RunFolder
 
 FOLDER = REPOSITORY / "tests" / "golden"
 RECIPES = ("default", "reference")
@@ -37,16 +38,16 @@ def curve(recipe: str, store: ShardStore) -> list[tuple[str, float]]:
     sets differ, to .08 within six steps.
     """
     config = make_config(recipe, {**SETTINGS, "precision": "fp32", "batch_norm": "frozen"})
-    run = in_float64(Run(config, store, Path("/dev/null"), EXECUTION, Ranks()))
-    draw_weights(run.method.encoders())
+    run = in_float64(Run(config, store, RunFolder(Path("/dev/null")), EXECUTION, Ranks()))
+    draw_weights(run.network.encoders())
     lines = [run.one_step(batch) for batch in run.loader.run(run.shares())]
     return [(line["plan"], line["loss"]) for line in lines]
 
 
 def in_float64(run: Run) -> Run:
     """The run, with weights, activations and gradients in float64."""
-    run.method.to(torch.float64)
-    for encoder in run.method.encoders():
+    run.network.to(torch.float64)
+    for encoder in run.network.encoders():
         encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     return run
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from usucl_fast.learn import Execution
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn.run_folder import RunFolder
 
 ARCH = "timm/test_resnet"
 """A ResNet of .4 million parameters that timm ships for tests; a ResNet18 has 11 million."""
 TINY: dict[str, Any] = {"arch": ARCH, "size": 32, "dim": 16, "precision": "fp32", "init": "random"}
 """Settings, for `make_config`."""
-EXECUTION = Execution("torch", torch.device("cpu"), threads=0)
+EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0)
 
 
 def tiny_options(epochs: int, batch_size: int = 3) -> list[object]:
@@ -23,12 +23,12 @@ def tiny_options(epochs: int, batch_size: int = 3) -> list[object]:
 
 def plans(run: Path) -> list[str]:
     """The digest of each step's plan."""
-    return [line["plan"] for line in read_metrics(run / "metrics.jsonl")]
+    return [line["plan"] for line in RunFolder(run).read_metrics()]
 
 
 def losses(run: Path) -> list[float]:
     """The loss of each step."""
-    return [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
+    return [line["loss"] for line in RunFolder(run).read_metrics()]
 
 
 def curve(run: Path) -> list[tuple[str, float]]:

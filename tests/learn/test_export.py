@@ -15,14 +15,15 @@ from torch import nn
 from tests.helpers import SAMPLE
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
-from usucl_fast.learn import Execution, checkpoint, train
+from usucl_fast.learn import Execution, train
 from usucl_fast.learn.backbones import make_backbone
+from usucl_fast.learn.checkpoint import Checkpoint, load_newest
 from usucl_fast.learn.exporting import EXPORT_FORMATS, export
 from usucl_fast.learn.formats import MAKERS, fold_head
-from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
-from usucl_fast.learn.run_folder import read_config
+from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.weights import read_backbone
 
 TINY: dict[str, Any] = {"size": 32, "epochs": 6, "batch_size": 2, "dim": 16, "precision": "fp32", "init": "random"}
@@ -35,19 +36,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     outs = {}
     for recipe, steps in (("default", 5), ("reference", 1)):
         outs[recipe] = tmp_path_factory.mktemp("export") / recipe
-        execution = Execution("torch", torch.device("cpu"), threads=1, stop_after=steps)
+        execution = Execution(loader="torch", device=torch.device("cpu"), threads=1, stop_after=steps)
         train(make_config(recipe, TINY), open_shards(SAMPLE), outs[recipe], execution)
     return outs
 
 
-def encoders(run: Path) -> Usucl:
+def encoders(run: Path) -> Network:
     """As the newest checkpoint has them, ready to be used."""
-    method = Usucl(read_config(run), open_shards(SAMPLE).table, torch.device("cpu"), Ranks())
-    state = checkpoint.load_newest(run / "checkpoints")
-    assert state is not None
-    method.load_state_dict(state["method"])
-    method.eval()
-    return method
+    network = Network(RunFolder(run).read_config(), open_shards(SAMPLE).table, torch.device("cpu"), Ranks())
+    saved = load_newest(RunFolder(run))
+    assert saved is not None
+    network.load_state_dict(saved.network)
+    network.eval()
+    return network
 
 
 @pytest.mark.parametrize("recipe", ["default", "reference"])
@@ -60,7 +61,7 @@ def test_us_ucl_takes_it(runs: dict[str, Path], tmp_path: Path, recipe: str) -> 
     assert (written["epoch"], written["arch"]) == (epoch, arch)  # 4 videos in 2 batches
     state = written["state_dict"]
     pair, pictures = encoders(runs[recipe]), torch.rand(3, 3, 32, 32)
-    for name, encoder in (("encoder_q", pair.query), ("encoder_k", pair.key)):
+    for name, encoder in (("encoder_q", pair.query), ("encoder_k", pair.key or pair.query)):
         prefix = f"module.{name}."
         # What its fine-tuner does, which would pass over a wrong name in silence.
         taken = {
@@ -86,7 +87,7 @@ def test_us_ucl_takes_it(runs: dict[str, Path], tmp_path: Path, recipe: str) -> 
 @pytest.mark.parametrize("recipe", ["default", "reference"])
 def test_the_backbone_comes_back_from_everywhere(runs: dict[str, Path], tmp_path: Path, recipe: str) -> None:
     run = runs[recipe]
-    arch = read_config(run).arch
+    arch = RunFolder(run).read_config().arch
     export(run, "us_ucl", tmp_path / "out.pth")
     expected = load_file(run / "backbone.safetensors")
     newest = max((run / "checkpoints").iterdir())
@@ -153,15 +154,15 @@ def test_other_heads_are_left_out(head: nn.Module) -> None:
     assert fold_head(head.state_dict()) == {}
 
 
-def finished_run(root: Path, arch: str, method: dict[str, torch.Tensor] | None = None, **settings: Any) -> Path:
+def finished_run(root: Path, arch: str, network: dict[str, torch.Tensor] | None = None, **settings: Any) -> Path:
     """A run folder without the training."""
     root.mkdir()
     config = {**vars(make_config("default", {"arch": arch, "size": 32, **settings}))}
     (root / "config.json").write_text(json.dumps({"config": config, "shards": ""}))
     (root / "metrics.jsonl").write_text('{"step": 0, "epoch": 0}\n')
     save_file(random_statistics(make_backbone(arch)[0]).state_dict(), root / "backbone.safetensors")
-    if method is not None:
-        checkpoint.save(root / "checkpoints", 1, {"step": 1, "method": method}, keep=2)
+    if network is not None:
+        Checkpoint(step=1, network=network, optimizer={}, bank=None, plans=[]).save(RunFolder(root), keep=2)
     return root
 
 

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import json
 import math
+import subprocess
 import sys
 from collections import deque
 from pathlib import Path
@@ -15,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from tests.helpers import SAMPLE
+from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.training import EXECUTION, TINY, curve
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import AUGMENTATIONS, Batch, Delivery, Normaliser, Planner, ShardStore, make_loader, open_shards
+from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, ShardStore, make_loader, open_shards
 from usucl_fast.learn import train
-from usucl_fast.learn.method import Method, MomentumMethod, Outcome
-from usucl_fast.learn.methods import method_class
+from usucl_fast.learn.checkpoint import load_newest
+from usucl_fast.learn.method import Method
+from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.recipes import RECIPES, TrainConfig, make_config, make_curriculum
+from usucl_fast.learn.recipes import RECIPES, make_config
+from usucl_fast.learn.run_folder import RunFolder
 
 pytest.importorskip("lightly")
 
@@ -31,35 +35,39 @@ CPU = torch.device("cpu")
 
 
 def made(recipe: str, **changes: Any) -> tuple[Any, Planner]:
-    """A method on the sample, and what plans its batches of four tuples."""
+    """A network on the sample, and what plans its batches of four tuples."""
     config = make_config(recipe, {**TINY, "epochs": 6, "batch_size": 4, **changes})
-    of, table = method_class(config.method), open_shards(SAMPLE).table
-    curriculum, augmentation = make_curriculum(config), AUGMENTATIONS[config.augment]
-    planner = Planner(table, 0, 6, 4, curriculum, augmentation, of.tuples(config), config.reach)
+    table = open_shards(SAMPLE).table
     torch.manual_seed(0)
-    return of(config, table, CPU, Ranks()), planner
+    return Network(config, table, CPU, Ranks()), config.make_planner(table)
 
 
-def load(planner: Planner, epoch: int, config: TrainConfig) -> Batch:
-    loader = make_loader("torch", open_shards(SAMPLE), Delivery(config.size, 1, CPU, 1, planner.most_frames))
+def _delivery(config: Method, planner: Planner) -> Delivery:
+    return Delivery(size=config.size, channels=1, device=CPU, threads=1, most_frames=planner.most_frames)
+
+
+def load(planner: Planner, epoch: int, config: Method) -> Batch:
+    loader = make_loader("torch", open_shards(SAMPLE), _delivery(config, planner))
     (batch,) = loader.run([planner.plan(epoch, 0)])
     return batch
 
 
-def one_step(method: Method, planner: Planner, epoch: int = 2) -> tuple[Any, Batch, Outcome]:
-    """The method as it was when it encoded, the batch, and what came of it, with gradients in the method."""
-    batch = load(planner, epoch, method.config)
-    method.begin(0.5)
-    before = copy.deepcopy(method)
-    method.zero_grad()
-    outcome = method(batch.frames, batch.plan, planner.stage(epoch), step=epoch)
+def one_step(network: Network, planner: Planner, epoch: int = 2) -> tuple[Any, Batch, Outcome]:
+    """The network as it was when it encoded, the batch, and what came of it, with gradients in the network."""
+    batch = load(planner, epoch, network.config)
+    network.begin(0.5)
+    before = copy.deepcopy(network)
+    network.zero_grad()
+    outcome = network(batch.frames, batch.plan)
     outcome.loss.backward()
+    network.end([outcome], step=epoch)
     assert outcome.loss.isfinite()
-    for parameter in method.parameters():
+    for parameter in network.parameters():
         assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all())
-    if isinstance(method, MomentumMethod):
-        assert all(p.grad is None and not p.requires_grad for p in method.key.parameters())
-    assert outcome.query.shape == (4, method.config.dim)
+    assert (network.key is not None) == network.config.has_keys()
+    if network.key is not None:
+        assert all(p.grad is None and not p.requires_grad for p in network.key.parameters())
+    assert outcome.query.shape == (4, network.config.dim)
     assert not outcome.query.requires_grad
     assert outcome.query.norm(dim=1) == pytest.approx(1, abs=1e-5)
     return before, batch, outcome
@@ -127,7 +135,7 @@ def test_uscl_mixes_by_a_beta_distribution() -> None:
 def test_moco_against_a_naive_loop() -> None:
     """Over several steps: the queue is read, then written, and its oldest keys go."""
     method, planner = made("mocov2", queue=8)
-    queue = deque(method.loss.memory_bank.bank.clone(), maxlen=8)
+    queue = deque(method.parts["loss"].memory_bank.bank.clone(), maxlen=8)
     for epoch in range(4):
         before, batch, outcome = one_step(method, planner, epoch)
         query, key = before.query(views(batch, 0)), before.key(views(batch, 1))
@@ -144,8 +152,8 @@ def test_moco_against_a_naive_loop() -> None:
 def test_cycle_against_a_naive_loop(exclude: str) -> None:
     method, planner = made("cyclecontrast", queue=8, hard=(5, 5), exclude=exclude)
     config, table = method.config, open_shards(SAMPLE).table
-    queue = deque(method.loss.memory_bank.bank.clone(), maxlen=8)
-    cycle_queue = deque(method.cycle_queue.bank.clone(), maxlen=8)
+    queue = deque(method.parts["loss"].memory_bank.bank.clone(), maxlen=8)
+    cycle_queue = deque(method.parts["cycle_queue"].bank.clone(), maxlen=8)
     for epoch in range(3):
         if epoch == 1:
             frame_ids = torch.randint(len(table), (len(table) // 6,))
@@ -186,7 +194,7 @@ def test_methods_without_negatives_against_a_naive_loop(recipe: str) -> None:
     method, planner = made(recipe)
     before, batch, outcome = one_step(method, planner)
     z = before.query(views(batch, 0, 1))
-    p = before.predict(z)
+    p = before.parts["predict"](z)
     if recipe == "byol":
         targets = torch.cat([before.key(views(batch, view)) for view in (0, 1)]).detach()
     else:
@@ -257,14 +265,115 @@ def test_every_recipe_can_be_run_and_resumed_bit_equal(sample: ShardStore, tmp_p
         ("default", "queue", 8),
     ],
 )
-def test_an_option_that_is_nothing_to_a_method_is_refused(recipe: str, option: str, value: Any) -> None:
+def test_an_option_without_effect_on_a_method_is_refused(recipe: str, option: str, value: Any) -> None:
     name = option.replace("_", "-")
-    with pytest.raises(UsageError, match=rf"^--{name} is nothing to --method \w+; leave it out$"):
+    with pytest.raises(UsageError, match=rf"^--{name} has no effect with --method \w+; remove it$"):
         make_config(recipe, {option: value})
 
 
 def test_a_method_without_lightly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "usucl_fast.learn.methods.simclr", raising=False)
-    monkeypatch.setitem(sys.modules, "lightly.loss.ntx_ent_loss", None)
+    monkeypatch.setitem(sys.modules, "lightly", None)
     with pytest.raises(UsageError, match=r"^--method simclr needs lightly, .*: pip install 'usucl-fast\[baselines\]'$"):
-        method_class("simclr")
+        made("simclr")
+
+
+@pytest.mark.parametrize("recipe", ["default", "fast", "cyclecontrast"])
+def test_accumulating_fills_the_bank_with_the_same_rows(sample: ShardStore, tmp_path: Path, recipe: str) -> None:
+    """With batch norm frozen, so that a picture's embedding does not depend on the others that are encoded with it."""
+    settings = {**TINY, "batch_size": 4, "batch_norm": "frozen"}
+    banks = []
+    for accumulate in (1, 2):
+        out = tmp_path / str(accumulate)
+        config = make_config(recipe, {**settings, "accumulate": accumulate})
+        train(config, sample, out, dataclasses.replace(EXECUTION, stop_after=1))
+        saved = load_newest(RunFolder(out))
+        assert saved is not None
+        assert saved.bank is not None
+        banks.append(saved.bank)
+    whole, parts = banks
+    assert (whole["written_at"] >= 0).sum() in (4, 8)  # the positives of CycleContrast, and USUCL's anchors as well
+    assert torch.equal(whole["written_at"], parts["written_at"])
+    assert torch.allclose(whole["embeddings"].float(), parts["embeddings"].float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["default", "cyclecontrast"])
+def test_no_part_of_a_batch_finds_the_rows_of_another(recipe: str) -> None:
+    network, planner = made(recipe)
+    batch = load(planner, 2, network.config)
+    outcomes = [
+        network(frames, part.whole) for frames, part in zip(batch.frames.chunk(2), batch.plan.parts(2), strict=True)
+    ]
+    assert all((outcome.members == -1).all() for outcome in outcomes)
+    network.end(outcomes, step=2)
+    assert set(torch.nonzero(network.bank.written_at == 2)[:, 0].tolist()) >= set(batch.plan.frame_ids[:, 1].tolist())
+
+
+def test_without_keys_there_is_no_key_encoder() -> None:
+    symmetric, asymmetric = made("default")[0], made("fast")[0]
+    assert not any(name.startswith("key.") for name in symmetric.state_dict())
+    for name, weight in symmetric.query.state_dict().items():  # what is drawn for the other is the same
+        assert torch.equal(weight, asymmetric.query.state_dict()[name])
+
+
+ADDED = '''
+"""Pulls two views of a frame together, and their mean apart from a mark."""
+
+from dataclasses import dataclass
+
+from usucl_fast.learn.config import setting
+from usucl_fast.learn.method import PairMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull(PairMethod):
+    method: str = "pull"
+    mark: float = setting(0.5, "Where the mean may be.", low=0)
+
+    def make_head(self, width):
+        from torch import nn
+
+        return nn.Linear(width, self.dim)
+
+    def forward(self, network, frames, plan):
+        import torch.nn.functional as F
+
+        from usucl_fast.learn.network import Outcome
+
+        first, second = network.query(network.views_first(frames, [0, 1])).chunk(2)
+        loss = (first - second).square().mean() + (first.mean() - self.mark).square()
+        return Outcome(loss, F.normalize(first.detach(), dim=1))
+
+
+def pulled():
+    return Pull(mark=0.25)
+
+
+METHOD, RECIPES = Pull, (pulled,)
+'''
+
+
+def test_a_method_is_added_as_one_file(sample: ShardStore, tmp_path: Path) -> None:
+    """In a process of its own, as one that begins when the file is there: recipe, options and a step by name."""
+    (tmp_path / "pull.py").write_text(ADDED)
+    code = f"""
+import sys
+from usucl_fast.learn import methods
+methods.__path__.append({str(tmp_path)!r})
+from usucl_fast.cli.train import main
+sys.argv[0] = "usucl-train"
+main()
+"""
+
+    def call(*words: object) -> str:
+        command = [sys.executable, "-c", code, *map(str, words)]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+    said = call("--help")
+    assert "--mark" in said
+    assert "pulled" in said
+    tiny = {**TINY, "epochs": 1, "batch_size": 4}
+    options = [word for name, value in tiny.items() for word in (f"--{name.replace('_', '-')}", value)]
+    call(SAMPLE, "--out", tmp_path / "run", "--recipe", "pulled", *options, "--threads", 0, "--device", "cpu")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (settings["method"], settings["recipe"], settings["mark"]) == ("pull", "pulled", 0.25)
+    assert len(curve(tmp_path / "run")) == 1

@@ -26,11 +26,11 @@ from tests.helpers.training import losses, plans
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, train
-from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 
-EXECUTION = Execution("torch", torch.device("cpu"), threads=0, checkpoint_every=3)
+EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, checkpoint_every=3)
 TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen", "lr": 0.001}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
@@ -91,9 +91,9 @@ def encode_shuffled_keys(rank: int, count: int, folder: Path) -> None:
     torch.manual_seed(0)
     pictures, plan = torch.rand(4, 3, 32, 32), planner_of(table).plan(0, 0)
     with group_of(rank, count, folder, f"keys-{count}") as ranks:
-        method = Usucl(config, table, torch.device("cpu"), ranks).eval()
+        network = Network(config, table, torch.device("cpu"), ranks).eval()
         own = slice(rank * 4 // count, (rank + 1) * 4 // count)
-        torch.save(method.encode_keys(pictures[own], plan), folder / f"keys-{count}-{rank}.pt")
+        torch.save(network.encode_keys(pictures[own], plan), folder / f"keys-{count}-{rank}.pt")
 
 
 @pytest.mark.parametrize("name", ["default", "encode", "reference", *METHODS])

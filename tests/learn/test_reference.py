@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from usucl_fast import mining
 from usucl_fast.bench.published_step import PublishedEncoder, PublishedOutcome, PublishedStep
 from usucl_fast.curriculum import Stage
 from usucl_fast.feed import Normaliser, ShardStore
 from usucl_fast.learn import Execution
 from usucl_fast.learn.engine import Run
-from usucl_fast.learn.method import Outcome
-from usucl_fast.learn.methods import usucl
+from usucl_fast.learn.network import Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 STEPS = 20
@@ -50,14 +51,14 @@ def make_run(store: ShardStore, **settings: Any) -> Run:
     """Ten epochs of two steps; the videos are long enough for every negative."""
     small = {"arch": "resnet18", "init": "random", "epochs": 10, "batch_size": 2, "dim": 32}
     config = make_config("reference", {**small, **settings})
-    return Run(config, store, Path("/dev/null"), Execution("torch", CPU, threads=1), Ranks())
+    return Run(config, store, RunFolder(Path("/dev/null")), Execution(loader="torch", device=CPU, threads=1), Ranks())
 
 
 def copy_state(run: Run, published: PublishedStep) -> None:
     """Weights, statistics of batch norm, momenta."""
-    state = run.method.state_dict()
+    state = run.network.state_dict()
     published.load_state_dict({name: value for name, value in state.items() if name != "_extra_state"})
-    for ours, theirs in zip(run.method.query.parameters(), published.query.parameters(), strict=True):
+    for ours, theirs in zip(run.network.query.parameters(), published.query.parameters(), strict=True):
         if ours in run.optimizer.state:
             momentum = run.optimizer.state[ours]["momentum_buffer"]
             published.optimizer.state[theirs]["momentum_buffer"] = momentum.clone()
@@ -69,15 +70,15 @@ def compare(
     """All steps of the run."""
     outcomes: list[Outcome] = []
     synthetics: list[torch.Tensor] = []
-    soft_negative = usucl.soft_negative
+    soft_negative = mining.soft_negative
 
     def noted(*arguments: Any) -> torch.Tensor:
         synthetic = soft_negative(*arguments)
         synthetics.append(synthetic.detach())
         return synthetic
 
-    monkeypatch.setattr(usucl, "soft_negative", noted)
-    run.method.register_forward_hook(lambda method, inputs, outcome: outcomes.append(outcome))
+    monkeypatch.setattr(mining, "soft_negative", noted)
+    run.network.register_forward_hook(lambda method, inputs, outcome: outcomes.append(outcome))
     normalise = Normaliser(CPU)
     copy_state(run, published)
     for step, batch in enumerate(run.loader.run(run.shares())):
@@ -103,7 +104,7 @@ def check(step: Compared) -> None:
 
 def furthest(run: Run, published: PublishedStep) -> float:
     """The greatest difference between any two weights or statistics."""
-    ours, theirs = run.method.state_dict(), published.state_dict()
+    ours, theirs = run.network.state_dict(), published.state_dict()
     return max(float((ours[name].double() - value.double()).abs().max()) for name, value in theirs.items())
 
 
@@ -117,8 +118,8 @@ def test_each_step_of_a_run_leads_where_the_published_one_does(
     """In float32, rounding decides which of two pixels is the greatest, and the gradient goes to that one."""
     run = make_run(sample, size=size)
     published = PublishedStep("resnet18", 10, joint=True, unused=False, device=CPU, dim=32).to(dtype)
-    run.method.to(dtype)
-    for name, module in (*run.method.named_modules(), *published.named_modules()):
+    run.network.to(dtype)
+    for name, module in (*run.network.named_modules(), *published.named_modules()):
         if name.endswith(".backbone"):
             module.register_forward_pre_hook(lambda backbone, inputs: (inputs[0].to(dtype),))
     stages = []

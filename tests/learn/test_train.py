@@ -15,16 +15,17 @@ from tests.helpers import SAMPLE, golden, training
 from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import LOOKAHEAD, ShardStore, open_shards
-from usucl_fast.learn import Execution, TrainConfig, engine, train
+from usucl_fast.learn import Execution, engine, train
 from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
-from usucl_fast.learn.run_folder import read_config
-from usucl_fast.learn.watch import read_metrics
+from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.weights import read_backbone
 
 TINY: dict[str, Any] = {**training.TINY, "epochs": 6, "batch_size": 3}
-EXECUTION = Execution("torch", torch.device("cpu"), threads=2, checkpoint_every=4)
+EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=2, checkpoint_every=4)
 
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> None:
     out = finished["default"]
-    lines = read_metrics(out / "metrics.jsonl")
+    lines = RunFolder(out).read_metrics()
     assert [line["step"] for line in lines] == list(range(12))  # 4 videos in 2 batches, 6 epochs
     assert [line["frames"] for line in lines] == [4] * 12
     assert [step for step, line in enumerate(lines) if "bank" in line] == [0]
@@ -98,7 +99,7 @@ def test_precision_is_what_the_device_has_and_stays(
     config = make_config("default", {**TINY, "precision": "auto"})
     monkeypatch.setattr(engine, "computes_in_bf16", lambda device: has_it)
     train(config, sample, tmp_path / "run", dataclasses.replace(EXECUTION, stop_after=1))
-    begun = read_config(tmp_path / "run")
+    begun = RunFolder(tmp_path / "run").read_config()
     assert begun.precision == precision
     monkeypatch.setattr(engine, "computes_in_bf16", lambda device: not has_it)  # another machine
     assert (
@@ -154,7 +155,7 @@ def test_the_loaders_see_the_same_plans(sample: ShardStore, tmp_path: Path) -> N
 
 
 def test_negatives_from_the_bank_load_nothing_more(finished: dict[str, Path]) -> None:
-    lines = read_metrics(finished["bank"] / "metrics.jsonl")
+    lines = RunFolder(finished["bank"]).read_metrics()
     assert [line["frames"] for line in lines] == [4] * 12
     assert [line["negatives"] for line in lines][-1] > 4
 
@@ -184,6 +185,38 @@ def test_a_run_is_not_resumed_with_other_settings_or_shards(
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 
 
+def test_a_run_of_another_version_is_not_resumed_but_its_weights_load(sample: ShardStore, tmp_path: Path) -> None:
+    """As version 1 wrote it: all settings of all methods, no format, and a key encoder and the bank in the weights."""
+    folder = RunFolder(tmp_path / "old")
+    run(sample, folder.path, stop_after=4)
+    record = json.loads(folder.config.read_bytes())
+    del record["format"]
+    record["config"]["queue"] = 1024
+    folder.config.write_text(json.dumps(record))
+    (path,) = folder.saved_checkpoints()
+    content = torch.load(path, weights_only=True)
+    bank, weights = content.pop("bank"), content["method"]
+    keys = {name.replace("query.", "key.", 1): tensor for name, tensor in weights.items()}
+    content["method"] = {**weights, **keys, "_extra_state": bank}
+    torch.save(content, path)
+    with pytest.raises(UsageError, match=r"begun by another version of usucl-fast; .*--init .*backbone\.safetensors$"):
+        run(sample, folder.path, resume=True)
+    config = folder.read_config()
+    for source in (path, folder.path):
+        found, expected = read_backbone(source, config.arch), load_file(folder.backbone)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_loader_that_changes_the_order_is_noticed(sample: ShardStore, tmp_path: Path) -> None:
+    config = make_config("default", TINY)
+    run = engine.Run(config, sample, RunFolder(tmp_path), EXECUTION, Ranks())
+    plans = [next(iter(run.planner.plans(start))) for start in (1, 0)]
+    late, early = run.loader.run(plans)
+    with pytest.raises(DataError, match="step 0: the loader delivered a batch of the plan"):
+        run.one_step(late)
+    assert run.one_step(early)["step"] == 0
+
+
 def test_damaged_checkpoints_are_named(sample: ShardStore, tmp_path: Path) -> None:
     run(sample, tmp_path / "run", stop_after=2)
     for file in (tmp_path / "run" / "checkpoints").iterdir():
@@ -210,8 +243,8 @@ def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Pat
         ("reference", {"negatives": (0, 3)}, "--candidates batch needs --negatives"),
         ("reference", {"mining": "bank"}, "--mining bank encodes no negatives, and --candidates batch needs them"),
         ("reference", {"band_start": (0.1, 0.0)}, "need --candidates bank"),
-        ("reference", {"max_age": 10}, "--max-age is about the bank"),
-        ("default", {"mining": "bank", "hard_share": (0.0, 1.0)}, "--hard-share is for --mining encode"),
+        ("reference", {"max_age": 10}, "--max-age has no effect with --candidates batch"),
+        ("default", {"mining": "bank", "hard_share": (0.0, 1.0)}, "--hard-share has no effect with --mining bank"),
         ("default", {"band_start": (0.0, 0.5), "band_end": (1.0, 0.5)}, "--band-start 0.5 is not below --band-end 0.5"),
     ],
 )
@@ -222,7 +255,7 @@ def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str,
 
 def test_an_unknown_arch_is_refused(sample: ShardStore, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--arch vgg16 is no torchvision ResNet; choose from .*resnet18"):
-        train(TrainConfig(arch="vgg16"), sample, tmp_path / "run", EXECUTION)
+        train(Usucl(arch="vgg16"), sample, tmp_path / "run", EXECUTION)
     assert not (tmp_path / "run").exists()
 
 
@@ -238,18 +271,19 @@ def test_an_exclusion_that_leaves_no_negatives_is_refused(tmp_path: Path) -> Non
 
 
 def test_the_key_encoder_follows(sample: ShardStore) -> None:
-    config = make_config("default", {**TINY, "key_momentum": (0.9, 1.0)})
-    method = Usucl(config, sample.table, torch.device("cpu"), Ranks())
-    start = [p.clone() for p in method.key.parameters()]
+    config = make_config("fast", {**TINY, "key_momentum": (0.9, 1.0)})
+    network = Network(config, sample.table, torch.device("cpu"), Ranks())
+    assert network.key is not None
+    start = [p.clone() for p in network.key.parameters()]
     with torch.no_grad():
-        for p in method.query.parameters():
+        for p in network.query.parameters():
             p.add_(1)
-    method.begin(0.0)
-    for before, key in zip(start, method.key.parameters(), strict=True):
+    network.begin(0.0)
+    for before, key in zip(start, network.key.parameters(), strict=True):
         assert torch.allclose(key, before + 0.1, atol=1e-5)
         assert not key.requires_grad
-    method.begin(1.0)
-    assert all(torch.allclose(key, b + 0.1, atol=1e-5) for b, key in zip(start, method.key.parameters(), strict=True))
+    network.begin(1.0)
+    assert all(torch.allclose(key, b + 0.1, atol=1e-5) for b, key in zip(start, network.key.parameters(), strict=True))
 
 
 def test_health_in_closed_form() -> None:

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import SAMPLE
-from usucl_fast.curriculum import Stage, window_bounds
+from usucl_fast.curriculum import window_bounds
 from usucl_fast.feed import BatchPlan, Delivery, Normaliser, Planner, make_loader, open_shards
 from usucl_fast.feed.augmentation import AUGMENTATIONS
 from usucl_fast.learn.health import bank_health, effective_rank, mean_cosine, near_duplicates
 from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.recipes import TrainConfig, make_curriculum
 from usucl_fast.mining import MemoryBank
 
 CPU = torch.device("cpu")
@@ -26,14 +26,14 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a.double() @ b.double())
 
 
-def naive_loss(
-    usucl: Usucl, plan: BatchPlan, query: torch.Tensor, positive: torch.Tensor, stage: Stage, step: int
-) -> float:
+def naive_loss(network: Network, plan: BatchPlan, query: torch.Tensor, positive: torch.Tensor) -> float:
     """The loss with negatives from the bank, by loops over samples and rows."""
-    bank, config, total = usucl.bank, usucl.config, 0.0
+    bank, config, stage, total = network.bank, network.config, plan.stage, 0.0
+    assert bank is not None
+    assert isinstance(config, Usucl)
     table = open_shards(SAMPLE).table
     rows = bank.embeddings.float()
-    known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, step - config.max_age)]
+    known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, plan.step - config.max_age)]
     anchors = plan.frame_ids[:, 0].tolist()
     group_of = table.group[table.rows["video"]]
     for anchor, q, p in zip(anchors, query, positive, strict=True):
@@ -65,27 +65,30 @@ def naive_loss(
 @pytest.mark.parametrize("negatives", [0, 2, 500])
 def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric: bool) -> None:
     store = open_shards(SAMPLE)
-    config = TrainConfig(
+    config = Usucl(
         mining="bank", size=32, dim=16, precision="fp32", negatives=(negatives, negatives), hard=(5, 5),
         band_start=(0.1, 0.1), band_end=(0.9, 0.9), max_age=6, epochs=6, symmetric=symmetric,
     )  # fmt: skip
-    curriculum = make_curriculum(config)
+    curriculum = config.make_curriculum()
     planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], tuples="pair")
     torch.manual_seed(0)
-    usucl = Usucl(config, store.table, CPU, Ranks())
+    usucl = Network(config, store.table, CPU, Ranks())
+    assert usucl.bank is not None
     for step in range(9):  # of the rows some are written again, some too old by now, some never written
         frame_ids = torch.randint(len(store.table), (len(store.table) // 6,))
         usucl.bank.write(frame_ids, torch.nn.functional.normalize(torch.randn(len(frame_ids), 16), dim=1), step)
-    stage, epoch = curriculum(2 / 6), 2
-    assert stage.intra
-    plan = planner.plan(epoch, 0)
+    plan = dataclasses.replace(planner.plan(2, 0), step=10)
+    assert plan.stage == curriculum(2 / 6)
+    assert plan.stage.intra
     assert plan.frame_ids.shape == (4, 2)
-    (batch,) = make_loader("torch", store, Delivery(32, 1, CPU, 1, planner.most_frames)).run([plan])
+    (batch,) = make_loader(
+        "torch", store, Delivery(size=32, channels=1, device=CPU, threads=1, most_frames=planner.most_frames)
+    ).run([plan])
 
     before = copy.deepcopy(usucl)
     usucl.begin(0.5)
-    outcome = usucl(batch.frames, plan, stage, step=10)
-    usucl.end(step=10)
+    outcome = usucl(batch.frames, plan)
+    usucl.end([outcome], step=10)
     before.begin(0.5)
     normalise = Normaliser(CPU, torch.channels_last)
     if symmetric:
@@ -93,11 +96,12 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric:
         query, positive = both.chunk(2)
     else:
         query = F.normalize(before.query(normalise(batch.frames[:, 0])), dim=1)
+        assert before.key is not None
         positive = F.normalize(before.key(normalise(batch.frames[:, 1])), dim=1)
-    expected = naive_loss(before, plan, query.detach(), positive.detach(), stage, step=10)
+    expected = naive_loss(before, plan, query.detach(), positive.detach())
     if symmetric:
         swapped = dataclasses.replace(plan, frame_ids=plan.frame_ids[:, ::-1])
-        expected = (expected + naive_loss(before, swapped, positive.detach(), query.detach(), stage, step=10)) / 2
+        expected = (expected + naive_loss(before, swapped, positive.detach(), query.detach())) / 2
     assert float(outcome.loss.detach()) == pytest.approx(expected, abs=1e-5)
     assert torch.allclose(outcome.query, query.detach(), atol=1e-5)
     # Nothing but the anchors and positives is encoded and written.

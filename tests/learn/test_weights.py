@@ -19,7 +19,7 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import open_shards
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.encoder import Encoder
-from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.weights import read_backbone
@@ -84,9 +84,9 @@ def lightning(state: State) -> dict[str, Any]:
 
 def run_checkpoint(arch: str) -> dict[str, Any]:
     config = make_config("default", {"arch": arch, "dim": 8})
-    method = Usucl(config, open_shards(SAMPLE).table, torch.device("cpu"), Ranks())
-    method.query.backbone.load_state_dict(without_fc(trained(arch)))
-    return {"step": 3, "method": method.state_dict(), "plans": []}
+    network = Network(config, open_shards(SAMPLE).table, torch.device("cpu"), Ranks())
+    network.query.backbone.load_state_dict(without_fc(trained(arch)))
+    return {"step": 3, "method": network.state_dict(), "plans": []}
 
 
 LAYOUTS: dict[str, Callable[[str], Any]] = {

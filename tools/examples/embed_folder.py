@@ -27,7 +27,9 @@ def main(videos: str, backbone: str, out: str, arch: str = "resnet18", size: int
         pack(sources, Path(folder) / "shards", PackSettings(size=size), workers=2)
         store = open_shards(Path(folder) / "shards")
         frame_ids = np.arange(len(store.table))
-        pictures = load_frames(store, frame_ids, "torch", Delivery(size, 1, device, threads=2, most_frames=BATCH))
+        pictures = load_frames(
+            store, frame_ids, "torch", Delivery(size=size, channels=1, device=device, threads=2, most_frames=BATCH)
+        )
         features = embed(network, pictures, len(frame_ids), device)
         of_video = store.table.rows["video"]
         names = np.array([video.name for video in store.table.videos])[of_video]

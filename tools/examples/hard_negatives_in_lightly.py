@@ -22,7 +22,9 @@ def main(shards: str, epochs: int = 2, size: int = 64, tau: float = 0.1) -> list
     table, cpu = store.table, torch.device("cpu")
     curriculum, augmentation = Curriculum("cosine"), AUGMENTATIONS["mocov2"]
     planner = Planner(table, 0, epochs, 32, curriculum, augmentation, tuples="pair", reach=0)
-    loader = make_loader("torch", store, Delivery(size, 1, cpu, threads=2, most_frames=planner.most_frames))
+    loader = make_loader(
+        "torch", store, Delivery(size=size, channels=1, device=cpu, threads=2, most_frames=planner.most_frames)
+    )
     backbone = torchvision.models.resnet18()
     backbone.fc = nn.Identity()
     network = nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128))

@@ -28,7 +28,9 @@ def main(shards: str, epochs: int = 2, size: int = 64) -> list[float]:
         tuples="pair",  # an anchor and its positive
         reach=0,  # which is the same frame, seen otherwise
     )
-    loader = make_loader("torch", store, Delivery(size, 1, device, threads=2, most_frames=planner.most_frames))
+    loader = make_loader(
+        "torch", store, Delivery(size=size, channels=1, device=device, threads=2, most_frames=planner.most_frames)
+    )
     normalise = Normaliser(device)
     network = torchvision.models.resnet18(num_classes=128).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9)

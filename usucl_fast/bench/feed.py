@@ -74,7 +74,9 @@ def feed_arms(
     for number in range(SPARE + batches + SPARE):
         epoch, place = divmod(number, per_epoch)
         plans.append(planner.plan_tuples(epoch, place * tuples, (place + 1) * tuples))
-    delivery = Delivery(size, 1, device, threads, most_frames=tuples * 5, resident_bytes=1 << 62)
+    delivery = Delivery(
+        size=size, channels=1, device=device, threads=threads, most_frames=tuples * 5, resident_bytes=1 << 62
+    )
     needed = int(decoded_bytes(store.table, 1).sum())
     if deliver == "tensors":
         delivers = f"float32 [{tuples}, 5, 3, {size}, {size}] normalised on {device.type}"

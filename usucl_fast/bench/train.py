@@ -17,19 +17,17 @@ from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published_step import PublishedStep
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOOKAHEAD, Batch, BatchPlan, Loader, Normaliser, ShardStore
-from usucl_fast.learn import Execution, TrainConfig
+from usucl_fast.learn import Execution, Method, RunFolder
 from usucl_fast.learn.engine import Run, with_precision
 from usucl_fast.learn.ranks import Ranks
 
 SPARE = 8
 """Steps before the clock starts."""
-NOWHERE = Path(os.devnull)
+NOWHERE = RunFolder(Path(os.devnull))
 """The run folder: nothing is written."""
 
 
-def train_arms(
-    names: list[str], store: ShardStore, config: TrainConfig, execution: Execution, *, steps: int
-) -> list[Arm]:
+def train_arms(names: list[str], store: ShardStore, config: Method, execution: Execution, *, steps: int) -> list[Arm]:
     """The named arms, each ready to run: they train for `steps` steps from fresh weights, with the intra-video
     negatives in the loss and every row of the bank written.
 
@@ -70,9 +68,9 @@ def train_arms(
         run = Run(settings, store, NOWHERE, execution, Ranks(), loader=loader)
         run.step = first
         run.plans.start(first)
-        if run.method.bank is not None:
+        if run.network.bank is not None:
             rows = torch.randn(len(store.table), config.dim, device=execution.device)
-            run.method.bank.write(torch.arange(len(rows), device=execution.device), F.normalize(rows, dim=1), first)
+            run.network.bank.write(torch.arange(len(rows), device=execution.device), F.normalize(rows, dim=1), first)
         with contextlib.closing(run.loader.run(run.shares())) as batches:
             return _rate(batches, run.one_step, steps, execution.device, seconds)
 

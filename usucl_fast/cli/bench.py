@@ -294,7 +294,7 @@ def train_command(
     config = learn.make_config(recipe, settings)
     if loader == "auto":
         loader, _ = feed.choose_loader(store, config.channels, feed.RESIDENT_BYTES)
-    execution = learn.Execution(loader, pick_device(device), threads)
+    execution = learn.Execution(loader=loader, device=pick_device(device), threads=threads)
     ready = bench.train_arms(names, store, config, execution, steps=steps)
     bench.publish(bench.measure("train", "tuples/s", ready, runs), json_file)
 

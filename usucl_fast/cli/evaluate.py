@@ -92,9 +92,9 @@ def _find_model(name: str, arch: str | None, size: int | None, seed: int) -> _Mo
             f"MODEL {name} is neither a run, nor a file of weights, nor the word {learn.IMAGENET} or random"
         )
     channels = None
-    run = Path(name).parent.parent if Path(name).parent.name == "checkpoints" else Path(name)
-    if (run / "config.json").is_file():
-        config = learn.read_config(run)
+    run = learn.RunFolder.of(Path(name))
+    if run.holds_run():
+        config = run.read_config()
         arch, size, channels = arch or config.arch, size or config.size, config.channels
     return _Model(name, arch or learn.TrainConfig.arch, size or learn.TrainConfig.size, channels, seed)
 
@@ -313,7 +313,9 @@ def _find_frames(
 
 
 def _delivery(model: _Model, device: torch.device) -> feed.Delivery:
-    return feed.Delivery(model.size, model.channels or 1, device, cores(), most_frames=evaluate.BATCH)
+    return feed.Delivery(
+        size=model.size, channels=model.channels or 1, device=device, threads=cores(), most_frames=evaluate.BATCH
+    )
 
 
 def _notes(by: str | None, shuffled: bool) -> list[str]:

@@ -1,7 +1,6 @@
 """`usucl-train`: shards -> backbone."""
 
 import contextlib
-import dataclasses
 import difflib
 import functools
 import os
@@ -39,17 +38,16 @@ class _Moved(click.ParamType):
 
 
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """One option a field of `TrainConfig`; the default shown is the `default` recipe's."""
-    for field in reversed(dataclasses.fields(learn.TrainConfig)):
-        if not field.metadata:
-            continue
+    """Adds an option a setting; the default shown is the `default` recipe's."""
+    for field in reversed(learn.all_settings()):
         meta, default = field.metadata, field.default
         moved = isinstance(default, tuple)
         kind = type(default[0]) if moved else type(default)
         option = f"--{field.name.replace('_', '-')}"
+        choices = tuple(learn.METHODS) if field.name == "method" else meta["choices"]
         value: Any = kind
-        if meta["choices"]:
-            value = click.Choice(meta["choices"])
+        if choices:
+            value = click.Choice(choices)
         elif kind in (int, float) and (meta["low"], meta["high"]) != (None, None):
             value = (click.IntRange if kind is int else click.FloatRange)(meta["low"], meta["high"])
         if moved:
@@ -165,29 +163,7 @@ main.add_command(export)
     help="Print the curriculum that the other options make, epoch by epoch, and stop. Needs no SHARDS or --out.",
 )
 @_setting_options
-def run(
-    shards: str | None,
-    cache: Path | None,
-    cache_gb: float,
-    out: Path | None,
-    recipe: str | None,
-    loader: str | None,
-    dali: bool,
-    device: str,
-    threads: int,
-    resident_gb: float,
-    resident_file: bool,
-    beton: Path | None,
-    checkpoint_every: int,
-    keep: int,
-    tensorboard: bool,
-    profile: bool,
-    stop_after: int | None,
-    resume: bool,
-    overwrite: bool,
-    show_curriculum: bool,
-    **settings: Any,
-) -> None:
+def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: Any) -> None:
     """Trains an encoder on SHARDS (a folder made by usucl-shard, or the URL of one) and writes it to --out.
 
     The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
@@ -199,67 +175,83 @@ def run(
     Example:
       usucl-train my-shards --dali --arch resnet18 --size 112 --out my-run
     """
-    if dali and loader not in (None, "dali"):
-        raise UsageError(f"--dali and --loader {loader} contradict each other")
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite contradict each other")
-    overrides = {name: value for name, value in settings.items() if value is not None}
-    if "channels" in overrides:
-        overrides["channels"] = int(overrides["channels"])
-    if _restarted() and out is not None and (out / "config.json").is_file():
-        resume, overwrite = True, False
-    if resume:
-        if out is None:
-            raise UsageError("--resume needs --out, the folder of the run")
-        if recipe:
-            overrides["recipe"] = recipe
-        config = dataclasses.replace(learn.read_config(out), **overrides)
-    else:
-        config = learn.make_config(recipe or "default", overrides)
+    _check_options(options)
+    run_folder = None if out is None else learn.RunFolder(out)
+    if _restarted() and run_folder is not None and run_folder.holds_run():
+        options |= {"resume": True, "overwrite": False}
+    config = _find_config(run_folder, options)
     if show_curriculum:
-        curriculum = learn.make_curriculum(config)
+        curriculum = config.make_curriculum()
         click.echo(curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
         return
-    if shards is None or out is None:
+    if shards is None or run_folder is None:
         raise UsageError(
             "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
         )
-    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
-    if _first():  # and before torch, which takes seconds to import
-        learn.check_out(out, config, store.fingerprint, resume, overwrite)
-    resident_bytes = int(resident_gb * 1e9)
-    name = "dali" if dali else loader or "auto"
-    if name == "auto":
-        name, why = feed.choose_loader(store, config.channels, resident_bytes, resident_file)
-        click.echo(f"--loader {name}: {why}")
-    with learn.ranks_of_torchrun(pick_device(device)) as (ranks, own_device), _told_to_stop(store) as told:
+    store = feed.open_shards(shards, options["cache"], int(options["cache_gb"] * 1e9))
+    begin = {"resume": options["resume"], "overwrite": options["overwrite"]}
+    if _first():  # before torch, which takes seconds to import
+        run_folder.check(config, store.fingerprint, **begin)
+    loader = _find_loader(store, config, options)
+    with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
         execution = learn.Execution(
-            name,
-            own_device,
-            threads,
-            resident_bytes,
-            resident_file,
-            beton,
-            checkpoint_every,
-            keep,
-            stop_after,
-            tensorboard,
-            profile,
+            loader=loader,
+            device=device,
+            resident_bytes=_resident_bytes(options),
+            **{name: options[name] for name in _EXECUTION},
         )
-        summary = learn.train(
-            config, store, out, execution, resume=resume, overwrite=overwrite, told_to_stop=told, ranks=ranks
-        )
-    if not ranks.first:
-        return
-    losses = [line["loss"] for line in learn.read_metrics(out / "metrics.jsonl")]
+        summary = learn.train(config, store, run_folder.path, execution, **begin, told_to_stop=told, ranks=ranks)
+    if ranks.first:
+        _report(run_folder, store, summary)
+
+
+_EXECUTION = ("threads", "resident_file", "beton", "checkpoint_every", "keep", "stop_after", "tensorboard", "profile")
+"""Options that are fields of `Execution`."""
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    if options["dali"] and options["loader"] not in (None, "dali"):
+        raise UsageError(f"--dali and --loader {options['loader']} contradict each other; remove one of them")
+    if options["resume"] and options["overwrite"]:
+        raise UsageError("--resume and --overwrite contradict each other; remove one of them")
+
+
+def _find_config(run_folder: learn.RunFolder | None, options: dict[str, Any]) -> learn.Method:
+    """The settings of the recipe, or of the run that is to go on, with those options that are given."""
+    names = [field.name for field in learn.all_settings()]
+    overrides = {name: options[name] for name in names if options[name] is not None}
+    if "channels" in overrides:
+        overrides["channels"] = int(overrides["channels"])
+    recipe = options["recipe"]
+    if not options["resume"]:
+        return learn.make_config(recipe or "default", overrides)
+    if run_folder is None:
+        raise UsageError("--resume needs --out, the folder of the run")
+    return learn.with_overrides(run_folder.read_config(), overrides | ({"recipe": recipe} if recipe else {}))
+
+
+def _find_loader(store: feed.ShardStore, config: learn.Method, options: dict[str, Any]) -> str:
+    name = "dali" if options["dali"] else options["loader"] or "auto"
+    if name == "auto":
+        name, why = feed.choose_loader(store, config.channels, _resident_bytes(options), options["resident_file"])
+        click.echo(f"--loader {name}: {why}")
+    return str(name)
+
+
+def _resident_bytes(options: dict[str, Any]) -> int:
+    return int(options["resident_gb"] * 1e9)
+
+
+def _report(run_folder: learn.RunFolder, store: feed.ShardStore, summary: dict[str, Any]) -> None:
+    losses = [line["loss"] for line in run_folder.read_metrics()]
     click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     click.echo(
-        f"{out}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
+        f"{run_folder.path}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
         f" {summary['data_wait']:.1%} of the time waiting for data,"
         f" effective rank of the embeddings {summary['effective_rank']:.1f}"
     )
     if summary["steps"] < summary["of"]:
-        click.echo(f"stopped; go on with: usucl-train {store.name} --out {out} --resume")
+        click.echo(f"stopped; go on with: usucl-train {store.name} --out {run_folder.path} --resume")
 
 
 def _first() -> bool:

@@ -9,6 +9,7 @@ from .beton import export_beton as export_beton
 from .normalise import Normaliser as Normaliser
 from .plan import REACH as REACH
 from .plan import BatchPlan as BatchPlan
+from .plan import Part as Part
 from .plan import Planner as Planner
 from .plan import whole_frames as whole_frames
 from .registry import LOADERS as LOADERS

@@ -34,7 +34,7 @@ class Batch:
     frames: "torch.Tensor"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Delivery:
     """What every loader is told to deliver.
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ TUPLES = ("mined", "full", "pair", "thirds")
 """What a tuple may be made of, see `Planner`."""
 REACH = 3
 """Frames from an anchor to its positive, at most, as published."""
+NO_STAGE = Stage(intra=False, window=(0.0, 0.0), negatives=0, hard_share=0.0, hard=0, band=None)
+"""Of a plan that belongs to no run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,10 @@ class BatchPlan:
     boxes: int64 `[B, V, 4]`, the crop's top, left, height, width in pixels of the stored frame; it may reach beyond it.
     flips: bool `[B, V]`, mirrored left to right after cropping.
     photometry: `PHOTOMETRY` `[B, V]`, what is done to the grey levels.
-    mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views. Nothing to a loader.
+    mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views. A loader leaves it aside.
+    video, group: int64 `[B]`, the video of each tuple and that video's group, see `FrameTable`.
+    step: of the run.
+    epoch, stage: the step's, and what the curriculum asks for in it.
     """
 
     frame_ids: NDArray[np.int64]
@@ -56,23 +62,49 @@ class BatchPlan:
     flips: NDArray[np.bool_]
     photometry: NDArray[np.void]
     mix: NDArray[np.float64]
+    video: NDArray[np.int64]
+    group: NDArray[np.int64]
+    step: int = 0
+    epoch: int = 0
+    stage: Stage = NO_STAGE
 
-    def share(self, number: int, shares: int) -> "BatchPlan":
-        """The tuples of one of several shares; their sizes differ by one at most."""
-        first, end = (n * len(self.frame_ids) // shares for n in (number, number + 1))
-        return BatchPlan(*(getattr(self, field.name)[first:end] for field in dataclasses.fields(self)))
+    def parts(self, accumulate: int = 1, rank: int = 0, world: int = 1) -> "list[Part]":
+        """The parts that a batch is encoded in, one after the other, and what of each a rank encodes.
+
+        Sizes differ by one at most. All wholes joined are the plan, and all ranks' own shares joined are a whole.
+        """
+        wholes = [self._cut(number, accumulate) for number in range(accumulate)]
+        return [Part(whole, whole._cut(rank, world)) for whole in wholes]
+
+    def _cut(self, number: int, count: int) -> "BatchPlan":
+        first, end = (n * len(self.frame_ids) // count for n in (number, number + 1))
+        cut: dict[str, Any] = {name: getattr(self, name)[first:end] for name in _BY_TUPLE}
+        return dataclasses.replace(self, **cut)
 
     @staticmethod
     def joined(plans: Sequence["BatchPlan"]) -> "BatchPlan":
-        """The tuples of several plans, one plan after the other."""
-        names = [field.name for field in dataclasses.fields(BatchPlan)]
-        return BatchPlan(*(np.concatenate([getattr(plan, name) for plan in plans]) for name in names))
+        """The tuples of several plans of a step, one plan after the other."""
+        if len(plans) == 1:
+            return plans[0]
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(plan, name) for plan in plans]) for name in _BY_TUPLE}
+        return dataclasses.replace(plans[0], **arrays)
 
     def digest(self) -> str:
         """16 hexadecimal digits that differ when anything a loader sees differs."""
         parts = (self.frame_ids, self.valid, self.boxes, self.flips)
         data = [*(part.astype("<i8").tobytes() for part in parts), self.photometry.tobytes()]
         return hashlib.sha256(b"".join(data)).hexdigest()[:16]
+
+
+_BY_TUPLE = tuple(field.name for field in dataclasses.fields(BatchPlan) if field.default is dataclasses.MISSING)
+"""The fields that have an entry a tuple."""
+
+
+class Part(NamedTuple):
+    """A part of a batch: the tuples of all ranks, and this rank's own share of them."""
+
+    whole: BatchPlan
+    own: BatchPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +183,20 @@ class Planner:
         boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
         photometry = draw_photometry(self.augmentation, draws[..., BOX_DRAWS:])
         mix = _uniform(self.seed, epoch, MIX_STREAM, tuples, 2)
-        return BatchPlan(frames + self.table.first_row[video][:, None], valid, boxes, flips, photometry, mix)
+        steps = self.steps_per_epoch
+        return BatchPlan(
+            frame_ids=frames + self.table.first_row[video][:, None],
+            valid=valid,
+            boxes=boxes,
+            flips=flips,
+            photometry=photometry,
+            mix=mix,
+            video=video,
+            group=self.table.group[video],
+            step=epoch * steps + ((first + 1) * steps - 1) // len(self.table.videos),  # that the first tuple is of
+            epoch=epoch,
+            stage=stage,
+        )
 
 
 def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: int) -> Iterator[BatchPlan]:
@@ -161,13 +206,16 @@ def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: in
         size = table.size_of(ids)
         side = size.min(axis=-1, keepdims=True)
         boxes = np.concatenate([(size - side) // 2, side, side], axis=-1)
+        video = table.rows["video"][ids[:, 0]].astype(np.int64)
         yield BatchPlan(
-            ids,
-            np.ones(ids.shape, np.bool_),
-            boxes,
-            np.zeros(ids.shape, np.bool_),
-            np.full(ids.shape, UNCHANGED),
-            np.zeros((len(ids), 2)),
+            frame_ids=ids,
+            valid=np.ones(ids.shape, np.bool_),
+            boxes=boxes,
+            flips=np.zeros(ids.shape, np.bool_),
+            photometry=np.full(ids.shape, UNCHANGED),
+            mix=np.zeros((len(ids), 2)),
+            video=video,
+            group=table.group[video],
         )
 
 

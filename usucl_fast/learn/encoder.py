@@ -28,19 +28,28 @@ class Encoder(nn.Module):
         self.backbone, width = make_backbone(arch)
         self.head = make_head(width)
         self._bf16, self._frozen_norm = bf16, frozen_norm
+        self._encode: Callable[..., torch.Tensor] = _encode
 
     def compile(self) -> None:
         """Compiles what is done to a batch; parameters keep their names."""
-        self._encode = torch.compile(self._encode)  # type: ignore[method-assign]
+        self._encode = torch.compile(_encode)
 
     def forward(self, x_MCHW: torch.Tensor) -> torch.Tensor:
         if self.training:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.train(len(x_MCHW) > 1 and not self._frozen_norm)
-        return self._encode(x_MCHW)
+        return self._encode(self.backbone, self.head, x_MCHW, self._bf16)
 
-    def _encode(self, x_MCHW: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x_MCHW.device.type, torch.bfloat16, enabled=self._bf16):
-            z: torch.Tensor = self.head(self.backbone(x_MCHW))
-        return z if z.dtype == torch.float64 else z.float()
+
+class SideBySide(nn.ModuleList):
+    """Several heads: features `[M, width]` -> the embeddings of all of them, side by side."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([head(features) for head in self], dim=1)
+
+
+def _encode(backbone: nn.Module, head: nn.Module, x_MCHW: torch.Tensor, bf16: bool) -> torch.Tensor:
+    with torch.autocast(x_MCHW.device.type, torch.bfloat16, enabled=bf16):
+        z: torch.Tensor = head(backbone(x_MCHW))
+    return z if z.dtype == torch.float64 else z.float()

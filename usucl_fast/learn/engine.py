@@ -10,39 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
-from usucl_fast.feed import (
-    AUGMENTATIONS,
-    RESIDENT_BYTES,
-    Batch,
-    BatchPlan,
-    Delivery,
-    Loader,
-    Planner,
-    ShardStore,
-    make_loader,
-)
+from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, Part, Planner, ShardStore, make_loader
 from usucl_fast.files import write_json, write_whole
-from usucl_fast.learn import checkpoint
+from usucl_fast.learn.checkpoint import Checkpoint, load_newest
 from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
-from usucl_fast.learn.method import Outcome
-from usucl_fast.learn.methods import method_class
+from usucl_fast.learn.method import Method
 from usucl_fast.learn.mined_plans import MinedPlans
+from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.recipes import TrainConfig, make_curriculum
-from usucl_fast.learn.run_folder import check_out
-from usucl_fast.learn.watch import Watch, import_writer, read_metrics
+from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.watch import Watch, import_writer
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a run is carried out; none of it changes which tuples it sees.
 
@@ -71,7 +62,7 @@ class Execution:
 
 
 def train(
-    config: TrainConfig,
+    config: Method,
     store: ShardStore,
     out: Path,
     execution: Execution,
@@ -95,23 +86,22 @@ def train(
     """
     ranks = ranks or Ranks()
     config = with_precision(config, execution.device)
-    record = {"config": dataclasses.asdict(config), "shards": store.fingerprint}
+    folder = RunFolder(out)
     with ranks.telling_of_lost_ones(), _telling_of_memory(config):
         if ranks.first:
-            check_out(out, config, store.fingerprint, resume, overwrite)
+            folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
                 import_writer()  # before anything is written, or an old run replaced
-        run = Run(config, store, out, execution, ranks, resume)
+        run = Run(config, store, folder, execution, ranks, resume)
         if ranks.first:
             if overwrite and out.exists():
                 shutil.rmtree(out)
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "config.json", record)
+            folder.begin(config, store.fingerprint)
         ranks.any(False)  # none begins before all can
         return run.go(told_to_stop)
 
 
-def with_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
+def with_precision(config: Method, device: torch.device) -> Method:
     """The settings with the arithmetic that `auto` stands for on the device."""
     if config.precision != "auto":
         return config
@@ -119,7 +109,7 @@ def with_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
 
 
 @contextlib.contextmanager
-def _telling_of_memory(config: TrainConfig) -> Iterator[None]:
+def _telling_of_memory(config: Method) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -133,96 +123,91 @@ def _telling_of_memory(config: TrainConfig) -> Iterator[None]:
 
 
 class Run:
-    """What `train` makes and lets go. To do it step by step, hand each batch of `loader.run(shares())` to `one_step`.
+    """A training run. To do it step by step, hand each batch of `loader.run(shares())` to `one_step`.
 
-    resume: go on from the newest checkpoint in `out`, where there is one.
+    folder: nothing is written but by `save` and `go`.
+    resume: go on from the newest checkpoint in `folder`, where there is one.
     loader: in place of the one that `execution` names.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: Method,
         store: ShardStore,
-        out: Path,
+        folder: RunFolder,
         execution: Execution,
         ranks: Ranks,
         resume: bool = False,
         loader: Loader | None = None,
     ) -> None:
-        self.config, self.store, self.out, self.execution, self.ranks = config, store, out, execution, ranks
-        made = method_class(config.method)
-        self.planner = Planner(
-            store.table,
-            seed=config.seed,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            curriculum=make_curriculum(config),
-            augmentation=AUGMENTATIONS[config.augment],
-            tuples=made.tuples(config),
-            reach=config.reach,
-        )
+        self.config, self.store, self.folder, self.execution, self.ranks = config, store, folder, execution, ranks
+        self.planner = config.make_planner(store.table)
         self.steps = self.planner.steps
         _check_shares(config, self.planner, ranks)
-        self.loader = loader or make_loader(
-            execution.loader,
-            store,
-            Delivery(
-                config.size,
-                config.channels,
-                execution.device,
-                execution.threads,
-                self.planner.most_frames,
-                execution.resident_bytes,
-                execution.resident_file,
-                execution.beton,
-            ),
-        )
-        _check_negatives(config, store)
+        config.check_data(store.table, store.name)
+        self.loader = loader or self._make_loader()
         torch.manual_seed(config.seed)
-        self.method = made(config, store.table, execution.device, ranks)
-        self.method.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = Network(config, store.table, execution.device, ranks)
+        self.network.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.batch_norm == "sync" and ranks.count > 1:
-            self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
-        self.plans = MinedPlans(self.planner, self.method.bank, config.max_age or None)
-        self.optimizer = make_optimizer(config, self.method)
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        self.plans = MinedPlans(self.planner, self.network.bank, config.max_row_age())
+        self.optimizer = make_optimizer(config, self.network)
         self.step = 0
         self._start(resume)
 
+    def _make_loader(self) -> Loader:
+        config, execution = self.config, self.execution
+        delivery = Delivery(
+            size=config.size,
+            channels=config.channels,
+            device=execution.device,
+            threads=execution.threads,
+            most_frames=self.planner.most_frames,
+            resident_bytes=execution.resident_bytes,
+            resident_file=execution.resident_file,
+            beton=execution.beton,
+        )
+        return make_loader(execution.loader, self.store, delivery)
+
     def _start(self, resume: bool) -> None:
         """Goes back to the newest checkpoint, or to the start where there is none yet."""
-        state = checkpoint.load_newest(self.out / "checkpoints") if resume else None
-        if state is not None:
-            self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
-            self.plans.start(self.step, state["plans"])
+        saved = load_newest(self.folder) if resume else None
+        if saved is not None:
+            self.network.load_state_dict(saved.network)
+            if self.network.bank is not None and saved.bank is not None:
+                self.network.bank.load_state_dict(saved.bank)
+            self.optimizer.load_state_dict(saved.optimizer)
+            self.step = saved.step
+            self.plans.start(self.step, saved.plans)
         elif self.config.init != "random":
-            self.method.start_with(read_backbone(self.config.init, self.config.arch))
+            self.network.start_with(read_backbone(self.config.init, self.config.arch))
         if self.config.compile:
-            for encoder in self.method.encoders():
+            for encoder in self.network.encoders():
                 encoder.compile()
-        self.parallel: Any = DistributedDataParallel(self.method) if self.ranks.count > 1 else self.method
+        self.parallel: Any = DistributedDataParallel(self.network) if self.ranks.count > 1 else self.network
 
     def save(self) -> None:
+        """Writes a checkpoint, on the rank that writes."""
         if not self.ranks.first:
             return
-        checkpoint.save(
-            self.out / "checkpoints",
-            self.step,
-            {
-                "step": self.step,
-                "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "plans": self.plans.frame_ids_under_way(),
-            },
-            self.execution.keep,
-        )
+        bank = self.network.bank
+        Checkpoint(
+            step=self.step,
+            network=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            bank=None if bank is None else bank.state_dict(),
+            plans=self.plans.frame_ids_under_way(),
+        ).save(self.folder, self.execution.keep)
 
     def go(self, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
+        """Trains to the end, or until it is told to stop, and returns the summary."""
         first, last = self.step, min(self.steps, self.execution.stop_after or self.steps)
         execution = self.execution
         with (
-            Watch(self.out, self.step, self.steps, execution.tensorboard, execution.profile, self.ranks.first) as watch,
+            Watch(
+                self.folder, self.step, self.steps, execution.tensorboard, execution.profile, self.ranks.first
+            ) as watch,
             contextlib.closing(self.loader.run(self.shares())) as batches,
         ):
             while self.step < last:
@@ -245,75 +230,63 @@ class Run:
                     self.save()
         return self._finish()
 
-    def _parts(self, plan: BatchPlan) -> list[BatchPlan]:
-        return [plan.share(number, self.config.accumulate) for number in range(self.config.accumulate)]
+    def _parts(self, plan: BatchPlan) -> list[Part]:
+        return plan.parts(self.config.accumulate, self.ranks.rank, self.ranks.count)
 
     def shares(self) -> Iterator[BatchPlan]:
         """What this rank loads: its share of each part of every plan."""
         for plan in self.plans:
-            yield BatchPlan.joined([part.share(self.ranks.rank, self.ranks.count) for part in self._parts(plan)])
+            yield BatchPlan.joined([part.own for part in self._parts(plan)])
 
     def one_step(self, batch: Batch) -> dict[str, Any]:
         """Trains on one batch; returns the line of metrics, without times."""
-        epoch = self.step // self.planner.steps_per_epoch
-        stage, plan = self.planner.stage(epoch), self.plans.next
+        plan = self.plans.next
+        parts = self._parts(plan)
+        _check_delivered(batch, parts)
+        lr = self._begin()
+        loss, outcomes = self._accumulate(batch.frames, parts)
+        trained = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(trained)
+        self.optimizer.step()
+        self.network.end(outcomes, self.step)
+        line = {"step": plan.step, "epoch": plan.epoch, "lr": lr, **self.config.stage_metrics(plan.stage)}
+        line |= _read_metrics(plan, loss, norm, outcomes, self.planner.table.first_row)
+        if self.network.bank is not None and plan.step % BANK_EVERY == 0:
+            line["bank"] = bank_health(self.network.bank, plan.step)
+        self.plans.advance()
+        self.step += 1
+        return line
+
+    def _begin(self) -> float:
+        """Begins a step; returns its learning rate."""
         lr = learning_rate(self.config, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.method.begin(self.step / self.steps)
+        self.network.begin(self.step / self.steps)
         self.optimizer.zero_grad(set_to_none=True)
+        return lr
+
+    def _accumulate(self, frames: torch.Tensor, parts: list[Part]) -> tuple[torch.Tensor, list[Outcome]]:
+        """Encodes the parts of a batch, and leaves the gradient; returns the loss, a scalar, and what came of each."""
         outcomes: list[Outcome] = []
-        parts, done, loss = self._parts(plan), 0, 0.0
-        for number, part in enumerate(parts):
-            own = len(part.share(self.ranks.rank, self.ranks.count).frame_ids)
-            last = number == len(parts) - 1
-            parallel = isinstance(self.parallel, DistributedDataParallel)
-            with self.parallel.no_sync() if parallel and not last else contextlib.nullcontext():
-                outcome = self.parallel(batch.frames[done : done + own], part, stage, self.step)
-                weighted = outcome.loss * (len(part.frame_ids) / len(plan.frame_ids))
+        total, loss = sum(len(part.whole.frame_ids) for part in parts), frames.new_zeros((), dtype=torch.float64)
+        for part, own in zip(parts, frames.split([len(part.own.frame_ids) for part in parts]), strict=True):
+            alone = isinstance(self.parallel, DistributedDataParallel) and part is not parts[-1]
+            with self.parallel.no_sync() if alone else contextlib.nullcontext():
+                outcome = self.parallel(own, part.whole)
+                weighted = outcome.loss * (len(part.whole.frame_ids) / total)
                 weighted.backward()
-            loss += float(weighted.detach())
+            loss = loss + weighted.detach()
             outcomes.append(outcome)
-            done += own
-        trained = [parameter.grad for parameter in self.method.parameters() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(trained))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DataError(
-                f"step {self.step} diverged: the loss is {loss}, the gradient's norm {norm}; frame ids"
-                f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
-            )
-        self.optimizer.step()
-        self.method.end(self.step)
-        self.plans.advance()
-        query = torch.cat([outcome.query for outcome in outcomes])
-        line: dict[str, Any] = {
-            "step": self.step,
-            "epoch": epoch,
-            "loss": loss,
-            "lr": lr,
-            "gradient": norm,
-            **(dataclasses.asdict(stage) if self.config.method == "usucl" else {}),
-            "mean_cosine": mean_cosine(query),
-            "effective_rank": effective_rank(query),
-            "tuples": len(plan.frame_ids),
-            "frames": int(plan.frame_ids.size),
-            "plan": plan.digest(),
-        }
-        if self.method.bank is not None:
-            members = torch.cat([outcome.members for outcome in outcomes if outcome.members is not None])
-            line["near_duplicates"] = near_duplicates(members.cpu().numpy(), self.method.bank.first_row)
-            if self.step % BANK_EVERY == 0:
-                line["bank"] = bank_health(self.method.bank, self.step)
-        self.step += 1
-        return line
+        return loss, outcomes
 
     def _finish(self) -> dict[str, Any]:
         if not self.ranks.first:
             return {}
-        backbone = {name: tensor.contiguous() for name, tensor in self.method.query.backbone.state_dict().items()}
-        with write_whole(self.out / "backbone.safetensors") as file:
+        backbone = {name: tensor.contiguous() for name, tensor in self.network.query.backbone.state_dict().items()}
+        with write_whole(self.folder.backbone) as file:
             file.write(safetensors_bytes(backbone))
-        lines = read_metrics(self.out / "metrics.jsonl")
+        lines = self.folder.read_metrics()
         seconds = sum(line["seconds"] for line in lines)
         summary = {
             "steps": self.step,
@@ -328,24 +301,57 @@ class Run:
             "ranks": self.ranks.count,
             "device": str(self.execution.device),
         }
-        write_json(self.out / "summary.json", summary)
+        write_json(self.folder.summary, summary)
         return summary
 
 
-def _check_negatives(config: TrainConfig, store: ShardStore) -> None:
-    """Raises where the exclusion leaves no candidate for any anchor: the run would learn nothing from it."""
-    table = store.table
-    if config.method not in ("usucl", "cycle"):
-        return
-    kinds = {"group": len(set(table.group)), "video": len(table.videos), "none": 2}[config.exclude]
-    if config.candidates == "bank" and kinds < 2:
-        raise UsageError(
-            f"--exclude {config.exclude} leaves no cross-video negatives: {store.name} holds one {config.exclude}"
-            f" alone; use --exclude {'video' if len(table.videos) > 1 else 'none'}"
+def _check_delivered(batch: Batch, parts: list[Part]) -> None:
+    """Raises where a loader has not executed the plan of this step."""
+    asked, got = BatchPlan.joined([part.own for part in parts]).digest(), batch.plan.digest()
+    if asked != got:
+        raise DataError(
+            f"step {parts[0].whole.step}: the loader delivered a batch of the plan {got}, not of {asked}; a loader"
+            " executes plans in the order in which they come"
         )
 
 
-def _check_shares(config: TrainConfig, planner: Planner, ranks: Ranks) -> None:
+def _read_metrics(
+    plan: BatchPlan, loss: torch.Tensor, norm: torch.Tensor, outcomes: list[Outcome], first_row: NDArray[np.int64]
+) -> dict[str, Any]:
+    """What a step came to. All of it is read from the device at once, which waits for the step.
+
+    Raises:
+        DataError: the loss or the gradient is not finite.
+    """
+    query = torch.cat([outcome.query for outcome in outcomes])
+    members = [outcome.members for outcome in outcomes if outcome.members is not None]
+    tensors = [loss, norm, query, *members]
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu()  # exact: frame ids are below 2^53
+    sizes = [tensor.numel() for tensor in tensors]
+    read = [
+        values.view(tensor.shape).to(tensor.dtype) for values, tensor in zip(flat.split(sizes), tensors, strict=True)
+    ]
+    found_loss, found_norm, query = float(read[0]), float(read[1]), read[2]
+    if not (math.isfinite(found_loss) and math.isfinite(found_norm)):
+        raise DataError(
+            f"step {plan.step} diverged: the loss is {found_loss}, the gradient's norm {found_norm}; frame ids"
+            f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
+        )
+    line = {
+        "loss": found_loss,
+        "gradient": found_norm,
+        "mean_cosine": mean_cosine(query),
+        "effective_rank": effective_rank(query),
+        "tuples": len(plan.frame_ids),
+        "frames": int(plan.frame_ids.size),
+        "plan": plan.digest(),
+    }
+    if members:
+        line["near_duplicates"] = near_duplicates(torch.cat(read[3:]).numpy(), first_row)
+    return line
+
+
+def _check_shares(config: Method, planner: Planner, ranks: Ranks) -> None:
     """Raises where a rank would have nothing to do, or batch norm is not to be had."""
     least = len(planner.table.videos) // planner.steps_per_epoch
     if least < ranks.count * config.accumulate:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from usucl_fast.errors import UsageError
 from usucl_fast.files import check_file_out, write_whole
-from usucl_fast.learn.run_folder import read_config
+from usucl_fast.learn.run_folder import RunFolder
 
 EXPORT_FORMATS = ("us_ucl", "onnx")
 
@@ -27,13 +27,14 @@ def export(run: Path, format: str, out: Path, overwrite: bool = False) -> str:
         DataError: what it has written is damaged.
     """
     check_file_out("--out", out, overwrite)
+    folder = RunFolder(run)
     try:
-        config = read_config(run)
+        config = folder.read_config()
     except UsageError as error:
-        raise UsageError(f"RUN {run} is no run folder: it has no config.json of usucl-train") from error
+        raise UsageError(f"RUN {run} is no run folder: it has no {folder.config.name} of usucl-train") from error
     from usucl_fast.learn.formats import MAKERS  # needs torch, which takes seconds to import
 
-    content, words = MAKERS[format](run, config)
+    content, words = MAKERS[format](folder, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(out) as file:
         file.write(content)

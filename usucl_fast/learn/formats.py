@@ -2,32 +2,33 @@
 
 import importlib
 import io
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from usucl_fast.errors import UsageError
-from usucl_fast.learn import checkpoint
 from usucl_fast.learn.backbones import TIMM, make_backbone
-from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.learn.watch import read_metrics
-from usucl_fast.learn.weights import read_backbone, unwrap
+from usucl_fast.learn.checkpoint import load_newest
+from usucl_fast.learn.config import TrainConfig
+from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.weights import read_backbone
 from usucl_fast.optional import needed
 
 EPS = 1e-5
 """What torch's batch norms add to the variance, where nobody says otherwise."""
 
 
-def _us_ucl(run: Path, config: TrainConfig) -> tuple[bytes, str]:
+def _us_ucl(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
     if config.arch.startswith(TIMM):
         raise UsageError(
-            f"RUN {run} has the backbone {config.arch}, and US_UCL knows torchvision's alone; use --format onnx"
+            f"RUN {run.path} has the backbone {config.arch}, and US_UCL knows torchvision's alone; use --format onnx"
         )
-    state = checkpoint.load_newest(run / "checkpoints")
+    state = load_newest(run)
     if state is None:
-        raise UsageError(f"RUN {run} has no checkpoint yet; go on with it: usucl-train SHARDS --out {run} --resume")
-    learned = unwrap(state)
+        raise UsageError(
+            f"RUN {run.path} has no checkpoint yet; go on with it: usucl-train SHARDS --out {run.path} --resume"
+        )
+    learned = state.network
     state_dict: dict[str, Tensor] = {}
     for encoder, ours in (("encoder_q", "query"), ("encoder_k", "key")):
         if not any(name.startswith(f"{ours}.backbone.") for name in learned):
@@ -35,7 +36,7 @@ def _us_ucl(run: Path, config: TrainConfig) -> tuple[bytes, str]:
         state_dict |= _renamed(learned, f"{ours}.backbone.", f"module.{encoder}.")
         head = fold_head(_renamed(learned, f"{ours}.head.", ""))
         state_dict |= _renamed(head, "", f"module.{encoder}.fc.")
-    epochs = [line["epoch"] + 1 for line in read_metrics(run / "metrics.jsonl") if line["step"] < state["step"]]
+    epochs = [line["epoch"] + 1 for line in run.read_metrics() if line["step"] < state.step]
     record: dict[str, object] = {
         "epoch": max(epochs, default=0),
         "arch": config.arch,
@@ -45,15 +46,15 @@ def _us_ucl(run: Path, config: TrainConfig) -> tuple[bytes, str]:
     }
     file = io.BytesIO()
     torch.save(record, file)
-    return file.getvalue(), f"{config.arch} after {state['step']} steps, {'with' if head else 'without'} its head"
+    return file.getvalue(), f"{config.arch} after {state.step} steps, {'with' if head else 'without'} its head"
 
 
-def _onnx(run: Path, config: TrainConfig) -> tuple[bytes, str]:
+def _onnx(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
     with needed("onnx and onnxscript", "--format onnx", "onnx"):
         importlib.import_module("onnx")
         importlib.import_module("onnxscript")
     backbone, width = make_backbone(config.arch)
-    backbone.load_state_dict(read_backbone(run, config.arch))
+    backbone.load_state_dict(read_backbone(run.path, config.arch))
     program = torch.onnx.export(
         backbone.eval(),
         (torch.zeros(2, 3, config.size, config.size),),

@@ -1,136 +1,181 @@
-"""What a method is: encoders, and what becomes of a batch."""
+"""The base class of the methods: the settings that a method takes, and the parts of training that it decides.
 
+Nothing here imports torch when it is imported, so that `usucl-train --help` lists the settings of all methods at once;
+functions that compute import it themselves.
+"""
+
+import dataclasses
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import nn
-
-from usucl_fast.curriculum import Stage
-from usucl_fast.feed import BatchPlan, Normaliser
+from usucl_fast.curriculum import Curriculum, Stage
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import AUGMENTATIONS, Planner
 from usucl_fast.frames import FrameTable
-from usucl_fast.learn.encoder import Encoder
-from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import MemoryBank
+from usucl_fast.learn.config import TrainConfig, setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from usucl_fast.feed import BatchPlan
+    from usucl_fast.learn.network import Network, Outcome
+    from usucl_fast.mining import MemoryBank
 
 
-class Outcome(NamedTuple):
-    """What one batch comes to.
+@dataclass(frozen=True, kw_only=True)
+class Method(TrainConfig):
+    """A training method with its settings: the fields of a subclass are the options that it takes.
 
-    loss: scalar, with gradient.
-    query: `[B, D]`, the anchors' embeddings, of unit length, without gradient.
-    members: int64 `[B, K]`, the frames that each n̂ is made of; -1 where there are fewer. None in a method without n̂.
+    To add a method, add a file to `usucl_fast/learn/methods` with a subclass under the name `METHOD`, which says its
+    name in `method`, and with the functions in `RECIPES`, which return it with named settings.
     """
 
-    loss: torch.Tensor
-    query: torch.Tensor
-    members: torch.Tensor | None = None
+    needs_lightly: ClassVar[bool] = False
 
+    def check(self) -> None:
+        """Checks the settings against each other.
 
-class Method(nn.Module):
-    """Encoders and the loss. The engine trains all parameters that take a gradient; `query.backbone` is the result.
+        Raises:
+            UsageError: they contradict each other, or one would have no effect.
+        """
 
-    `state_dict` is all that a checkpoint needs. `forward` is told of this rank's frames and of all ranks' tuples, and
-    returns what is the same on every rank.
+    def check_data(self, table: FrameTable, name: str) -> None:
+        """Checks the settings against the dataset, called `name` in messages.
 
-    Args:
-        config: the run's.
-        table: of the shards.
-        device: of the frames.
-        ranks: that train together.
-    """
+        Raises:
+            UsageError: nothing could be learned from it.
+        """
 
-    bank: MemoryBank | None = None
+    def has_keys(self) -> bool:
+        """Whether there is a key encoder, which follows the query encoder slowly."""
+        return False
 
-    def __init__(self, config: TrainConfig, table: FrameTable, device: torch.device, ranks: Ranks) -> None:
-        super().__init__()
-        self.config, self.device, self.ranks = config, device, ranks
-        self.normalise = Normaliser(device, torch.channels_last)
-        self.query = Encoder(config.arch, self.make_head, config.precision == "bf16", config.batch_norm == "frozen")
-
-    @classmethod
-    def tuples(cls, config: TrainConfig) -> str:
-        """What its tuples are made of, see `Planner`."""
-        return "pair"
-
-    def make_head(self, width: int) -> nn.Module:
-        """Features `[M, width]` -> embeddings `[M, D]`."""
+    def key_momentum_at(self, progress: float) -> float:
+        """The momentum of the key encoder at this share of the run."""
         raise NotImplementedError
 
-    def encoders(self) -> list[Encoder]:
-        """All that encode pictures."""
-        return [self.query]
+    def make_bank(self, table: FrameTable, device: "torch.device") -> "MemoryBank | None":
+        """The memory bank, where there is one. What `forward` returns as rows is written to it when the step ends."""
+        return None
 
-    def start_with(self, backbone: dict[str, torch.Tensor]) -> None:
-        """Takes the weights of a backbone, those of `query.backbone`."""
-        for encoder in self.encoders():
-            encoder.backbone.load_state_dict(backbone)
+    def tuples(self) -> str:
+        """What a tuple is made of, see `Planner`."""
+        return "pair"
 
-    def begin(self, progress: float) -> None:
-        """Called before each step, with the share of the run that is done."""
+    def make_curriculum(self) -> Curriculum:
+        """The curriculum of the run."""
+        return Curriculum("cosine")
 
-    def end(self, step: int) -> None:
-        """Called after each step."""
+    def make_planner(self, table: FrameTable) -> Planner:
+        """The planner of the run over a dataset."""
+        return Planner(
+            table,
+            seed=self.seed,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            curriculum=self.make_curriculum(),
+            augmentation=AUGMENTATIONS[self.augment],
+            tuples=self.tuples(),
+        )
 
-    def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
+    def max_row_age(self) -> int | None:
+        """Steps after which a row of the bank is no hard negative; None for no limit."""
+        return None
+
+    def stage_metrics(self, stage: Stage) -> dict[str, Any]:
+        """What a line of metrics says of the stage of the curriculum."""
+        return {}
+
+    def make_head(self, width: int) -> "nn.Module":
+        """The projection head: features `[M, width]` to embeddings `[M, D]`."""
+        raise NotImplementedError
+
+    def make_parts(self) -> "dict[str, nn.Module]":
+        """What is trained or kept beside the encoders, by name: predictors, queues, losses."""
+        return {}
+
+    def forward(self, network: "Network", frames: "Tensor", plan: "BatchPlan") -> "Outcome":
         """The loss of a batch, or of one of the parts that it is accumulated from.
 
         Args:
             frames: uint8 `[b, V, C, H, W]`, of this rank's tuples.
             plan: of all ranks' tuples; `b` of its `B` are this rank's.
-            stage: what the curriculum asks for.
-            step: of the run.
         """
         raise NotImplementedError
 
-    def views_first(self, frames: torch.Tensor, views: list[int]) -> torch.Tensor:
-        """Some views, normalised: `[b, V, C, H, W]` -> `[len(views) b, 3, H, W]`, one view after the other.
 
-        Call it once a step: its memory is used again.
-        """
-        return self.normalise(frames.transpose(0, 1)[views].flatten(0, 1))
+@dataclass(frozen=True, kw_only=True)
+class PairMethod(Method):
+    """A method whose tuples have a positive beside the anchor."""
 
-    def gather(self, z: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
-        """The embeddings of all ranks' tuples, `[b, ...]` -> `[B, ...]`."""
-        return self.ranks.gather(z, len(plan.frame_ids))
+    reach: int = setting(
+        0,
+        "Frames from an anchor to its positive, at most; 0 is the anchor's frame itself, with other augmentations.",
+        low=0,
+    )
+
+    def make_planner(self, table: FrameTable) -> Planner:
+        return dataclasses.replace(super().make_planner(table), reach=self.reach)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemperatureMethod(Method):
+    """A method whose loss has a temperature."""
+
+    tau: float = setting(0.1, "Temperature.", low=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadNormMethod(Method):
+    """A method whose projection head may have batch norm."""
+
+    head_norm: bool = setting(True, "Batch norm in the projection head; without it a fresh network can stay collapsed.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MomentumMethod(Method):
-    """A method with a key encoder, which follows the query encoder: k <- m k + (1 - m) q, without gradient."""
+    """A method with a key encoder."""
 
-    def __init__(self, config: TrainConfig, table: FrameTable, device: torch.device, ranks: Ranks) -> None:
-        super().__init__(config, table, device, ranks)
-        self.key = Encoder(config.arch, self.make_head, config.precision == "bf16", config.batch_norm == "frozen")
-        self.key.requires_grad_(False)
-        self.key.load_state_dict(self.query.state_dict())
+    key_momentum: tuple[float, float] = setting(
+        (0.99, 0.99), "Momentum of the key encoder, at the start and at the end of the run.", low=0, high=1
+    )
 
-    def encoders(self) -> list[Encoder]:
-        return [self.query, self.key]
+    def has_keys(self) -> bool:
+        return True
 
-    @torch.no_grad()
-    def begin(self, progress: float) -> None:
-        """Moves the key encoder's parameters; its batch-norm statistics are its own."""
-        first, last = self.config.key_momentum
-        m = last - (last - first) * (1 + math.cos(math.pi * progress)) / 2
-        keys: list[torch.Tensor] = list(self.key.parameters())
-        queries: list[torch.Tensor] = list(self.query.parameters())
-        torch._foreach_lerp_(keys, queries, 1 - m)
+    def key_momentum_at(self, progress: float) -> float:
+        first, last = self.key_momentum
+        return last - (last - first) * (1 + math.cos(math.pi * progress)) / 2
 
-    @torch.no_grad()
-    def encode_keys(self, pictures: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
-        """Pictures `[b, 3, H, W]` of this rank's tuples -> keys `[B, D]` of all ranks' tuples.
 
-        With `--batch-norm shuffle` a rank encodes other ranks' pictures, so that keys and queries of a tuple share no
-        statistics. Source: He et al., "Momentum Contrast", CVPR 2020.
-        """
-        if self.config.batch_norm != "shuffle" or self.ranks.count == 1:
-            return self.gather(self.key(pictures), plan)
-        count, tuples = self.ranks.count, len(plan.frame_ids)
-        # Tuples are in shuffled order already: every count-th one is as good as any.
-        order = torch.cat([torch.arange(first, tuples, count) for first in range(count)]).to(pictures.device)
-        first, end = (number * tuples // count for number in (self.ranks.rank, self.ranks.rank + 1))
-        shuffled = self.gather(self.key(self.gather(pictures, plan)[order[first:end]]), plan)
-        keys = torch.empty_like(shuffled)
-        keys[order] = shuffled
-        return keys
+@dataclass(frozen=True, kw_only=True)
+class BankMethod(Method):
+    """A method with a memory bank of all frames, which it asks for the most similar rows of other videos."""
+
+    hard: tuple[int, int] = setting(
+        (16, 16),
+        "Stored embeddings that the cross-video hard negative (cycle: the soft nearest neighbour) is made of; 0 for no"
+        " such negative.",
+        low=0,
+    )
+    exclude: str = setting(
+        "group",
+        "What of the bank is never a negative of an anchor: its group (patient), its video, or nothing.",
+        choices=("group", "video", "none"),
+    )
+
+    def make_bank(self, table: FrameTable, device: "torch.device") -> "MemoryBank":
+        from usucl_fast.mining import MemoryBank
+
+        group = table.group if self.exclude == "group" else None
+        return MemoryBank(table.first_row, self.dim, device=device, group=group)
+
+    def check_data(self, table: FrameTable, name: str) -> None:
+        kinds = {"group": len(set(table.group)), "video": len(table.videos), "none": 2}[self.exclude]
+        if kinds < 2:
+            raise UsageError(
+                f"--exclude {self.exclude} leaves no cross-video negatives: {name} holds one {self.exclude}"
+                f" alone; use --exclude {'video' if len(table.videos) > 1 else 'none'}"
+            )

@@ -57,20 +57,19 @@ class MinedPlans:
         self._step += 1
         last = self._step + LOOKAHEAD
         if last < self._planner.steps:
-            self._plans[last] = self._harden(self._drawn(last), last)
+            self._plans[last] = self._harden(self._drawn(last))
 
     def _drawn(self, step: int) -> BatchPlan:
         return self._planner.plan(*divmod(step, self._planner.steps_per_epoch))
 
-    def _harden(self, plan: BatchPlan, step: int) -> BatchPlan:
+    def _harden(self, plan: BatchPlan) -> BatchPlan:
         """The plan with its first intra-video negatives replaced by the hardest, as many of them as the stage says and
         the bank has."""
-        stage = self._planner.stage(step // self._planner.steps_per_epoch)
-        hard = rounded(stage.hard_share * (plan.frame_ids.shape[1] - 2))
+        hard = rounded(plan.stage.hard_share * (plan.frame_ids.shape[1] - 2))
         if not hard or self._bank is None:
             return plan
         anchors = torch.from_numpy(plan.frame_ids[:, 0]).to(self._bank.embeddings.device)
-        found = hardest_in_window(self._bank, anchors, stage.window, hard, self._max_age, self._step).cpu().numpy()
+        found = hardest_in_window(self._bank, anchors, plan.stage.window, hard, self._max_age, self._step).cpu().numpy()
         frame_ids = plan.frame_ids.copy()
         chosen = frame_ids[:, 2 : 2 + hard]
         chosen[found >= 0] = found[found >= 0]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.learn.config import TrainConfig
 from usucl_fast.optional import needed
 
 

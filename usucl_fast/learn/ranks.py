@@ -42,7 +42,7 @@ class Ranks:
         parameters' gradients, which is what `DistributedDataParallel` takes, is the gradient of that loss.
 
         Args:
-            z: of a share as `BatchPlan.share` makes it.
+            z: of a share as `BatchPlan.parts` makes it.
             tuples: of all shares.
         """
         gathered: torch.Tensor = z if self.count == 1 else _Gather.apply(z, tuples, self.rank, self.count)

@@ -1,64 +1,153 @@
-"""The folder that a run is written to: what lies in it, and whether a run may begin or go on there."""
+"""The folder that a run is written to: the name of every file in it, and what they say."""
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from usucl_fast.errors import UsageError
-from usucl_fast.files import holds_only
-from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.files import holds_only, write_json
+from usucl_fast.learn.method import Method
+from usucl_fast.learn.recipes import METHODS
 
-OUTPUT = (
-    "config.json",
-    "metrics.jsonl",
-    "summary.json",
-    "backbone.safetensors",
-    "checkpoints",
-    "tensorboard",
-    "trace.json",
-    ".*.partial",
-)
+FORMAT = 2
+"""Version of the settings and checkpoints in a run folder: a run goes on only from its own."""
 
 
-def read_config(out: Path) -> TrainConfig:
-    """The settings that the run in `out` was begun with.
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder, by its path; there need be none yet."""
 
-    Raises:
-        UsageError: there is no run.
-    """
-    try:
-        settings = json.loads((out / "config.json").read_bytes())["config"].items()
-        pairs: dict[str, Any] = {name: tuple(value) for name, value in settings if isinstance(value, list)}
-        return TrainConfig(**{**dict(settings), **pairs})  # JSON has no tuples
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"--out {out} holds no run to resume; leave out --resume to start one") from error
+    path: Path
 
+    @classmethod
+    def of(cls, source: Path) -> "RunFolder":
+        """The run folder that `source` is, or that it is a checkpoint of."""
+        folder = cls(source)
+        above = cls(source.parent.parent)
+        return above if source.parent == above.checkpoints else folder
 
-def check_out(out: Path, config: TrainConfig, shards: str, resume: bool, overwrite: bool) -> None:
-    """Whether a run with these settings may be written to the folder `out`.
+    @property
+    def config(self) -> Path:
+        """The settings, and the fingerprint of the shards."""
+        return self.path / "config.json"
 
-    shards: the `fingerprint` of the store.
+    @property
+    def metrics(self) -> Path:
+        """A line of JSON a step."""
+        return self.path / "metrics.jsonl"
 
-    Raises:
-        UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to resume, or it
-            was begun with other settings or shards; or it holds files that are not a run's.
-    """
-    if resume:
-        begun = read_config(out)
+    @property
+    def summary(self) -> Path:
+        """How the run ended; there is none before."""
+        return self.path / "summary.json"
+
+    @property
+    def backbone(self) -> Path:
+        """The weights that were learned, under torchvision's names."""
+        return self.path / "backbone.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """What TensorBoard shows."""
+        return self.path / "tensorboard"
+
+    @property
+    def trace(self) -> Path:
+        """The profile of a few steps."""
+        return self.path / "trace.json"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint after so many steps."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
+    def saved_checkpoints(self) -> list[Path]:
+        """The checkpoints that are there, the newest first."""
+        return sorted(self.checkpoints.glob("step-*.pt"), reverse=True)
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.is_file()
+
+    def holds_only_run(self) -> bool:
+        """Whether a run was begun here, and all files are a run's."""
+        files = (self.config, self.metrics, self.summary, self.backbone, self.checkpoints, self.tensorboard, self.trace)
+        return self.holds_run() and holds_only(self.path, [*(file.name for file in files), ".*.partial"])
+
+    def begin(self, config: Method, shards: str) -> None:
+        """Makes the folder, and writes the settings of the run.
+
+        shards: the `fingerprint` of the store.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config, {"format": FORMAT, "config": dataclasses.asdict(config), "shards": shards})
+
+    def read_config(self) -> Method:
+        """The settings that the run was begun with. Of an older run, those that there still are.
+
+        Raises:
+            UsageError: there is no run.
+        """
+        try:
+            settings = self._record()["config"]
+            made = METHODS[settings["method"]]
+            names = {field.name for field in dataclasses.fields(made)} & settings.keys()
+            pairs = {name: tuple(settings[name]) for name in names if isinstance(settings[name], list)}
+            return made(**{**{name: settings[name] for name in names}, **pairs})  # JSON has no tuples
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UsageError(f"--out {self.path} holds no run to resume; remove --resume to start one") from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics, without a last one that was cut off."""
+        texts = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(text) for text in texts if text.endswith("\n")]
+
+    def check(self, config: Method, shards: str, resume: bool, overwrite: bool) -> None:
+        """Checks whether a run with these settings may be written here.
+
+        shards: the `fingerprint` of the store.
+
+        Raises:
+            UsageError: there is a run and neither `resume` nor `overwrite` is given, or there is none to resume, or it
+                was begun with other settings or shards, or before this version; or there are files that are not a
+                run's.
+        """
+        if resume:
+            self._check_resumed(config, shards)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if not self.path.is_dir() or not self.holds_only_run():
+                raise UsageError(f"--out {self.path} holds files that are not a run's; name a new or empty folder")
+            if not overwrite:
+                raise UsageError(
+                    f"--out {self.path} holds a run; add --resume to go on with it or --overwrite to replace it"
+                )
+
+    def _check_resumed(self, config: Method, shards: str) -> None:
+        begun, record = self.read_config(), self._record()
+        if record.get("format") != FORMAT:
+            learned = next((file for file in [self.backbone, *self.saved_checkpoints()] if file.exists()), self.path)
+            raise UsageError(
+                f"--resume: the run in {self.path} was begun by another version of usucl-fast; finish it with that one,"
+                f" or start another run from what it has learned: --init {learned}"
+            )
         for name, value in dataclasses.asdict(config).items():
             # What `auto` stands for depends on the device, which is not known from the start; a run never has it.
-            if value not in (getattr(begun, name), "auto"):
+            if value not in (getattr(begun, name, None), "auto"):
                 raise UsageError(
-                    f"--resume: the run in {out} was begun with {name} {getattr(begun, name)}, not {value};"
-                    " leave the option out, or start another run"
+                    f"--resume: the run in {self.path} was begun with {name} {getattr(begun, name)}, not {value};"
+                    " remove the option, or start another run"
                 )
-        if json.loads((out / "config.json").read_bytes())["shards"] != shards:
+        if record["shards"] != shards:
             raise UsageError(
-                f"--resume: the run in {out} was begun on other shards than these, or they have changed since"
+                f"--resume: the run in {self.path} was begun on other shards than these, or they have changed since"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not out.is_dir() or not (out / "config.json").is_file() or not holds_only(out, OUTPUT):
-            raise UsageError(f"--out {out} holds files that are not a run's; name a new or empty folder")
-        if not overwrite:
-            raise UsageError(f"--out {out} holds a run; add --resume to go on with it or --overwrite to replace it")
+
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.config.read_bytes())
+        return record

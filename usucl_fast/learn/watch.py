@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 
 from usucl_fast.files import write_whole
+from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.optional import needed
 from usucl_fast.progress import Progress
 
@@ -28,7 +29,7 @@ class Collapse:
     def look(self, line: dict[str, Any]) -> str | None:
         """A warning, once each time it happens.
 
-        line: of `metrics.jsonl`.
+        line: of metrics.
         """
         if line["mean_cosine"] is not None:
             self._cosines.append(line["mean_cosine"])
@@ -56,7 +57,7 @@ def import_writer() -> Any:
 
 
 class TensorBoard:
-    """The figures of `metrics.jsonl`, for TensorBoard.
+    """The figures of metrics, for TensorBoard.
 
     Raises:
         UsageError: as `import_writer`.
@@ -66,7 +67,7 @@ class TensorBoard:
         self._writer = import_writer()(folder, purge_step=step)
 
     def write(self, line: dict[str, Any]) -> None:
-        """One line of `metrics.jsonl`."""
+        """One line of metrics."""
         for name, value in line.items():
             if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self._writer.add_scalar(name, float(value), line["step"])
@@ -106,7 +107,7 @@ class Watch:
     """All of it; nothing on a rank that is not the first.
 
     Args:
-        out: the run folder.
+        run: its folder.
         step: that the run goes on with; metrics from there on are done again.
         steps: of the run.
         tensorboard: write for TensorBoard.
@@ -114,22 +115,21 @@ class Watch:
         first: whether this rank tells.
     """
 
-    def __init__(self, out: Path, step: int, steps: int, tensorboard: bool, profile: bool, first: bool) -> None:
+    def __init__(self, run: RunFolder, step: int, steps: int, tensorboard: bool, profile: bool, first: bool) -> None:
         self._frames, self._collapse, self._stack, self._first = 0, Collapse(), contextlib.ExitStack(), first
         self._board = self._trace = None
         if not first:
             return
-        metrics = out / "metrics.jsonl"
-        if metrics.exists():
-            kept = [line for line in read_metrics(metrics) if line["step"] < step]
-            with write_whole(metrics) as file:
+        if run.metrics.exists():
+            kept = [line for line in run.read_metrics() if line["step"] < step]
+            with write_whole(run.metrics) as file:
                 file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
-        self._metrics = self._stack.enter_context(metrics.open("a", encoding="utf-8"))
+        self._metrics = self._stack.enter_context(run.metrics.open("a", encoding="utf-8"))
         self._progress = self._stack.enter_context(Progress("steps", steps, step))
         if tensorboard:
-            self._board = self._stack.enter_context(contextlib.closing(TensorBoard(out / "tensorboard", step)))
+            self._board = self._stack.enter_context(contextlib.closing(TensorBoard(run.tensorboard, step)))
         if profile:
-            self._trace = self._stack.enter_context(contextlib.closing(Trace(out / "trace.json")))
+            self._trace = self._stack.enter_context(contextlib.closing(Trace(run.trace)))
 
     def __enter__(self) -> Self:
         return self
@@ -153,12 +153,3 @@ class Watch:
             self._board.write(line)
         if self._trace is not None:
             self._trace.step()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, without a last one that was cut off."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if text.endswith("\n"):
-            lines.append(json.loads(text))
-    return lines

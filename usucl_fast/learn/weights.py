@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from usucl_fast.errors import DataError, UsageError, first_line
 from usucl_fast.learn.backbones import TIMM, import_timm, make_backbone
-from usucl_fast.learn.recipes import IMAGENET
+from usucl_fast.learn.checkpoint import NETWORK, QUERY_BACKBONE
+from usucl_fast.learn.config import IMAGENET
+from usucl_fast.learn.run_folder import RunFolder
 
-ENVELOPES = ("state_dict", "method", "model")
+ENVELOPES = ("state_dict", NETWORK, "model")
 """Keys under which checkpoints keep the weights, one within another too."""
 
 PREFIXES = tuple(
@@ -26,7 +28,7 @@ PREFIXES = tuple(
         ("", "module.", "model."),  # as it is, DataParallel, a Lightning module
         (
             "",  # torchvision, timm, backbone.safetensors
-            "query.backbone.",  # a run's checkpoints
+            QUERY_BACKBONE,  # a run's checkpoints
             "encoder_q.",  # MoCo, US_UCL
             "base_encoder.",  # MoCo v3
             "backbone.",  # lightly
@@ -67,9 +69,9 @@ def read_backbone(source: str | Path, arch: str) -> dict[str, Tensor]:
         return _match(_fetch(arch), network, f"what {IMAGENET} stands for", arch)
     path = Path(source)
     if path.is_dir():
-        path = path / "backbone.safetensors"
+        path = RunFolder(path).backbone
         if not path.is_file():
-            raise UsageError(f"{source} holds no backbone.safetensors; name a finished run, or one of its checkpoints")
+            raise UsageError(f"{source} holds no {path.name}; name a finished run, or one of its checkpoints")
     if not path.is_file():
         raise UsageError(f"{source} is neither a run, nor a file of weights, nor the word {IMAGENET}")
     return _match(unwrap(_load(path)), network, str(path), arch)

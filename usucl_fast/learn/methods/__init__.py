@@ -1,29 +1,19 @@
-"""One file a method; each is fed by the same loaders and trained by the same engine.
+"""The methods, one file each: settings, recipes, and the loss of a batch.
 
 usucl.py     the paper's: negatives within a video and across videos
 simclr.py, moco.py, byol.py, simsiam.py   two views of a frame
 cycle.py     CycleContrast; uscl.py, USCL
 
-Those beside USUCL take their heads and losses from lightly, an optional extra.
+`Method`, in the package above, says what a file holds. Methods beside USUCL take their heads and losses from lightly,
+an optional extra.
 """
 
 import importlib
-from typing import TYPE_CHECKING
-
-from usucl_fast.learn.recipes import METHODS
-from usucl_fast.optional import needed
-
-if TYPE_CHECKING:
-    from usucl_fast.learn.method import Method
+import pkgutil
+from types import ModuleType
 
 
-def method_class(name: str) -> "type[Method]":
-    """The class of the method of that name, in `METHODS`.
-
-    Raises:
-        UsageError: it needs lightly, which is not installed.
-    """
-    with needed("lightly", f"--method {name}", "baselines"):
-        module = importlib.import_module(f"usucl_fast.learn.methods.{name}")
-    made: type[Method] = getattr(module, METHODS[name])
-    return made
+def find_methods() -> list[ModuleType]:
+    """The modules of all methods, that of USUCL first: it has the default recipe."""
+    names = sorted((module.name for module in pkgutil.iter_modules(__path__)), key=lambda name: (name != "usucl", name))
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]

@@ -3,38 +3,58 @@
 Source: Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020.
 """
 
-import torch
-import torch.nn.functional as F
-from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
-from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
-from torch import nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from usucl_fast.curriculum import Stage
-from usucl_fast.feed import BatchPlan
-from usucl_fast.frames import FrameTable
-from usucl_fast.learn.method import MomentumMethod, Outcome
-from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.recipes import TrainConfig
+from usucl_fast.learn.method import MomentumMethod, PairMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from usucl_fast.feed import BatchPlan
+    from usucl_fast.learn.network import Network, Outcome
 
 HIDDEN = 4096
 
 
-class BYOL(MomentumMethod):
+@dataclass(frozen=True, kw_only=True)
+class BYOL(MomentumMethod, PairMethod):
     """A momentum pair, and a predictor on the query encoder. The query encoder sees both views in one pass."""
 
-    def __init__(self, config: TrainConfig, table: FrameTable, device: torch.device, ranks: Ranks) -> None:
-        super().__init__(config, table, device, ranks)
-        self.loss = NegativeCosineSimilarity(dim=2)
-        self.predict = BYOLPredictionHead(config.dim, HIDDEN, config.dim).train(config.batch_norm != "frozen")
+    needs_lightly: ClassVar[bool] = True
 
-    def make_head(self, width: int) -> nn.Module:
-        return BYOLProjectionHead(width, HIDDEN, self.config.dim)
+    method: str = "byol"
 
-    def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
+    def make_head(self, width: int) -> "nn.Module":
+        from lightly.models.modules.heads import BYOLProjectionHead
+
+        return BYOLProjectionHead(width, HIDDEN, self.dim)
+
+    def make_parts(self) -> "dict[str, nn.Module]":
+        from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
+        from lightly.models.modules.heads import BYOLPredictionHead
+
+        predict = BYOLPredictionHead(self.dim, HIDDEN, self.dim)
+        return {"loss": NegativeCosineSimilarity(dim=2), "predict": predict.train(self.batch_norm != "frozen")}
+
+    def forward(self, network: "Network", frames: "Tensor", plan: "BatchPlan") -> "Outcome":
         """The sum over both directions of |p - k|^2 = 2 - 2 cos(p, k), with p and k of unit length."""
-        pictures = self.views_first(frames, [0, 1])
-        z = self.query(pictures)
-        prediction = self.gather(self.predict(z).unflatten(0, (2, -1)).transpose(0, 1), plan)
-        keys = torch.stack([self.encode_keys(view, plan) for view in pictures.chunk(2)], dim=1)
-        loss = 4 + 4 * self.loss(prediction, keys.flip(1))  # the mean over both directions, of -cos
-        return Outcome(loss, F.normalize(self.gather(z[: len(frames)].detach(), plan), dim=1))
+        import torch
+        import torch.nn.functional as F
+
+        from usucl_fast.learn.network import Outcome
+
+        pictures = network.views_first(frames, [0, 1])
+        z = network.query(pictures)
+        prediction = network.gather(network.parts["predict"](z).unflatten(0, (2, -1)).transpose(0, 1), plan)
+        keys = torch.stack([network.encode_keys(view, plan) for view in pictures.chunk(2)], dim=1)
+        loss = 4 + 4 * network.parts["loss"](prediction, keys.flip(1))  # the mean over both directions, of -cos
+        return Outcome(loss, F.normalize(network.gather(z[: len(frames)].detach(), plan), dim=1))
+
+
+def byol() -> BYOL:
+    """Predicts the key encoder's view; no negatives. Source: Grill et al., NeurIPS 2020."""
+    return BYOL(dim=256, key_momentum=(0.99, 1.0), warm_up=1.0)
+
+
+METHOD, RECIPES = BYOL, (byol,)

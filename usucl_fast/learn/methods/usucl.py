@@ -4,145 +4,293 @@ Source: Basu et al., "Unsupervised Contrastive Learning of Image Representations
 Negative Mining", MICCAI 2022.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from usucl_fast.curriculum import Stage
-from usucl_fast.feed import BatchPlan
+import numpy as np
+
+from usucl_fast.curriculum import CURRICULA, Curriculum, Stage
+from usucl_fast.errors import UsageError
+from usucl_fast.feed import REACH
 from usucl_fast.frames import FrameTable
-from usucl_fast.learn.losses import usucl_loss
-from usucl_fast.learn.method import MomentumMethod, Outcome
-from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.recipes import TrainConfig
-from usucl_fast.mining import MemoryBank, nearest_in, soft_negative
+from usucl_fast.learn.config import IMAGENET, setting
+from usucl_fast.learn.method import BankMethod, HeadNormMethod, MomentumMethod, PairMethod, TemperatureMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from usucl_fast.feed import BatchPlan
+    from usucl_fast.learn.network import Network, Outcome, Tuples
+    from usucl_fast.mining import MemoryBank
 
 
-class Usucl(MomentumMethod):
-    """A momentum pair and a bank of all frames, and what one batch does with them."""
+@dataclass(frozen=True, kw_only=True)
+class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairMethod):
+    """An encoder, or a momentum pair of them, and a bank of the embeddings of all frames."""
 
-    bank: MemoryBank
+    method: str = "usucl"
+    mining: str = setting(
+        "bank",
+        "What intra-video negatives are: encode, frames of the window, loaded and encoded with gradient; bank, the most"
+        " similar rows that the memory bank has of it, with nothing more to load.",
+        choices=("encode", "bank"),
+    )
+    negatives: tuple[int, int] = setting((3, 3), "Intra-video negatives a tuple.", low=0, high=1024)
+    hard_share: tuple[float, float] = setting(
+        (0.0, 0.0),
+        "With --mining encode, the share of them that are the hardest of the window by the bank, not random.",
+        low=0,
+        high=1,
+    )
+    band_start: tuple[float, float] = setting(
+        (0.0, 0.0),
+        "Share of the bank, the most similar first, that is passed over before those of --hard.",
+        low=0,
+        high=1,
+    )
+    band_end: tuple[float, float] = setting(
+        (1.0, 1.0), "Share of the bank beyond which none of those of --hard lies.", low=0, high=1
+    )
+    max_age: int = setting(
+        0, "Rows of the bank written more steps ago than this are no negatives; 0 for no limit.", low=0
+    )
+    candidates: str = setting(
+        "bank",
+        "Where those of --hard come from: the memory bank of all frames, or the negatives of the batch.",
+        choices=("bank", "batch"),
+    )
+    in_batch: bool = setting(
+        True,
+        "The positives of the batch's other tuples are negatives as well, but for what --exclude says. Without them, a"
+        " fresh network is not pulled apart.",
+    )
+    symmetric: bool = setting(
+        True,
+        "The encoder itself encodes the positives, with gradient, and each of a pair is the other's anchor, as in"
+        " SimCLR; else a key encoder does, which follows it slowly.",
+    )
+    curriculum: str = setting(
+        "cosine",
+        "How the window of the intra-video negatives closes, and by how much all A:B move; see --show-curriculum.",
+        choices=tuple(CURRICULA),
+    )
+    floor: float = setting(0.15, "The window stays above this share of its first size.", low=0, high=1)
 
-    def __init__(self, config: TrainConfig, table: FrameTable, device: torch.device, ranks: Ranks) -> None:
-        super().__init__(config, table, device, ranks)
-        group = table.group if config.exclude == "group" else None
-        self.bank = MemoryBank(table.first_row, config.dim, device=device, group=group)
-        self._remembered: list[tuple[torch.Tensor, torch.Tensor]] = []
+    def check(self) -> None:
+        if self.symmetric and self.batch_norm == "shuffle":
+            raise UsageError("--batch-norm shuffle is about keys, and --symmetric has none; add --no-symmetric")
+        if not (min(self.hard) or min(self.negatives) or self.in_batch):
+            raise UsageError("--negatives 0 --hard 0 --no-in-batch leaves no negatives at all; remove one of them")
+        banded = (self.band_start, self.band_end) != ((0, 0), (1, 1))
+        if self.candidates == "batch":
+            if min(self.negatives) == 0:
+                raise UsageError("--candidates batch needs --negatives of at least 1: they are the candidates")
+            if self.mining == "bank":
+                raise UsageError(
+                    "--mining bank encodes no negatives, and --candidates batch needs them; remove one of them"
+                )
+            if banded:
+                raise UsageError("--band-start and --band-end choose from the bank; they need --candidates bank")
+            if self.max_age and not any(self.hard_share):
+                raise UsageError(
+                    "--max-age has no effect with --candidates batch and without --hard-share: the bank is not asked;"
+                    " remove it"
+                )
+        if self.mining == "bank" and any(self.hard_share):
+            raise UsageError(
+                "--hard-share has no effect with --mining bank, where all are the hardest of the window; remove it, or"
+                " add --mining encode"
+            )
+        for start, end in zip(self.band_start, self.band_end, strict=True):
+            if start >= end:
+                raise UsageError(f"--band-start {start:g} is not below --band-end {end:g}")
 
-    @classmethod
-    def tuples(cls, config: TrainConfig) -> str:
-        if config.mining == "bank":
+    def check_data(self, table: FrameTable, name: str) -> None:
+        if self.candidates == "bank":
+            super().check_data(table, name)
+
+    def has_keys(self) -> bool:
+        return not self.symmetric
+
+    def tuples(self) -> str:
+        if self.mining == "bank":
             return "pair"
-        return "full" if config.candidates == "batch" else "mined"
+        return "full" if self.candidates == "batch" else "mined"
 
-    def make_head(self, width: int) -> nn.Module:
+    def make_curriculum(self) -> Curriculum:
+        return Curriculum(
+            self.curriculum,
+            floor=self.floor,
+            negatives=self.negatives,
+            hard_share=(1.0, 1.0) if self.mining == "bank" else self.hard_share,
+            hard=self.hard,
+            band_start=self.band_start,
+            band_end=self.band_end,
+        )
+
+    def max_row_age(self) -> int | None:
+        return self.max_age or None
+
+    def stage_metrics(self, stage: Stage) -> dict[str, Any]:
+        return dataclasses.asdict(stage)
+
+    def make_head(self, width: int) -> "nn.Module":
         """As wide as the features, twice linear, `batch norm and` ReLU between."""
-        norm = [nn.BatchNorm1d(width)] if self.config.head_norm else []
-        return nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, self.config.dim))
+        from torch import nn
 
-    def get_extra_state(self) -> dict[str, torch.Tensor]:
-        """The bank."""
-        return self.bank.state_dict()
+        norm = [nn.BatchNorm1d(width)] if self.head_norm else []
+        return nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, self.dim))
 
-    def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.bank.load_state_dict(state)
+    def forward(self, network: "Network", frames: "Tensor", plan: "BatchPlan") -> "Outcome":
+        """All that one encoder sees shares one forward pass, and so its batch-norm statistics."""
+        import torch
+        import torch.nn.functional as F
 
-    def end(self, step: int) -> None:
-        for frame_ids, z in self._remembered:
-            self.bank.write(frame_ids, z, step)
-        self._remembered.clear()
+        from usucl_fast.learn.network import Outcome
 
-    def forward(self, frames: torch.Tensor, plan: BatchPlan, stage: Stage, step: int) -> Outcome:
-        """The embeddings are written to the bank when the step ends: no part of a batch finds those of another."""
-        config = self.config
-        tuples, views = frames.shape[:2]
-        frame_ids = torch.from_numpy(plan.frame_ids).to(self.device)
-        valid = torch.from_numpy(plan.valid).to(self.device)
-        # All that one encoder sees shares one forward pass, and so its batch-norm statistics.
-        if config.symmetric:
-            z = self._encode(self.views_first(frames, [*range(views)]), tuples, plan)
-            positive, encoded_negatives = z[:, 1], z[:, 2:]
+        count, views = frames.shape[:2]
+        tuples = network.tuples(plan)
+        if self.symmetric:
+            z = _encode(network, network.views_first(frames, [*range(views)]), count, plan)
+            positive, encoded = z[:, 1], z[:, 2:]
         else:
-            pictures = self.views_first(frames, [1, 0, *range(2, views)])
-            z = self._encode(pictures[tuples:], tuples, plan)
-            positive, encoded_negatives = F.normalize(self.encode_keys(pictures[:tuples], plan), dim=1), z[:, 1:]
+            pictures = network.views_first(frames, [1, 0, *range(2, views)])
+            z = _encode(network, pictures[count:], count, plan)
+            positive, encoded = F.normalize(network.encode_keys(pictures[:count], plan), dim=1), z[:, 1:]
         query = z[:, 0]
-        loss, members = self._contrast(query, positive, encoded_negatives, frame_ids, valid, stage, step)
-        if config.symmetric:
-            swapped = frame_ids[:, [1, 0, *range(2, views)]]
-            back, _ = self._contrast(positive, query, encoded_negatives, swapped, valid, stage, step)
+        loss, members = self._contrast(network, plan, tuples, 0, query, positive, encoded)
+        if self.symmetric:
+            back, _ = self._contrast(network, plan, tuples, 1, positive, query, encoded)
             loss = (loss + back) / 2
-        remembered = torch.cat([query[:, None], positive[:, None], encoded_negatives], dim=1).detach()
-        self._remembered.append((frame_ids[valid], remembered[valid]))
-        return Outcome(loss, query.detach(), members)
-
-    def _encode(self, pictures: torch.Tensor, tuples: int, plan: BatchPlan) -> torch.Tensor:
-        """Pictures of this rank, one view after the other, -> embeddings of all ranks' tuples, `[B, views, D]`."""
-        z = F.normalize(self.query(pictures), dim=1).unflatten(0, (-1, tuples)).transpose(0, 1)
-        return self.gather(z, plan)
+        seen = torch.cat([query[:, None], positive[:, None], encoded], dim=1).detach().flatten(0, 1)
+        valid = _places(plan.valid, network)
+        return Outcome(loss, query.detach(), members, (tuples.frame_ids.flatten()[valid], seen[valid]))
 
     def _contrast(
         self,
-        query: torch.Tensor,
-        positive: torch.Tensor,
-        encoded_negatives: torch.Tensor,
-        frame_ids: torch.Tensor,
-        valid: torch.Tensor,
-        stage: Stage,
-        step: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss, and the frames `[B, K]` that each n̂ is made of; the anchors are the first column of `frame_ids`."""
-        config = self.config
-        candidates, members = self._candidates(query, encoded_negatives, frame_ids, valid, stage, step)
-        synthetic = soft_negative(query, candidates, members >= 0, config.tau)
-        negatives, negatives_valid = encoded_negatives, valid[:, 2:]
-        if config.mining == "bank" and stage.intra and stage.negatives:
-            found = self.bank.intra(
-                frame_ids[:, 0],
-                query.detach(),
-                stage.window,
-                stage.negatives,
-                max_age=config.max_age or None,
-                step=step,
+        network: "Network",
+        plan: "BatchPlan",
+        tuples: "Tuples",
+        view: int,
+        query: "Tensor",
+        positive: "Tensor",
+        encoded: "Tensor",
+    ) -> "tuple[Tensor, Tensor]":
+        """The loss, and the frames `[B, K]` that each n̂ is made of.
+
+        view: of the plan, which the queries are of.
+        encoded: `[B, J, D]`, the embeddings of the negatives that were loaded.
+        """
+        from usucl_fast.learn.losses import usucl_loss
+        from usucl_fast.mining import soft_negative
+
+        stage, bank = plan.stage, network.bank
+        assert bank is not None
+        candidates, members = self._candidates(network, bank, plan, tuples, query, encoded)
+        synthetic = soft_negative(query, candidates, members >= 0, self.tau)
+        negatives, valid = encoded, tuples.valid[:, 2:]
+        if self.mining == "bank" and stage.intra and stage.negatives:
+            anchors = tuples.frame_ids[:, view]
+            limit = self.max_row_age()
+            found = bank.intra(
+                anchors, query.detach(), stage.window, stage.negatives, max_age=limit, step=plan.step
             ).frame_ids
-            negatives, negatives_valid = self.bank.rows(found), found >= 0
+            negatives, valid = bank.rows(found), found >= 0
         counted = negatives.shape[1] if stage.intra else 0
+        others = None
+        if self.in_batch:  # neither a tuple's own positive, nor one of its group
+            of = tuples.group if self.exclude == "group" else tuples.video
+            others = of[:, None] != of
         loss = usucl_loss(
             query,
             positive,
             negatives[:, :counted],
-            negatives_valid[:, :counted],
+            valid[:, :counted],
             synthetic,
             (members >= 0).any(dim=1),
-            config.tau,
-            self._others(frame_ids[:, 0]) if config.in_batch else None,
+            self.tau,
+            others,
         )
         return loss, members
 
-    def _others(self, anchors: torch.Tensor) -> torch.Tensor:
-        """bool `[B, B]`, whether a tuple's positive is a negative of an anchor: not its own, and none of its group."""
-        group = self.bank.group_of(anchors)
-        return group[:, None] != group
-
     def _candidates(
         self,
-        query: torch.Tensor,
-        negatives: torch.Tensor,
-        frame_ids: torch.Tensor,
-        valid: torch.Tensor,
-        stage: Stage,
-        step: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        network: "Network",
+        bank: "MemoryBank",
+        plan: "BatchPlan",
+        tuples: "Tuples",
+        query: "Tensor",
+        encoded: "Tensor",
+    ) -> "tuple[Tensor, Tensor]":
         """The set S of each query: embeddings `[B, K, D]` and frame ids `[B, K]`, -1 where there are fewer."""
-        config = self.config
-        if config.candidates == "batch":
-            buffer, of = negatives.detach()[valid[:, 2:]], frame_ids[:, 2:][valid[:, 2:]]
+        from usucl_fast.mining import nearest_in
+
+        stage = plan.stage
+        if self.candidates == "batch":
+            valid = _places(plan.valid[:, 2:], network)
+            buffer, of = encoded.detach().flatten(0, 1)[valid], tuples.frame_ids[:, 2:].flatten()[valid]
             nearest = nearest_in(query, buffer, stage.hard)
             return buffer[nearest], of[nearest]
         if not stage.hard:
-            return query.new_empty(len(query), 0, config.dim), frame_ids.new_empty(len(query), 0)
-        exclude = None if config.exclude == "none" else self.bank.video_of(frame_ids[:, 0])
-        found = self.bank.cross(
-            query.detach(), exclude, stage.hard, max_age=config.max_age or None, step=step, band=stage.band
-        )
-        return self.bank.rows(found.frame_ids), found.frame_ids
+            return query.new_empty(len(query), 0, self.dim), tuples.frame_ids.new_empty(len(query), 0)
+        exclude = None if self.exclude == "none" else tuples.video
+        limit = self.max_row_age()
+        found = bank.cross(query.detach(), exclude, stage.hard, max_age=limit, step=plan.step, band=stage.band)
+        return bank.rows(found.frame_ids), found.frame_ids
+
+
+def _encode(network: "Network", pictures: "Tensor", count: int, plan: "BatchPlan") -> "Tensor":
+    """Pictures of this rank, one view after the other, -> embeddings of all ranks' tuples, `[B, views, D]`."""
+    import torch.nn.functional as F
+
+    z = F.normalize(network.query(pictures), dim=1).unflatten(0, (-1, count)).transpose(0, 1)
+    return network.gather(z, plan)
+
+
+def _places(valid: Any, network: "Network") -> "Tensor":
+    """Where a mask `[B, V]` of the plan is True, as places in the flattened rows; a GPU is not waited for."""
+    import torch
+
+    return torch.from_numpy(np.flatnonzero(valid)).to(network.device, non_blocking=True)
+
+
+def default() -> Usucl:
+    """Learns from random weights: two views of a frame, each the other's anchor; bank over all frames."""
+    return Usucl()
+
+
+def fast() -> Usucl:
+    """The default with a key encoder for the positives: two thirds of the work a tuple."""
+    return Usucl(symmetric=False)
+
+
+def reference() -> Usucl:
+    """The published semantics: compounding cosine, candidates from the current batch, nothing excluded.
+
+    Source: Basu et al., MICCAI 2022, and its published code.
+    """
+    return Usucl(
+        arch="resnet50",
+        init=IMAGENET,
+        channels=3,
+        reach=REACH,
+        mining="encode",
+        hard=(4, 4),
+        candidates="batch",
+        in_batch=False,
+        symmetric=False,
+        exclude="none",
+        curriculum="published-cosine",
+        floor=0.0,
+        tau=0.07,
+        head_norm=False,
+        key_momentum=(0.999, 0.999),
+        lr=0.003,
+        lr_schedule="epoch",
+        augment="reference",
+        precision="fp32",
+    )
+
+
+METHOD, RECIPES = Usucl, (default, fast, reference)

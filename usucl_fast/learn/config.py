@@ -1,0 +1,75 @@
+"""The settings that every run has, whatever its method."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from usucl_fast.feed import AUGMENTATIONS
+
+IMAGENET = "imagenet"
+"""The word that stands for the weights of a network's own publishers."""
+
+
+def setting(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+) -> Any:
+    """A field that the command line offers as an option.
+
+    low, high: the smallest and the largest value allowed.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that the result of a run depends on, beside the shards and the settings of its method. See `Method`.
+
+    A pair is the first and the last value of what the curriculum, see `Curriculum`, or the run moves.
+    """
+
+    recipe: str = "default"
+    method: str = setting("usucl", "What is learned from; see the README.")
+    arch: str = setting("resnet18", "Backbone: the name of a torchvision ResNet, or timm/NAME for a model of timm.")
+    size: int = setting(224, "Height and width of the pictures in pixels.", low=32, high=1024)
+    channels: int = setting(
+        1, "1 loads the luma alone (fast, and all there is in a grey video), 3 loads RGB.", choices=("1", "3")
+    )
+    epochs: int = setting(60, "Epochs; one tuple a video an epoch.", low=1)
+    batch_size: int = setting(32, "Tuples a step.", low=1)
+    seed: int = setting(0, "Seed of the weights and of all draws.", low=0)
+    init: str = setting(
+        "random",
+        "Weights that the backbone starts with: random; imagenet, torchvision's; or a file or run, see the README.",
+    )
+    dim: int = setting(128, "Dimension of the embeddings.", low=2)
+    batch_norm: str = setting(
+        "rank",
+        "Statistics of batch norm: rank, of the pictures that a process encodes; sync, of all processes' (GPUs only);"
+        " shuffle, keys with those of other tuples, as MoCo has it; frozen, the running ones, for weights that have"
+        " learned.",
+        choices=("rank", "sync", "shuffle", "frozen"),
+    )
+    optimizer: str = setting("sgd", "What moves the weights.", choices=("sgd", "lars", "adamw"))
+    lr: float = setting(0.03, "Peak learning rate.", low=0)
+    lr_schedule: str = setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
+    warm_up: float = setting(0.0, "Epochs over which the learning rate rises to its peak.", low=0)
+    momentum: float = setting(0.9, "Momentum of SGD and LARS.", low=0, high=1)
+    weight_decay: float = setting(1e-4, "Weight decay.", low=0)
+    accumulate: int = setting(
+        1,
+        "Parts that a batch is encoded in, one after the other, to need less memory. Batch norm, and negatives that"
+        " come from the batch, are those of a part.",
+        low=1,
+    )
+    augment: str = setting(
+        "mocov2",
+        "What is done to the pictures, drawn in the plan: see `usucl_fast.feed.augmentation`.",
+        choices=tuple(AUGMENTATIONS),
+    )
+    precision: str = setting(
+        "auto",
+        "Arithmetic of the encoders; auto is bf16 where the device computes in it, else fp32.",
+        choices=("auto", "bf16", "fp32"),
+    )
+    compile: bool = setting(False, "Compile the encoders with torch.compile: a slow start, then faster steps.")
