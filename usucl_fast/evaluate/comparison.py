@@ -1,6 +1,7 @@
-"""Evaluations of several methods on the same samples and folds -> how far they are apart, and how sure that is."""
+"""Evaluations of several methods on the same samples and folds -> paired differences, with intervals."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,36 @@ from usucl_fast.evaluate.metrics import bootstrap_scores, fold_scores, group_dra
 from usucl_fast.evaluate.page import counts_text, paragraph, plot_text, table_html, write_html, write_plot
 from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import TITLES, plain_console
-from usucl_fast.files import write_json
+from usucl_fast.files import check_folder_out, write_json
 
 SCORES = ("balanced_accuracy", "accuracy", "auroc")
 LEVELS = ("frame", "video")
+OUTPUT = ("comparison.json", "comparison.png", "page.html", ".*.partial")
+
+
+def read_evaluations(folders: Iterable[str]) -> dict[str, list[Predictions]]:
+    """Reads evaluations to compare, each given as `FOLDER` or `NAME=FOLDER`: their predictions by name.
+
+    Raises:
+        UsageError: one is no folder that usucl-eval wrote, or there are fewer than two names.
+        DataError: predictions are damaged.
+    """
+    arms: dict[str, list[Predictions]] = {}
+    for given in folders:
+        name, equals, folder = given.partition("=")
+        if not equals:
+            name, folder = Path(given).name, given
+        if not (Path(folder) / "predictions.npz").is_file():
+            raise UsageError(f"EVALUATION {folder} is no folder that usucl-eval wrote: it has no predictions.npz")
+        arms.setdefault(name, []).append(Predictions.load(Path(folder) / "predictions.npz"))
+    if len(arms) < 2:
+        raise UsageError(f"there is {len(arms)} to compare; give two or more, as in ours=FOLDER theirs=FOLDER")
+    return arms
+
+
+def check_comparison_out(out: Path, overwrite: bool) -> None:
+    """Raises UsageError where a comparison must not be written to the folder `out`."""
+    check_folder_out(out, "a comparison", OUTPUT, "comparison.json", overwrite)
 
 
 def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, seed: int = 0) -> dict[str, Any]:
@@ -47,16 +74,8 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
         raise UsageError("a method without an evaluation cannot be compared; name its evaluations or leave it out")
     _check_alike(arms)
     samples = next(iter(arms.values()))[0].samples
-    out: dict[str, Any] = {
-        "baseline": baseline,
-        "classes": samples.classes,
-        "frames": len(samples),
-        "videos": len(np.unique(samples.videos)),
-        "groups": len(np.unique(samples.groups)),
-        "chance": 1 / len(samples.classes),
-        "arms": {name: {level: {} for level in LEVELS} for name in arms},
-    }
     pairs = [(a, b) for a, b in itertools.permutations(arms, 2) if baseline in (None, b)]
+    by_arm: dict[str, dict[str, Any]] = {name: {level: {} for level in LEVELS} for name in arms}
     differences: list[dict[str, Any]] = [{"arm": a, "other": b, **{level: {} for level in LEVELS}} for a, b in pairs]
     for level in LEVELS:
         found = {name: [_at(level, one) for one in evaluations] for name, evaluations in arms.items()}
@@ -69,24 +88,20 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
             }
             by_fold = {name: np.array([_numbers(one[score]) for one in scores]) for name, scores in folds.items()}
             for name, scores in by_fold.items():
-                seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
-                out["arms"][name][level][score] = {
-                    "mean": _number(seeds.mean()),
-                    "seeds": [_number(value) for value in seeds],
-                    **_interval(boots[name]),
-                    "std_folds": _number(scores.mean(axis=0).std()) if scores.size else None,
-                    **({"std_seeds": _number(seeds.std(ddof=1))} if len(seeds) > 1 else {}),
-                }
+                by_arm[name][level][score] = _arm_figure(scores, boots[name])
             for pair in differences:
                 a, b = pair["arm"], pair["other"]
-                apart = by_fold[a].mean(axis=0) - by_fold[b].mean(axis=0)
-                pair[level][score] = {
-                    "mean": _number(apart.mean()) if apart.size else None,
-                    **_interval(boots[a] - boots[b]),
-                    "higher": float(np.mean(apart > 0)) if apart.size else None,
-                    "lower": float(np.mean(apart < 0)) if apart.size else None,
-                }
-    return {**out, "differences": differences}
+                pair[level][score] = _difference_figure(by_fold[a], by_fold[b], boots[a] - boots[b])
+    return {
+        "baseline": baseline,
+        "classes": samples.classes,
+        "frames": len(samples),
+        "videos": len(np.unique(samples.videos)),
+        "groups": len(np.unique(samples.groups)),
+        "chance": 1 / len(samples.classes),
+        "arms": by_arm,
+        "differences": differences,
+    }
 
 
 def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
@@ -159,6 +174,31 @@ def _check_alike(arms: dict[str, list[Predictions]]) -> None:
                 f"{name} was evaluated on other {what} than {first_name}; evaluate both with the same shards,"
                 " --frames, --folds, --repeats and --seed"
             )
+
+
+def _arm_figure(scores: NDArray[np.float64], boot: NDArray[np.float64]) -> dict[str, Any]:
+    """Of an arm's scores `[evaluations, folds]`, and of what they are in the draws `[B]`."""
+    seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
+    return {
+        "mean": _number(seeds.mean()),
+        "seeds": [_number(value) for value in seeds],
+        **_interval(boot),
+        "std_folds": _number(scores.mean(axis=0).std()) if scores.size else None,
+        **({"std_seeds": _number(seeds.std(ddof=1))} if len(seeds) > 1 else {}),
+    }
+
+
+def _difference_figure(
+    scores: NDArray[np.float64], others: NDArray[np.float64], boot: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Of two arms' scores `[evaluations, folds]`, and of their difference in the draws `[B]`."""
+    apart = scores.mean(axis=0) - others.mean(axis=0)
+    return {
+        "mean": _number(apart.mean()) if apart.size else None,
+        **_interval(boot),
+        "higher": float(np.mean(apart > 0)) if apart.size else None,
+        "lower": float(np.mean(apart < 0)) if apart.size else None,
+    }
 
 
 def _redraw(
