@@ -1,15 +1,13 @@
 """`usucl-eval`: a backbone and labelled frames or images -> how well its features tell the classes apart."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from usucl_fast import __version__, evaluate, feed
-from usucl_fast.cli.command import Command, DefaultGroup
+from usucl_fast.cli.command import Command, DefaultGroup, gather
 from usucl_fast.cli.device import device_option
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
@@ -21,30 +19,20 @@ out_option = functools.partial(click.option, "--out", required=True, type=path)
 LOADERS = click.Choice([name for name in feed.LOADERS if name != "ffcv"])
 
 
-def _input_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that are fields of `InputConfig`, but for those of SHARDS."""
+def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """MODEL and SHARDS, the options that are fields of `InputConfig`, and `--overwrite`."""
     for add in (
+        click.option("--overwrite", is_flag=True, help="Replace what is there already."),
         option("--seed", default=0, type=click.IntRange(0), help="Seed of all chance, random weights among it."),
-        option(
-            "--size", type=click.IntRange(32, 1024), help="Pixels a side of the pictures.  [default: the run's, or 224]"
-        ),
+        option("--size", type=click.IntRange(32, 1024), help="Side of a picture in pixels.  [default: run's, or 224]"),
         option("--arch", help="Backbone, where MODEL is not a run.  [default: resnet18]"),
         option("--loader", default="torch", type=LOADERS, help="What decodes."),
         device_option,
+        shards_argument,
+        click.argument("model"),
     ):
         command = add(command)
     return command
-
-
-def _gather(config: type, command: Callable[..., None]) -> Callable[..., None]:
-    """Passes the options that are fields of a dataclass as one argument, `config`."""
-    names = [field.name for field in dataclasses.fields(config)]
-
-    @functools.wraps(command)
-    def call(**options: Any) -> None:
-        command(config=config(**{name: options.pop(name) for name in names if name in options}), **options)
-
-    return call
 
 
 @click.group(cls=DefaultGroup, default="run", add_help_option=False, no_args_is_help=False)
@@ -53,8 +41,6 @@ def main() -> None:
 
 
 @main.command(cls=Command)
-@click.argument("model")
-@shards_argument
 @out_option(help="Folder for what comes out.")
 @option(
     "--protocol",
@@ -64,9 +50,7 @@ def main() -> None:
     help=f"By commas: {', '.join(evaluate.PROTOCOLS)}. Of several, each gets its own folder in --out.",
 )
 @option("--frames", default=16, type=click.IntRange(1), help="Frames a video of SHARDS, evenly spread.")
-@option(
-    "--folds", type=click.IntRange(2), help="Parts, each tested once.  [default: 5, or the groups of the rarest class]"
-)
+@option("--folds", type=click.IntRange(2), help="Parts, each tested once.  [default: 5, or groups of the rarest class]")
 @option("--by", type=click.Choice(evaluate.UNITS), help="What is never on both sides of a fold.  [default: group]")
 @option("--allow-leakage", is_flag=True, help="Allow --by frame: frames of one video are then on both sides of a fold.")
 @option("--repeats", type=click.IntRange(1), help="Splits drawn anew.  [default: 5, fine-tuned: 1]")
@@ -81,10 +65,9 @@ def main() -> None:
     help="Fine-tuned, the epoch that counts: the last; the best on an inner part of the training fold; or, as is often"
     " published, the best on the test fold, which is too good to be true.  [default: last, gbcu: inner]",
 )
-@_input_options
-@click.option("--overwrite", is_flag=True, help="Replace the evaluation in --out.")
+@_model_options
 @click.version_option(__version__, package_name="usucl-fast")
-@functools.partial(_gather, evaluate.EvaluateConfig)
+@gather(evaluate.EvaluateConfig)
 def run(model: str, shards: str, out: Path, overwrite: bool, config: evaluate.EvaluateConfig) -> None:
     """Tells the classes in SHARDS apart by what MODEL sees, on folds that never cut a group.
 
@@ -108,7 +91,7 @@ def run(model: str, shards: str, out: Path, overwrite: bool, config: evaluate.Ev
         folder = outs[evaluation.protocol]
         evaluate.write_evaluation(folder, evaluation)
         evaluate.show(evaluation.summary)
-        click.echo("\n".join(evaluation.summary["notes"]), err=True, nl=bool(evaluation.summary["notes"]))
+        click.echo("".join(f"{note}\n" for note in evaluation.summary["notes"]), err=True, nl=False)
         click.echo(f"See {folder / 'page.html'}")
 
 
@@ -128,15 +111,14 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
       usucl-eval compare ours=my-eval random=my-eval-random --out my-comparison
     """
     evaluate.check_comparison_out(out, overwrite)
-    comparison = evaluate.compare(evaluate.read_evaluations(evaluations), baseline, seed)
+    arms = evaluate.read_evaluations(evaluations)  # a line of its own: `evaluate.compare` takes long to import
+    comparison = evaluate.compare(arms, baseline, seed)
     evaluate.write_comparison(out, comparison)
     evaluate.show_comparison(comparison)
     click.echo(f"See {out / 'page.html'}")
 
 
 @main.command("embed", cls=Command)
-@click.argument("model")
-@shards_argument
 @out_option(help="File for the embeddings, an .npz or .parquet.")
 @option("--frames", type=click.IntRange(1), help="Frames a video, evenly spread.  [default: all]")
 @option(
@@ -144,19 +126,10 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
 )
 @option("--queries", default=8, type=click.IntRange(1), help="Rows of the picture.")
 @option("--neighbours", default=6, type=click.IntRange(1), help="Neighbours in a row of it.")
-@_input_options
-@click.option("--overwrite", is_flag=True, help="Replace the files.")
-@functools.partial(_gather, evaluate.InputConfig)
+@_model_options
+@gather(evaluate.InputConfig)
 def embed_command(
-    model: str,
-    shards: str,
-    out: Path,
-    frames: int | None,
-    picture: Path | None,
-    queries: int,
-    neighbours: int,
-    overwrite: bool,
-    config: evaluate.InputConfig,
+    model: str, shards: str, out: Path, picture: Path | None, overwrite: bool, config: evaluate.InputConfig, **rows: int
 ) -> None:
     """Writes what MODEL makes of the frames in SHARDS: a row a frame, with its id, video, number, group and label.
 
@@ -170,8 +143,8 @@ def embed_command(
         check_file_out("--picture", picture, overwrite)
         if picture.suffix != ".png":
             raise UsageError(f"--picture {picture}: name a file that ends in .png")
-    embeddings = evaluate.embed_shards(model, shards, config, frames)
+    embeddings = evaluate.embed_shards(model, shards, config)
     evaluate.write_embeddings(out, embeddings.columns(), embeddings.features)
     if picture:
         with write_whole(picture) as file:
-            evaluate.retrieval_picture(embeddings, queries, neighbours, config.seed).save(file, "PNG")
+            evaluate.retrieval_picture(embeddings, seed=config.seed, **rows).save(file, "PNG")

@@ -9,6 +9,7 @@ folds.py        samples -> splits that never cut a group
 probes.py       features -> predictions of classifiers
 finetuning.py   pictures -> predictions of networks trained whole
 metrics.py      predictions -> figures with intervals
+folders.py      the folders of evaluations and comparisons
 comparison.py   predictions of several models -> paired differences
 table.py, page.py, retrieval.py    what a person looks at
 """

@@ -1,6 +1,4 @@
-from .comparison import check_comparison_out as check_comparison_out
 from .comparison import compare as compare
-from .comparison import read_evaluations as read_evaluations
 from .comparison import show_comparison as show_comparison
 from .comparison import write_comparison as write_comparison
 from .embedding import BATCH as BATCH
@@ -12,6 +10,10 @@ from .embedding import embed_shards as embed_shards
 from .embedding import load_backbone as load_backbone
 from .embedding import load_frames as load_frames
 from .finetuning import finetune as finetune
+from .folders import check_comparison_out as check_comparison_out
+from .folders import check_evaluation_out as check_evaluation_out
+from .folders import read_evaluations as read_evaluations
+from .folders import write_evaluation as write_evaluation
 from .folds import UNITS as UNITS
 from .folds import make_folds as make_folds
 from .images import read_covid_pickles as read_covid_pickles
@@ -19,9 +21,7 @@ from .images import read_gbcu as read_gbcu
 from .images import read_image_list as read_image_list
 from .job import EvaluateConfig as EvaluateConfig
 from .job import Evaluation as Evaluation
-from .job import check_evaluation_out as check_evaluation_out
 from .job import evaluate as evaluate
-from .job import write_evaluation as write_evaluation
 from .metrics import Figure as Figure
 from .metrics import summarise as summarise
 from .page import write_page as write_page

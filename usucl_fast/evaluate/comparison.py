@@ -1,7 +1,6 @@
 """Evaluations of several methods on the same samples and folds -> paired differences, with intervals."""
 
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,18 @@ from usucl_fast.evaluate.metrics import bootstrap_scores, fold_scores, group_dra
 from usucl_fast.evaluate.page import counts_text, paragraph, plot_text, table_html, write_html, write_plot
 from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import TITLES, plain_console
-from usucl_fast.files import check_folder_out, write_json
+from usucl_fast.files import write_json
 
 SCORES = ("balanced_accuracy", "accuracy", "auroc")
 LEVELS = ("frame", "video")
-OUTPUT = ("comparison.json", "comparison.png", "page.html", ".*.partial")
-
-
-def read_evaluations(folders: Iterable[str]) -> dict[str, list[Predictions]]:
-    """Reads evaluations to compare, each given as `FOLDER` or `NAME=FOLDER`: their predictions by name.
-
-    Raises:
-        UsageError: one is no folder that usucl-eval wrote, or there are fewer than two names.
-        DataError: predictions are damaged.
-    """
-    arms: dict[str, list[Predictions]] = {}
-    for given in folders:
-        name, equals, folder = given.partition("=")
-        if not equals:
-            name, folder = Path(given).name, given
-        if not (Path(folder) / "predictions.npz").is_file():
-            raise UsageError(f"EVALUATION {folder} is no folder that usucl-eval wrote: it has no predictions.npz")
-        arms.setdefault(name, []).append(Predictions.load(Path(folder) / "predictions.npz"))
-    if len(arms) < 2:
-        raise UsageError(f"there is {len(arms)} to compare; give two or more, as in ours=FOLDER theirs=FOLDER")
-    return arms
-
-
-def check_comparison_out(out: Path, overwrite: bool) -> None:
-    """Raises UsageError where a comparison must not be written to the folder `out`."""
-    check_folder_out(out, "a comparison", OUTPUT, "comparison.json", overwrite)
 
 
 def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Scores of every arm, and paired differences.
+    """Scores several methods on the same samples and folds, and their paired differences.
 
-    The intervals are 95 % of a bootstrap: groups are drawn anew, the same for all arms, and with them, for each arm,
-    the evaluations (training seeds). What training seeds change is therefore only in the intervals of arms that have
-    several, and too small with few of these.
+    The methods are called arms. Intervals are 95 % of a bootstrap: groups are drawn anew, the same for all arms, and
+    with them, for each arm, the evaluations (training seeds). What training seeds change is therefore only in the
+    intervals of arms that have several, and too small with few of these.
 
     Args:
         arms: by name, the evaluations by frame of one method, such as one a training seed.

@@ -35,6 +35,8 @@ class InputConfig:
     """Backbone; None for the run's, or the default where the model is not a run."""
     size: int | None = None
     """Height and width of the pictures in pixels; None for the run's, or the default."""
+    frames: int | None = None
+    """Frames of each video of shards, at most, evenly spread; None for all."""
     seed: int = 0
     """Seed of all chance, random weights among it."""
     loader: str = "torch"
@@ -170,16 +172,13 @@ class Embeddings:
         return grey
 
 
-def embed_shards(
-    model: str | Path, shards: str | Path, config: InputConfig | None = None, frames: int | None = None
-) -> Embeddings:
+def embed_shards(model: str | Path, shards: str | Path, config: InputConfig | None = None) -> Embeddings:
     """Computes the features of the frames in shards.
 
     Args:
         model: a run folder, a file of weights, or the word `imagenet` or `random`.
         shards: a folder that `usucl-shard` wrote, or the URL of one.
         config: how they are read.
-        frames: at most as many of each video, evenly spread over it; None for all.
 
     Raises:
         UsageError: there is no such model, or there are no such shards.
@@ -189,8 +188,8 @@ def embed_shards(
     found, store = find_model(model, config), config.open_shards(shards)
     backbone, delivery = found.backbone(), found.delivery(pick_device(config.device))
     frame_ids = np.arange(len(store.table), dtype=np.int64)
-    if frames:
-        frame_ids = spread_frames(store.table, np.arange(len(store.table.videos)), frames)
+    if config.frames:
+        frame_ids = spread_frames(store.table, np.arange(len(store.table.videos)), config.frames)
     pictures = load_frames(store, frame_ids, config.loader, delivery)
     features = embed(backbone, pictures, len(frame_ids), delivery.device)
     return Embeddings(store, frame_ids, features, config.loader, delivery)

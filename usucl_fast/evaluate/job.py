@@ -17,14 +17,12 @@ from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find
 from usucl_fast.evaluate.folds import make_folds, most_folds
 from usucl_fast.evaluate.protocols import PROTOCOLS, FineTune
 from usucl_fast.evaluate.samples import Predictions, Samples, Split, labelled_frames, shuffled_by_group
-from usucl_fast.files import check_folder_out, write_json
 from usucl_fast.machine import pick_device
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-OUTPUT = ("summary.json", "predictions.npz", "page.html", "*.png", ".*.partial")
 TUNING = ("epochs", "lr", "batch_size", "epoch")
 """Fields of `FineTune` that `EvaluateConfig` has as well."""
 
@@ -51,7 +49,7 @@ class EvaluateConfig(InputConfig):
     protocols: tuple[str, ...] = ("knn",)
     """Names in `PROTOCOLS`; there is an evaluation for each."""
     frames: int = 16
-    """Frames of each video of shards, evenly spread."""
+    """Frames of each video of shards, at most, evenly spread."""
     folds: int | None = None
     """Parts that the samples are split into, each tested once."""
     repeats: int | None = None
@@ -133,22 +131,6 @@ def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None 
         raise UsageError(f"--positive {config.positive} is none of the classes {', '.join(samples.classes)}")
     splits = {name: read.splits or _make_splits(name, samples, config) for name in config.protocols}
     return _evaluate_each(found, backbone, dataclasses.replace(read, samples=samples), splits, config)
-
-
-def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Writes the folder of an evaluation. The summary comes last: where there is one, all else is there."""
-    from usucl_fast.evaluate.page import write_page
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "summary.json").unlink(missing_ok=True)
-    evaluation.predictions.save(out / "predictions.npz")
-    write_page(out, evaluation.summary, evaluation.predictions, evaluation.features)
-    write_json(out / "summary.json", evaluation.summary)
-
-
-def check_evaluation_out(out: Path, overwrite: bool) -> None:
-    """Raises UsageError where an evaluation must not be written to the folder `out`."""
-    check_folder_out(out, "an evaluation", OUTPUT, "summary.json", overwrite)
 
 
 @dataclass(frozen=True)
