@@ -43,6 +43,18 @@ def check_file_out(option: str, out: Path, overwrite: bool) -> None:
         raise UsageError(f"{option} {out} is already there: {hint}")
 
 
+def check_folder_out(out: Path, what: str, entries: Iterable[str], last: str, overwrite: bool) -> None:
+    """Raises UsageError where `what`, as in "an evaluation", must not be written to the folder `out`.
+
+    entries: glob patterns of all that such an output consists of; a folder with anything else is never written to.
+    last: name of the file that is there once the output is complete; it is replaced only with `overwrite`.
+    """
+    if out.exists() and (not out.is_dir() or not holds_only(out, entries)):
+        raise UsageError(f"--out {out} holds files that are not {what}'s; name a new or empty folder")
+    if (out / last).exists() and not overwrite:
+        raise UsageError(f"--out {out} holds {what}; name another folder or add --overwrite")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     with write_whole(path) as file:

@@ -5,6 +5,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from usucl_fast.errors import UsageError, first_line
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,6 +31,24 @@ def hardware() -> str:
         model = names[0] if names else model
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{model}, {cores()} cores, {gpu}"
+
+
+def pick_device(name: str) -> "torch.device":
+    """The device that `--device` names: `auto` is the GPU where there is one.
+
+    Raises:
+        UsageError: the device cannot be used here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used here: {first_line(error)}") from error
+    return device
 
 
 def computes_in_bf16(device: "torch.device") -> bool:

@@ -1,6 +1,8 @@
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +11,36 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.helpers import SAMPLE
-from tests.helpers.commands import usucl_eval
-from usucl_fast.errors import UsageError
-from usucl_fast.evaluate import embed, load_backbone, load_frames
+from tests.helpers.commands import refused, usucl_eval
+from tests.helpers.training import ARCH
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.evaluate import (
+    PROTOCOLS,
+    EvaluateConfig,
+    Evaluation,
+    InputConfig,
+    embed,
+    embed_shards,
+    evaluate,
+    load_backbone,
+    load_frames,
+    write_evaluation,
+)
 from usucl_fast.evaluate.embedding import BATCH
+from usucl_fast.evaluate.probes import CLASSIFIERS
 from usucl_fast.evaluate.samples import spread_frames
 from usucl_fast.feed import Delivery, ShardStore, open_shards
 from usucl_fast.learn import RunFolder, TrainConfig
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.checkpoint import Checkpoint
+
+SMALL: dict[str, Any] = {"arch": ARCH, "size": 32, "device": "cpu", "folds": 2, "repeats": 1}
+OPTIONS = ["--arch", ARCH, "--size", 32, "--device", "cpu", "--folds", 2, "--repeats", 1]
+
+
+def evaluated(data: Path, model: str | Path = "random", **settings: Any) -> Evaluation:
+    [evaluation] = evaluate(model, data, EvaluateConfig(**{**SMALL, **settings}))
+    return evaluation
 
 
 def test_frames_are_spread_over_the_video(store: ShardStore) -> None:
@@ -42,20 +65,37 @@ def test_weights_must_be_those_of_the_backbone(tmp_path: Path) -> None:
         load_backbone(tmp_path / "extra.safetensors", "resnet18")
 
 
+def test_every_protocol_has_a_classifier_or_trains_all_layers() -> None:
+    assert {name for name, protocol in PROTOCOLS.items() if protocol.finetune is None} == set(CLASSIFIERS)
+
+
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
-def test_the_command_writes_a_summary(phantoms: Path, tmp_path: Path, protocol: str) -> None:
-    options = ["--size", 32, "--folds", 2, "--repeats", 3, "--protocol", protocol]
-    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", *options)
-    assert result.exit_code == 0, result.output
-    summary = json.loads((tmp_path / "e" / "summary.json").read_bytes())
+def test_a_summary_counts_and_scores(phantoms: Path, protocol: str) -> None:
+    found = evaluated(phantoms, protocols=(protocol,), repeats=3)
+    summary = found.summary
+    assert (found.protocol, summary["protocol"], summary["model"], summary["by"]) == (
+        protocol,
+        protocol,
+        "random",
+        "group",
+    )
     assert (summary["videos"], summary["frames"], summary["groups"]) == (12, 48, 6)
+    assert (summary["folds"], summary["repeats"], summary["notes"]) == (2, 3, [])
     assert set(summary["balanced_accuracy"]) == {"mean", "std", "low", "high"}
     assert set(summary["recall"]) == {"normal", "benign", "malignant"}
     assert np.sum(summary["confusion"]) == pytest.approx(48)
     assert np.sum(summary["video"]["confusion"]) == pytest.approx(12)
-    again = usucl_eval("random", phantoms, "--out", tmp_path / "e", *options)
-    assert again.exit_code == 2
-    assert "--overwrite" in again.stderr
+    assert found.predictions.probabilities.shape == (3, 48, 3)
+    assert found.features is not None
+    assert len(found.features) == 48
+
+
+def test_an_evaluation_is_written_as_it_was_found(phantoms: Path, tmp_path: Path) -> None:
+    found = evaluated(phantoms)
+    write_evaluation(tmp_path / "e", found)
+    assert json.loads((tmp_path / "e" / "summary.json").read_bytes()) == found.summary
+    names = {"summary.json", "predictions.npz", "page.html", "confusion.png", "roc.png", "folds.png", "map.png"}
+    assert {path.name for path in (tmp_path / "e").iterdir()} == names
 
 
 def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path) -> None:
@@ -69,75 +109,109 @@ def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path
     network = {f"query.backbone.{name}": t for name, t in state.items()}
     Checkpoint(step=1, network=network, optimizer={}, bank=None, plans=[]).save(RunFolder(run), keep=2)
     torch.save({f"module.{name}": t for name, t in state.items()}, tmp_path / "file.pth")
+    named: dict[str, Any] = {"arch": "resnet34", "size": 32}
+    unnamed: dict[str, Any] = {"arch": None, "size": None}
     summaries = []
-    for number, (model, options) in enumerate(
-        (
-            (run, []),
-            (run / "checkpoints" / "step-00000001.pt", []),
-            (run / "backbone.safetensors", ["--arch", "resnet34", "--size", 32]),
-            (tmp_path / "file.pth", ["--arch", "resnet34", "--size", 32]),
-        )
+    for model, settings in (
+        (run, unnamed),
+        (run / "checkpoints" / "step-00000001.pt", unnamed),
+        (run / "backbone.safetensors", named),
+        (tmp_path / "file.pth", named),
     ):
-        result = usucl_eval(model, phantoms, "--out", tmp_path / str(number), "--folds", 2, "--repeats", 1, *options)
-        assert result.exit_code == 0, result.output
-        summary = json.loads((tmp_path / str(number) / "summary.json").read_bytes())
+        summary = evaluated(phantoms, model, **settings).summary
         assert summary.pop("model") == str(model)
         summaries.append(summary)
     assert summaries[1:] == summaries[:-1]
 
 
-def test_bad_input_is_refused(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "data", "settings", "words"),
+    [
+        ("nowhere", "phantoms", {}, "neither a run, nor a file of weights, nor the word imagenet or random"),
+        ("random", "empty", {}, "not a shard folder"),
+        ("random", "sample", {}, "it cannot be both learned and tested"),
+        ("random", "phantoms", {"arch": "vgg16"}, "--arch vgg16"),
+        ("random", "phantoms", {"folds": 9}, "--folds 9"),
+        ("random", "phantoms", {"by": "frame"}, "add --allow-leakage"),
+        (
+            "random",
+            "phantoms",
+            {"positive": "sick"},
+            "--positive sick is none of the classes benign, malignant, normal",
+        ),
+        ("random", "phantoms", {"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    phantoms: Path, tmp_path: Path, model: str, data: str, settings: dict[str, Any], words: str
+) -> None:
+    places = {"phantoms": phantoms, "empty": tmp_path, "sample": SAMPLE}
+    with pytest.raises(UsageError, match=words):
+        evaluated(places[data], model, **settings)
+
+
+def test_shards_without_labels_are_refused(phantoms: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
-    for model, shards, options, word in (
-        ("nowhere", phantoms, [], "neither a run, nor a file of weights, nor the word imagenet or random"),
-        ("random", tmp_path, [], "not a shard folder"),
-        ("random", phantoms, ["--arch", "vgg16"], "--arch vgg16"),
-        ("random", phantoms, ["--folds", 9], "--folds 9"),
-        ("random", SAMPLE, ["--folds", 2], "it cannot be both learned and tested"),
-    ):
-        result = usucl_eval(model, shards, "--out", tmp_path / "e", "--size", 32, *options)
-        assert result.exit_code == 2, result.output
-        assert word in result.stderr.splitlines()[-1]
+    manifest = copy / "manifest.json"
     for label in ("normal", "benign", "malignant"):
-        manifest = copy / "manifest.json"
         manifest.write_text(manifest.read_text().replace(f'"label": "{label}"', '"label": ""'))
-    result = usucl_eval("random", copy, "--out", tmp_path / "e")
-    assert result.exit_code == 2
-    assert "hold no labelled video" in result.stderr
-    assert not (tmp_path / "e").exists()
+    with pytest.raises(UsageError, match="hold no labelled video"):
+        evaluated(copy)
 
 
-def test_options_that_cannot_be_meant(phantoms: Path, tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("mine")
-    for options, word in (
-        (["--protocol", "knn,svm"], "--protocol svm: choose from knn, linear, finetune, gbcu, pocus"),
-        (["--epochs", 3], "--epochs is nothing to --protocol knn"),
-        (["--by", "frame"], "add --allow-leakage"),
-        (["--positive", "sick"], "--positive sick is none of the classes benign, malignant, normal"),
-        (["--out", tmp_path / "full"], "files that are not an evaluation's"),
-    ):
-        result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--size", 32, "--folds", 2, *options)
-        assert result.exit_code == 2, result.output
-        assert word in result.stderr.splitlines()[-1]
-        assert not (tmp_path / "e").exists()
-    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+def test_videos_without_a_label_are_left_out_and_told_of(phantoms: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
+    manifest = copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"label": "normal"', '"label": ""'))
+    summary = evaluated(copy).summary
+    assert summary["classes"] == ["benign", "malignant"]
+    assert summary["notes"] == [f"Left out: {12 - summary['videos']} videos without a label."]
+    result = usucl_eval("random", copy, "--out", tmp_path / "e", *OPTIONS)
+    assert result.exit_code == 0, result.output
+    assert summary["notes"][0] in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"protocols": ("knn", "svm")}, "--protocol svm: choose from knn, linear, finetune, gbcu, pocus"),
+        ({"epochs": 3}, "--epochs has no effect with --protocol knn; remove it"),
+        ({"protocols": ("knn", "linear"), "batch_size": 3}, "--batch-size has no effect with --protocol knn,linear;"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        EvaluateConfig(**settings)
+
+
+def test_the_command_replaces_an_evaluation_only_when_told_to(phantoms: Path, tmp_path: Path) -> None:
+    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", *OPTIONS)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "e" / "summary.json").read_bytes())
+    assert summary == evaluated(phantoms).summary
+    assert "balanced accuracy" in result.stdout
+    refused(usucl_eval("random", phantoms, "--out", tmp_path / "e", *OPTIONS), "holds an evaluation", "--overwrite")
+    written = (tmp_path / "e" / "summary.json").stat().st_mtime_ns
+    assert usucl_eval("random", phantoms, "--out", tmp_path / "e", *OPTIONS, "--overwrite").exit_code == 0
+    assert (tmp_path / "e" / "summary.json").stat().st_mtime_ns > written
+    (tmp_path / "e" / "thesis.txt").write_text("mine")
+    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", *OPTIONS, "--overwrite")
+    refused(result, "files that are not an evaluation's")
+    refused(usucl_eval("random", phantoms, "--out", tmp_path / "f", *OPTIONS, "--lr", 1), "--lr has no effect")
+    assert not (tmp_path / "f").exists()
 
 
 def test_weights_that_are_no_numbers_are_told_of(phantoms: Path, tmp_path: Path) -> None:
-    state = make_backbone("resnet18")[0].state_dict()
-    state["conv1.weight"].fill_(torch.nan)
+    state = make_backbone(ARCH)[0].state_dict()
+    next(iter(state.values())).fill_(torch.nan)
     save_file(state, tmp_path / "broken.safetensors")
-    options = ["--out", tmp_path / "e", "--size", 32, "--folds", 2]
-    result = usucl_eval(tmp_path / "broken.safetensors", phantoms, *options)
-    assert result.exit_code == 1
-    assert "features of 48 samples are not finite" in result.stderr.splitlines()[-1]
-    assert not (tmp_path / "e").exists()
+    with pytest.raises(DataError, match="features of 48 samples are not finite"):
+        evaluated(phantoms, tmp_path / "broken.safetensors")
 
 
 def test_several_protocols_have_a_folder_each(phantoms: Path, tmp_path: Path) -> None:
-    options = ["--size", 32, "--folds", 2, "--repeats", 1, "--epochs", 1, "--positive", "malignant"]
-    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--protocol", "linear,finetune", *options)
+    options = [*OPTIONS, "--epochs", 1, "--positive", "malignant"]
+    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--protocol", "linear,finetune,linear", *options)
     assert result.exit_code == 0, result.output
     for protocol in ("linear", "finetune"):
         folder = tmp_path / "e" / protocol
@@ -150,30 +224,24 @@ def test_several_protocols_have_a_folder_each(phantoms: Path, tmp_path: Path) ->
     assert summary["epochs_chosen"] == [0, 0]
 
 
-def test_by_frame_finds_labels_that_mean_nothing(phantoms: Path, tmp_path: Path) -> None:
+def test_an_evaluation_is_there_before_the_next_protocol_is_begun(phantoms: Path) -> None:
+    """A later one may fail, or take hours."""
+    config = EvaluateConfig(**SMALL, protocols=("knn", "finetune"), epochs=1, lr=1e30)
+    evaluations = evaluate("random", phantoms, config)
+    assert next(evaluations).protocol == "knn"
+    with pytest.raises(DataError, match="lower the learning rate"):
+        next(evaluations)
+
+
+def test_by_frame_finds_labels_that_mean_nothing(phantoms: Path) -> None:
     scores = {}
     for by in ("group", "frame"):
-        out = tmp_path / by
-        options = [
-            "--size",
-            32,
-            "--folds",
-            2,
-            "--repeats",
-            3,
-            "--protocol",
-            "linear",
-            "--shuffle-labels",
-            "--by",
-            by,
-            "--allow-leakage",
-        ]
-        result = usucl_eval("random", phantoms, "--out", out, *options)
-        assert result.exit_code == 0, result.output
-        scores[by] = json.loads((out / "summary.json").read_bytes())["balanced_accuracy"]["mean"]
-        page = (out / "page.html").read_text()
-        assert "dealt anew among the groups" in page
-        assert ("frames of one video are on both sides" in page) == (by == "frame")
+        settings: dict[str, Any] = {"arch": "resnet18", "repeats": 3, "protocols": ("linear",), "shuffle_labels": True}
+        summary = evaluated(phantoms, by=by, allow_leakage=True, **settings).summary
+        scores[by] = summary["balanced_accuracy"]["mean"]
+        notes = " ".join(summary["notes"])
+        assert "dealt anew among the groups" in notes
+        assert ("frames of one video are on both sides" in notes) == (by == "frame")
     assert scores["group"] < 0.6
     assert scores["frame"] > 0.85
 
@@ -186,14 +254,11 @@ def test_images_of_a_list(tmp_path: Path) -> None:
         Image.fromarray(grey.astype(np.uint8)).save(tmp_path / f"{number}.png")
         lines.append(f"{number}.png,{['dark', 'bright'][number % 2]},p{number // 2 if number < 4 else number}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    options = ["--size", 32, "--folds", 2, "--protocol", "linear"]
-    result = usucl_eval("random", tmp_path / "list.csv", "--out", tmp_path / "e", *options)
-    assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "e" / "summary.json").read_bytes())["sensitivity"]["mean"] > 0.9
+    summary = evaluated(tmp_path / "list.csv", protocols=("linear",), repeats=5).summary
+    assert summary["sensitivity"]["mean"] > 0.9
     (tmp_path / "3.png").write_bytes(b"no picture")
-    result = usucl_eval("random", tmp_path / "list.csv", "--out", tmp_path / "f", *options)
-    assert result.exit_code == 1
-    assert "1 of 12 images" in result.stderr.splitlines()[-1]
+    with pytest.raises(DataError, match="1 of 12 images"):
+        evaluated(tmp_path / "list.csv")
 
 
 def make_gbcu(folder: Path, count: int = 18) -> None:
@@ -209,85 +274,77 @@ def make_gbcu(folder: Path, count: int = 18) -> None:
 
 
 def test_gbcu_by_its_lists(tmp_path: Path) -> None:
-    make_gbcu(tmp_path / "gbcu", 36)
-    common = ["--size", 32, "--protocol", "gbcu", "--epochs", 2]
+    make_gbcu(tmp_path, 36)
+    settings: dict[str, Any] = {"protocols": ("gbcu",), "epochs": 2, "folds": None, "repeats": None}
     for epoch, note in ((None, False), ("test", True)):
-        out = tmp_path / str(epoch)
-        result = usucl_eval("random", tmp_path / "gbcu", "--out", out, *common, *(["--epoch", epoch] if epoch else []))
-        assert result.exit_code == 0, result.output
-        summary = json.loads((out / "summary.json").read_bytes())
+        found = evaluated(tmp_path, **settings, epoch=epoch)
+        summary = found.summary
         assert (summary["folds"], summary["repeats"], summary["by"]) == (2, 1, "published lists")
         assert summary["finetune"]["epoch"] == (epoch or "inner")
         assert {"sensitivity", "specificity", "binary_accuracy"} <= summary.keys()
-        assert ("chosen on the test fold" in (out / "page.html").read_text()) == note
-    result = usucl_eval("random", tmp_path / "gbcu", "--out", tmp_path / "x", *common, "--folds", 3)
-    assert result.exit_code == 2
-    assert "comes with its folds" in result.stderr
+        assert ("chosen on the test fold" in " ".join(summary["notes"])) == note
+        assert found.features is None
+    with pytest.raises(
+        UsageError, match=r"--folds, --by and --repeats have no effect with .*, which comes with its folds"
+    ):
+        evaluated(tmp_path, **{**settings, "folds": 3})
 
 
 def test_comparison_of_evaluations(phantoms: Path, tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("b", 0), ("other-folds", 1)):
-        options = ["--size", 32 if name == "a" else 48, "--folds", 2, "--repeats", 2, "--seed", seed]
-        assert usucl_eval("random", phantoms, "--out", tmp_path / name, *options).exit_code == 0
+    means = []
+    for name, size, seed in (("a", 32, 0), ("b", 48, 0), ("other-folds", 48, 1)):
+        found = evaluated(phantoms, size=size, seed=seed, repeats=2)
+        write_evaluation(tmp_path / name, found)
+        means.append(found.summary["balanced_accuracy"]["mean"])
     out = tmp_path / "c"
     result = usucl_eval("compare", f"small={tmp_path / 'a'}", tmp_path / "b", "--out", out, "--baseline", "small")
     assert result.exit_code == 0, result.output
     comparison = json.loads((out / "comparison.json").read_bytes())
     assert list(comparison["arms"]) == ["small", "b"]
     assert (out / "comparison.png").exists()
-    scores = [json.loads((tmp_path / name / "summary.json").read_bytes())["balanced_accuracy"]["mean"] for name in "ba"]
     difference = comparison["differences"][0]["frame"]["balanced_accuracy"]
-    assert difference["mean"] == pytest.approx(scores[0] - scores[1])
+    assert difference["mean"] == pytest.approx(means[1] - means[0])
+    arguments: Sequence[object]
     for arguments, word in (
         ([tmp_path / "a", tmp_path / "other-folds", "--out", tmp_path / "d"], "other folds"),
         ([tmp_path / "a", "--out", tmp_path / "d"], "give two or more"),
         ([tmp_path / "a", tmp_path, "--out", tmp_path / "d"], "no folder that usucl-eval wrote"),
         ([tmp_path / "a", tmp_path / "b", "--out", out], "--overwrite"),
+        ([tmp_path / "a", tmp_path / "b", "--out", tmp_path / "a"], "files that are not a comparison's"),
         ([tmp_path / "a", tmp_path / "b", "--out", tmp_path / "d", "--baseline", "z"], "--baseline z"),
     ):
-        result = usucl_eval("compare", *arguments)
-        assert result.exit_code == 2, result.output
-        assert word in result.stderr.splitlines()[-1]
+        refused(usucl_eval("compare", *arguments), word)
     assert not (tmp_path / "d").exists()
 
 
-def test_embeddings_of_all_frames(phantoms: Path, tmp_path: Path) -> None:
+def test_embeddings_of_all_frames(phantoms: Path) -> None:
+    found = embed_shards("random", phantoms, InputConfig(arch=ARCH, size=32, device="cpu"))
+    columns = found.columns()
+    assert columns["frame_id"].tolist() == list(range(48))
+    assert columns["frame"].tolist() == list(range(4)) * 12
+    assert set(columns["label"]) == {"normal", "benign", "malignant"}
+    assert len(set(columns["group"])) == 6
+    store, ids, cpu = open_shards(phantoms), np.arange(48), torch.device("cpu")
+    delivery = Delivery(size=32, channels=1, device=cpu, threads=0, most_frames=BATCH)
+    frames = torch.cat(list(load_frames(store, ids, "torch", delivery)))
+    assert np.allclose(found.features, embed(load_backbone(None, ARCH), [frames], 48, cpu), atol=1e-4)
+    assert np.array_equal(found.pictures(ids[:2]), frames[:2, 0].numpy())
+
+
+def test_the_command_embeds_and_draws_neighbours(phantoms: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "e.npz", tmp_path / "n.png"
-    common = ["embed", "random", phantoms, "--size", 32]
+    common = ["embed", "random", phantoms, *OPTIONS[:6], "--frames", 3]
     result = usucl_eval(*common, "--out", out, "--picture", picture, "--queries", 3, "--neighbours", 2)
     assert result.exit_code == 0, result.output
     with np.load(out) as found:
-        assert found["embeddings"].shape == (48, 512)
-        assert found["frame_id"].tolist() == list(range(48))
-        assert found["frame"].tolist() == list(range(4)) * 12
-        assert set(found["label"]) == {"normal", "benign", "malignant"}
-        assert len(set(found["group"])) == 6
-        store = open_shards(phantoms)
-        ids = np.arange(48)
-        frames = torch.cat(
-            list(
-                load_frames(
-                    store,
-                    ids,
-                    "torch",
-                    Delivery(size=32, channels=1, device=torch.device("cpu"), threads=0, most_frames=BATCH),
-                )
-            )
-        )
-        expected = embed(load_backbone(None, "resnet18"), [frames], 48, torch.device("cpu"))
-        assert np.allclose(found["embeddings"], expected, atol=1e-4)
+        assert found["embeddings"].shape == (36, 96)
+        assert found["frame"].tolist() == [0, 2, 3] * 12
     assert Image.open(picture).width > 100
-    for arguments, word in (
-        ([*common, "--out", out], "--overwrite"),
-        ([*common, "--out", tmp_path / "e.csv"], ".npz or .parquet"),
-        ([*common, "--out", tmp_path / "f.npz", "--picture", tmp_path / "n.gif"], "ends in .png"),
-    ):
-        result = usucl_eval(*arguments)
-        assert result.exit_code == 2, result.output
-        assert word in result.stderr.splitlines()[-1]
+    refused(usucl_eval(*common, "--out", out), f"--out {out} is already there", "--overwrite")
+    refused(usucl_eval(*common, "--out", tmp_path / "e.csv"), ".npz or .parquet")
+    refused(usucl_eval(*common, "--out", tmp_path / "f.npz", "--picture", picture), f"--picture {picture} is already")
+    refused(usucl_eval(*common, "--out", tmp_path / "f.npz", "--picture", tmp_path / "n.gif"), "ends in .png")
 
 
-def test_there_are_as_many_folds_as_the_rarest_class_has_groups(phantoms: Path, tmp_path: Path) -> None:
-    result = usucl_eval("random", phantoms, "--out", tmp_path / "e", "--size", 32, "--repeats", 1)
-    assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "e" / "summary.json").read_bytes())["folds"] == 2  # of six groups, three classes
+def test_there_are_as_many_folds_as_the_rarest_class_has_groups(phantoms: Path) -> None:
+    assert evaluated(phantoms, folds=None).summary["folds"] == 2  # of six groups, three classes

@@ -8,10 +8,10 @@ import click
 
 from usucl_fast import __version__, bench, feed, learn, pack
 from usucl_fast.cli.command import Command
-from usucl_fast.cli.device import device_option, pick_device
+from usucl_fast.cli.device import device_option
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.machine import cores
+from usucl_fast.machine import cores, pick_device
 
 runs_option = click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."

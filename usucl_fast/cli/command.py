@@ -1,7 +1,9 @@
-"""What all commands share: errors as one line, `--debug`, exit codes, a command that need not be named."""
+"""What all commands share: errors as one line, `--debug`, exit codes, unnamed commands, gathered options."""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -61,3 +63,17 @@ class DefaultGroup(click.Group):
         if args[0] not in {*self.commands, *own} if args else not self.no_args_is_help:
             args = [self._default, *args]
         return super().parse_args(ctx, args)
+
+
+def gather(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command that wants those of its options that are fields of a dataclass as one argument, `config`."""
+    names = [field.name for field in dataclasses.fields(config)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**options: Any) -> None:
+            command(config=config(**{name: options.pop(name) for name in names if name in options}), **options)
+
+        return call
+
+    return decorate

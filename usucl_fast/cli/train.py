@@ -15,11 +15,11 @@ import click
 from usucl_fast import __version__, feed, learn
 from usucl_fast.cli.charts import curriculum_text, sparkline
 from usucl_fast.cli.command import Command, DefaultGroup
-from usucl_fast.cli.device import device_option, pick_device
+from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.machine import cores
+from usucl_fast.machine import cores, pick_device
 
 
 class _Moved(click.ParamType):

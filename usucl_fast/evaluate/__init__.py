@@ -1,13 +1,15 @@
 """A backbone and labelled frames or images in, figures with intervals out.
 
-protocols.py    the ways of asking a backbone what it sees
+job.py          `evaluate`, the whole of it: the names of a model and of data -> an evaluation for each protocol
+protocols.py    the protocols: what is done with a backbone on each fold
 samples.py      what is evaluated, how it is split, what was predicted
 embedding.py    backbone + frames -> features, through the loaders
 images.py       lists of images, and published data with their folds -> pictures
 folds.py        samples -> splits that never cut a group
-probes.py       features -> predictions
+probes.py       features -> predictions of classifiers
 finetuning.py   pictures -> predictions of networks trained whole
 metrics.py      predictions -> figures with intervals
+folders.py      the folders of evaluations and comparisons
 comparison.py   predictions of several models -> paired differences
 table.py, page.py, retrieval.py    what a person looks at
 """

@@ -1,4 +1,4 @@
-"""Evaluations of several methods on the same samples and folds -> how far they are apart, and how sure that is."""
+"""Evaluations of several methods on the same samples and folds -> paired differences, with intervals."""
 
 import itertools
 from pathlib import Path
@@ -22,11 +22,11 @@ LEVELS = ("frame", "video")
 
 
 def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Scores of every arm, and paired differences.
+    """Scores several methods on the same samples and folds, and their paired differences.
 
-    The intervals are 95 % of a bootstrap: groups are drawn anew, the same for all arms, and with them, for each arm,
-    the evaluations (training seeds). What training seeds change is therefore only in the intervals of arms that have
-    several, and too small with few of these.
+    The methods are called arms. Intervals are 95 % of a bootstrap: groups are drawn anew, the same for all arms, and
+    with them, for each arm, the evaluations (training seeds). What training seeds change is therefore only in the
+    intervals of arms that have several, and too small with few of these.
 
     Args:
         arms: by name, the evaluations by frame of one method, such as one a training seed.
@@ -47,16 +47,8 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
         raise UsageError("a method without an evaluation cannot be compared; name its evaluations or leave it out")
     _check_alike(arms)
     samples = next(iter(arms.values()))[0].samples
-    out: dict[str, Any] = {
-        "baseline": baseline,
-        "classes": samples.classes,
-        "frames": len(samples),
-        "videos": len(np.unique(samples.videos)),
-        "groups": len(np.unique(samples.groups)),
-        "chance": 1 / len(samples.classes),
-        "arms": {name: {level: {} for level in LEVELS} for name in arms},
-    }
     pairs = [(a, b) for a, b in itertools.permutations(arms, 2) if baseline in (None, b)]
+    by_arm: dict[str, dict[str, Any]] = {name: {level: {} for level in LEVELS} for name in arms}
     differences: list[dict[str, Any]] = [{"arm": a, "other": b, **{level: {} for level in LEVELS}} for a, b in pairs]
     for level in LEVELS:
         found = {name: [_at(level, one) for one in evaluations] for name, evaluations in arms.items()}
@@ -69,24 +61,20 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
             }
             by_fold = {name: np.array([_numbers(one[score]) for one in scores]) for name, scores in folds.items()}
             for name, scores in by_fold.items():
-                seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
-                out["arms"][name][level][score] = {
-                    "mean": _number(seeds.mean()),
-                    "seeds": [_number(value) for value in seeds],
-                    **_interval(boots[name]),
-                    "std_folds": _number(scores.mean(axis=0).std()) if scores.size else None,
-                    **({"std_seeds": _number(seeds.std(ddof=1))} if len(seeds) > 1 else {}),
-                }
+                by_arm[name][level][score] = _arm_figure(scores, boots[name])
             for pair in differences:
                 a, b = pair["arm"], pair["other"]
-                apart = by_fold[a].mean(axis=0) - by_fold[b].mean(axis=0)
-                pair[level][score] = {
-                    "mean": _number(apart.mean()) if apart.size else None,
-                    **_interval(boots[a] - boots[b]),
-                    "higher": float(np.mean(apart > 0)) if apart.size else None,
-                    "lower": float(np.mean(apart < 0)) if apart.size else None,
-                }
-    return {**out, "differences": differences}
+                pair[level][score] = _difference_figure(by_fold[a], by_fold[b], boots[a] - boots[b])
+    return {
+        "baseline": baseline,
+        "classes": samples.classes,
+        "frames": len(samples),
+        "videos": len(np.unique(samples.videos)),
+        "groups": len(np.unique(samples.groups)),
+        "chance": 1 / len(samples.classes),
+        "arms": by_arm,
+        "differences": differences,
+    }
 
 
 def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
@@ -159,6 +147,31 @@ def _check_alike(arms: dict[str, list[Predictions]]) -> None:
                 f"{name} was evaluated on other {what} than {first_name}; evaluate both with the same shards,"
                 " --frames, --folds, --repeats and --seed"
             )
+
+
+def _arm_figure(scores: NDArray[np.float64], boot: NDArray[np.float64]) -> dict[str, Any]:
+    """Of an arm's scores `[evaluations, folds]`, and of what they are in the draws `[B]`."""
+    seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
+    return {
+        "mean": _number(seeds.mean()),
+        "seeds": [_number(value) for value in seeds],
+        **_interval(boot),
+        "std_folds": _number(scores.mean(axis=0).std()) if scores.size else None,
+        **({"std_seeds": _number(seeds.std(ddof=1))} if len(seeds) > 1 else {}),
+    }
+
+
+def _difference_figure(
+    scores: NDArray[np.float64], others: NDArray[np.float64], boot: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Of two arms' scores `[evaluations, folds]`, and of their difference in the draws `[B]`."""
+    apart = scores.mean(axis=0) - others.mean(axis=0)
+    return {
+        "mean": _number(apart.mean()) if apart.size else None,
+        **_interval(boot),
+        "higher": float(np.mean(apart > 0)) if apart.size else None,
+        "lower": float(np.mean(apart < 0)) if apart.size else None,
+    }
 
 
 def _redraw(

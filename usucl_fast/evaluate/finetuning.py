@@ -1,4 +1,4 @@
-"""Pictures + labels -> predictions of whole networks, trained on each fold anew."""
+"""Pictures + labels -> predictions of networks fine-tuned on each fold."""
 
 import math
 import warnings
@@ -31,7 +31,7 @@ def finetune(
     settings: FineTune,
     device: torch.device,
 ) -> tuple[Predictions, list[int]]:
-    """Trains a network on each split, from the same weights, and asks it about what the split tests.
+    """Fine-tunes a network on each split, from the same weights, and predicts the samples that the split tests.
 
     A split's answers do not depend on the other splits. On the CPU, the same seed gives the same answers.
 

@@ -1,4 +1,4 @@
-"""Samples -> which are learned from and which are tested, without anything on both sides."""
+"""Samples -> training and test folds, with no group, video or frame on both sides."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ ATTEMPTS = 100
 def make_folds(
     samples: Samples, by: str, folds: int, repeats: int, seed: int, allow_leakage: bool = False
 ) -> list[Split]:
-    """`repeats` times `folds` splits, as alike in their classes as they can be; all classes on both sides of each.
+    """Splits samples into stratified folds that cut no group, several times; every fold has all classes on both sides.
 
     A repeat depends on the seed and its own number alone, not on how many there are. Groups and videos are dealt the
     largest first, and chance decides among those of one size: repeats differ the less, the fewer those are.
@@ -56,7 +56,7 @@ def make_folds(
 
 
 def most_folds(samples: Samples, by: str) -> int:
-    """Into how many folds the samples can be split so that each tests every class."""
+    """The greatest number of folds of which each can test every class."""
     return _rarest(samples, _units(samples, by))[1]
 
 

@@ -31,7 +31,7 @@ class Figure:
 
 
 def summarise(predictions: Predictions, positive: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Figures of the predictions; every fold is scored on its own, by the classes it has.
+    """Scores predictions, with bootstrap intervals; every fold is scored on its own, by the classes it has.
 
     Args:
         predictions: samples that no fold tested are left out.

@@ -9,7 +9,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from usucl_fast.errors import DataError
-from usucl_fast.evaluate.protocols import PROTOCOLS
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.progress import Progress
 
@@ -37,15 +36,15 @@ def _linear(train: int) -> ClassifierMixin:
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
 
 
-_CLASSIFIERS = dict(zip(PROTOCOLS, (_knn, _linear), strict=True))
-"""By name: training samples -> an untrained classifier of frozen features."""
+CLASSIFIERS = {"knn": _knn, "linear": _linear}
+"""By protocol, what makes an untrained classifier of frozen features, given the number of training samples."""
 
 
 def predict(protocol: str, features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Predictions:
-    """What a classifier trained on each split's one side says of the other.
+    """Trains a classifier of the features on each split, and returns its probabilities for the samples tested there.
 
     Args:
-        protocol: name in `PROTOCOLS`.
+        protocol: name in `CLASSIFIERS`.
         features: `[M, F]`.
         samples: M of them.
         splits: of `make_folds`; a sample is tested at most once in a repeat.
@@ -64,7 +63,7 @@ def predict(protocol: str, features: NDArray[np.float32], samples: Samples, spli
     fold = np.full((repeats, len(samples)), -1, np.int64)
     with Progress("folds", len(splits)) as progress:
         for split in splits:
-            model = _CLASSIFIERS[protocol](len(split.train)).fit(features[split.train], samples.labels[split.train])
+            model = CLASSIFIERS[protocol](len(split.train)).fit(features[split.train], samples.labels[split.train])
             probabilities[split.repeat, split.test] = 0  # a class that was not learned
             found = model.predict_proba(features[split.test])
             probabilities[split.repeat, split.test[:, None], model.classes_[None, :]] = found

@@ -1,11 +1,8 @@
-"""The ways of asking a backbone what it sees: classifiers of frozen features, and all layers trained."""
+"""The evaluation protocols: classifiers of frozen features, and networks fine-tuned on each fold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from usucl_fast.errors import UsageError
-
-PROTOCOLS = ("knn", "linear")
-"""Classifiers of frozen features."""
 
 EPOCHS = ("last", "inner", "test")
 """Of which epoch the answers of a fine-tuned network are, see `FineTune`."""
@@ -13,7 +10,7 @@ EPOCHS = ("last", "inner", "test")
 
 @dataclass(frozen=True)
 class FineTune:
-    """How a network is trained; the numbers are the published ones of `GBCU`.
+    """How all layers of a network are trained; the numbers are the published ones of `GBCU`.
 
     epochs: over the training samples of a fold.
     batch_size: at most; sizes differ by one at most.
@@ -50,3 +47,27 @@ class FineTune:
 GBCU = FineTune(balanced=False)
 """Fine-tuning on GBCU as in Basu et al., "Unsupervised Contrastive Learning of Image Representations from Ultrasound
 Videos with Hard Negative Mining", MICCAI 2022: every sample weighs alike. (The cosine and the crops are not theirs.)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is done with a backbone on each fold, and which folds are made where nobody says otherwise."""
+
+    finetune: FineTune | None = None
+    """How all layers are trained; None for a classifier of frozen features, as in `probes.CLASSIFIERS`."""
+    folds: int = 5
+    """Parts that the samples are split into; fewer where the rarest class has fewer groups."""
+    repeats: int = 5
+    """Times that they are split anew."""
+    positive: str | None = None
+    """Class whose recall is the sensitivity, where there is one of that name."""
+
+
+PROTOCOLS = {
+    "knn": Protocol(),
+    "linear": Protocol(),
+    "finetune": Protocol(finetune=FineTune(), repeats=1),
+    "gbcu": Protocol(finetune=replace(GBCU, epoch="inner"), folds=10, repeats=1, positive="malignant"),
+    "pocus": Protocol(finetune=FineTune(), repeats=1),
+}
+"""All protocols, by the name that `--protocol` takes."""

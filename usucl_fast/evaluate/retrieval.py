@@ -1,4 +1,4 @@
-"""Features -> the most alike frames of other videos, a picture of them, and a file for other programs."""
+"""Features -> the most similar frames of other groups, a picture of them, and a file for other programs."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -10,57 +10,35 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from usucl_fast.errors import UsageError
+from usucl_fast.evaluate.embedding import Embeddings
 from usucl_fast.files import write_whole
 from usucl_fast.optional import needed
 
-CHUNK = 1 << 24  # similarities held at once: 64 MiB
 BORDER, GAP, CAPTION = 4, 6, 14  # pixels
 PAPER, INK, RIGHT, WRONG = (40, 40, 40), (220, 220, 220), (60, 180, 75), (230, 60, 60)
 
 
 def nearest(
-    features: NDArray[np.float32],
-    queries: NDArray[np.int64],
-    videos: NDArray[np.int64],
-    groups: NDArray[np.int64] | None,
-    k: int,
-) -> NDArray[np.int64]:
-    """The most alike samples of other videos, by the cosine of the centred features.
+    features: NDArray[np.float32], queries: NDArray[np.int64], groups: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k most similar samples of other groups, by the cosine of the centred features; exact, and for few queries.
 
     Args:
         features: `[M, F]`.
         queries: `[Q]`, places of samples.
-        videos: `[M]`.
-        groups: `[M]`; where given, samples of the query's group are passed over as well.
-        k: neighbours of a query.
+        groups: `[M]`.
+        k: neighbours of a query; with fewer than k samples, there are as many columns.
 
     Returns:
-        Places `[Q, k]`, the most alike first; -1 where there are fewer.
+        Places `[Q, k]`, the most similar first, and their cosines `[Q, k]`; -1 and -inf where there are fewer.
     """
-    unit = _unit(features)
-    out = np.full((len(queries), k), -1, np.int64)
-    most, step = min(k, len(unit)), max(1, CHUNK // len(unit))
-    for start in range(0, len(queries), step):
-        chunk = queries[start : start + step]
-        alike = unit[chunk] @ unit.T
-        for of in (videos,) if groups is None else (videos, groups):
-            alike[of[chunk][:, None] == of] = -np.inf
-        places = np.argpartition(-alike, most - 1, axis=1)[:, :most]
-        found = np.take_along_axis(alike, places, axis=1)
-        places[np.isneginf(found)] = -1
-        order = np.argsort(-found, axis=1, kind="stable")
-        out[start : start + step, :most] = np.take_along_axis(places, order, axis=1)
-    return out
-
-
-def similarities(
-    features: NDArray[np.float32], queries: NDArray[np.int64], neighbours: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """The cosines that `nearest` goes by, `[Q, k]`; NaN where there is no neighbour."""
-    unit = _unit(features)
-    cosines: NDArray[np.float32] = np.einsum("qf,qkf->qk", unit[queries], unit[neighbours])
-    cosines[neighbours < 0] = np.nan
-    return cosines
+    centred = features - features.mean(axis=0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    cosines: NDArray[np.float32] = unit[queries] @ unit.T
+    cosines[groups[queries][:, None] == groups] = -np.inf
+    places = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    cosines = np.take_along_axis(cosines, places, axis=1)
+    return np.where(np.isneginf(cosines), -1, places), cosines
 
 
 def pick_queries(labels: NDArray[np.int64], videos: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
@@ -76,14 +54,28 @@ def pick_queries(labels: NDArray[np.int64], videos: NDArray[np.int64], count: in
     return picked
 
 
-def retrieval_picture(
+def retrieval_picture(embeddings: Embeddings, queries: int = 8, neighbours: int = 6, seed: int = 0) -> Image.Image:
+    """A picture of some frames, each beside the frames of other groups that the model finds most similar.
+
+    queries: rows, of frames drawn by `pick_queries`.
+    neighbours: in a row.
+    seed: of the draw.
+    """
+    labels, groups = embeddings.columns()["label"], embeddings.store.table.group[embeddings.videos]
+    codes = np.where(labels == "", -1, np.unique(labels, return_inverse=True)[1])
+    chosen = pick_queries(codes, embeddings.videos, queries, seed)
+    found, cosines = nearest(embeddings.features, chosen, groups, neighbours)
+    return draw_rows(embeddings.pictures, chosen, found, cosines, labels.tolist())
+
+
+def draw_rows(
     pictures_of: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
     queries: NDArray[np.int64],
     neighbours: NDArray[np.int64],
     similarity: NDArray[np.float32],
     labels: Sequence[str | None],
 ) -> Image.Image:
-    """A row a query: its frame at the left, then its neighbours with their similarity and label.
+    """Draws a row for each query: its frame at the left, then its neighbours with their similarity and label.
 
     A border tells whether a neighbour's label is the query's (green) or not (red); there is none where one of the two
     is missing.
@@ -125,7 +117,7 @@ def retrieval_picture(
 
 
 def check_embeddings_path(path: Path) -> None:
-    """Whether embeddings can be written there, before they are made.
+    """Checks, before there are embeddings, that they can be written to a file of that name.
 
     Raises:
         UsageError: the suffix is neither `.npz` nor `.parquet`, or pyarrow is missing.
@@ -138,7 +130,7 @@ def check_embeddings_path(path: Path) -> None:
 
 
 def write_embeddings(path: Path, columns: dict[str, NDArray], features: NDArray[np.float32]) -> None:
-    """Writes a row a sample: columns and features.
+    """Writes features, and what else is known of the samples, to a file for other programs.
 
     Args:
         path: `.npz` with the array `embeddings`, float32 `[M, F]`, beside an array a column; or `.parquet` with the
@@ -163,12 +155,6 @@ def write_embeddings(path: Path, columns: dict[str, NDArray], features: NDArray[
     table = pa.table({**{name: pa.array(column.tolist()) for name, column in columns.items()}, "embedding": lists})
     with write_whole(path) as file:
         pq.write_table(table, file)
-
-
-def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = features - features.mean(axis=0)
-    unit: NDArray[np.float32] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def _without_objects(column: NDArray) -> NDArray:

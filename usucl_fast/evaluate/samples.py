@@ -1,4 +1,4 @@
-"""What is evaluated: labelled frames or images, and the classifier's answers for them."""
+"""Labelled frames or images, how they are split, and the class probabilities that are predicted for them."""
 
 import zipfile
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What classifiers, each trained without them, said of the samples.
+    """Predicted class probabilities of the samples, each by a classifier that was not trained on it.
 
     probabilities: float64 `[repeats, M, K]`, NaN where a sample was not tested in a repeat.
     fold: int64 `[repeats, M]`, the fold that tested the sample; -1 where none did.

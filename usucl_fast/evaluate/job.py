@@ -1,0 +1,244 @@
+"""The evaluation of a model, from names to figures. Torch is imported once all that can be refused has been."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usucl_fast.errors import UsageError
+from usucl_fast.evaluate import images
+from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find_model, load_frames
+from usucl_fast.evaluate.folds import make_folds, most_folds
+from usucl_fast.evaluate.protocols import PROTOCOLS, FineTune
+from usucl_fast.evaluate.samples import Predictions, Samples, Split, labelled_frames, shuffled_by_group
+from usucl_fast.machine import pick_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TUNING = ("epochs", "lr", "batch_size", "epoch")
+"""Fields of `FineTune` that `EvaluateConfig` has as well."""
+
+BY_FRAME = (
+    "Split by frame: frames of one video are on both sides of a fold, and look alike. The score says how well videos"
+    " are recognised, not what is seen in them; it stays high with labels that mean nothing (--shuffle-labels). Do not"
+    " compare it with scores by group."
+)
+BY_VIDEO = "Split by video: videos of one group (patient) may be on both sides of a fold."
+SHUFFLED = (
+    "Labels were dealt anew among the groups: what is found above chance is found by recognising videos or groups, and"
+    " comes from folds that cut them."
+)
+CHOSEN_BY_TEST = (
+    "The epoch was chosen on the test fold, as is often published: these figures are too good. Compare them with"
+    " figures that were chosen in the same way, and with nothing else."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(InputConfig):
+    """How a model is evaluated. What is None is chosen by the protocol or the data."""
+
+    protocols: tuple[str, ...] = ("knn",)
+    """Names in `PROTOCOLS`; there is an evaluation for each."""
+    frames: int = 16
+    """Frames of each video of shards, at most, evenly spread."""
+    folds: int | None = None
+    """Parts that the samples are split into, each tested once."""
+    repeats: int | None = None
+    """Times that they are split anew."""
+    by: str | None = None
+    """What is never on both sides of a fold, a name in `UNITS`; None for the group."""
+    allow_leakage: bool = False
+    """Whether `by` may be `frame`, with frames of one video on both sides."""
+    shuffle_labels: bool = False
+    """Whether labels are dealt anew among the groups: a control, with nothing but chance to find."""
+    positive: str | None = None
+    """Class whose recall is the sensitivity; None for the second of two classes."""
+    epochs: int | None = None
+    """Fine-tuning: epochs on each fold."""
+    lr: float | None = None
+    """Fine-tuning: learning rate."""
+    batch_size: int | None = None
+    """Fine-tuning: pictures a step."""
+    epoch: str | None = None
+    """Fine-tuning: the epoch that counts, a name in `EPOCHS`."""
+
+    def __post_init__(self) -> None:
+        for name in self.protocols:
+            if name not in PROTOCOLS:
+                raise UsageError(f"--protocol {name}: choose from {', '.join(PROTOCOLS)}")
+        given = next((name for name in TUNING if getattr(self, name) is not None), None)
+        if given and not any(PROTOCOLS[name].finetune for name in self.protocols):
+            option, protocols = given.replace("_", "-"), ",".join(self.protocols)
+            raise UsageError(f"--{option} has no effect with --protocol {protocols}; remove it")
+
+    def finetune(self, protocol: str) -> FineTune | None:
+        """How the protocol trains all layers, with these settings; None where it trains none."""
+        own = PROTOCOLS[protocol].finetune
+        given = {name: value for name in TUNING if (value := getattr(self, name)) is not None}
+        return own and dataclasses.replace(own, seed=self.seed, **given)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found by one protocol.
+
+    summary: settings, counts, notes and figures: the content of `summary.json`.
+    predictions: for each sample, in each repeat.
+    features: `[M, F]` of the samples; None where networks were fine-tuned, as these differ from fold to fold.
+    """
+
+    protocol: str
+    summary: dict[str, Any]
+    predictions: Predictions
+    features: NDArray[np.float32] | None
+
+
+def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None = None) -> Iterator[Evaluation]:
+    """Measures how well a model's features, or the model fine-tuned, tell the classes of labelled pictures apart.
+
+    What can be refused is refused at once; the iterator that is returned then computes one protocol at a time:
+
+        for evaluation in evaluate("my-run", "my-shards", EvaluateConfig(protocols=("knn", "linear"))):
+            print(evaluation.protocol, evaluation.summary["balanced_accuracy"]["mean"])
+
+    Args:
+        model: a run folder, a file of weights, or the word `imagenet` or `random`.
+        data: shards, a folder or the URL of one; or a CSV file of images, or the folder of GBCU or of USCL's POCUS.
+        config: how.
+
+    Raises:
+        UsageError: there is no such model or data, or the settings do not go with them.
+        DataError: weights, shards or images are damaged, or a loss or a feature is not a number.
+    """
+    config = config or EvaluateConfig()
+    found = find_model(model, config)
+    # Images are decoded at once, so wrong weights are refused before that; frames are decoded when they are needed.
+    backbone = found.backbone() if _holds_images(Path(data)) else None
+    read = _read_images(Path(data), found) if backbone else _find_frames(data, found, config)
+    if read.splits and (config.folds or config.by or config.repeats):
+        raise UsageError(f"--folds, --by and --repeats have no effect with {data}, which comes with its folds")
+    samples = shuffled_by_group(read.samples, config.seed) if config.shuffle_labels else read.samples
+    if config.positive is not None and config.positive not in samples.classes:
+        raise UsageError(f"--positive {config.positive} is none of the classes {', '.join(samples.classes)}")
+    splits = {name: read.splits or _make_splits(name, samples, config) for name in config.protocols}
+    return _evaluate_each(found, backbone, dataclasses.replace(read, samples=samples), splits, config)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Samples, their pictures as batches, uint8 `[m, C, S, S]`, and the folds that they come with, if any."""
+
+    samples: Samples
+    pictures: Iterable[torch.Tensor]
+    splits: list[Split] | None
+    notes: list[str]
+
+
+def _holds_images(path: Path) -> bool:
+    return path.suffix == ".csv" or images.has_gbcu(path) or images.has_covid_pickles(path)
+
+
+def _read_images(path: Path, model: Model) -> _Data:
+    channels, splits = model.channels or 3, None
+    if path.suffix == ".csv":
+        samples, pictures = images.read_image_list(path, model.size, channels)
+    else:
+        read = images.read_gbcu if images.has_gbcu(path) else images.read_covid_pickles
+        samples, pictures, splits = read(path, model.size, channels)
+    return _Data(samples, pictures.split(BATCH), splits, [])
+
+
+def _find_frames(shards: str | Path, model: Model, config: EvaluateConfig) -> _Data:
+    store = config.open_shards(shards)
+    frame_ids, samples = labelled_frames(store.table, config.frames)
+    left_out = sum(not video.label for video in store.table.videos)
+
+    def pictures() -> Iterator[torch.Tensor]:
+        yield from load_frames(store, frame_ids, config.loader, model.delivery(pick_device(config.device)))
+
+    return _Data(samples, pictures(), None, [f"Left out: {left_out} videos without a label."] if left_out else [])
+
+
+def _make_splits(protocol: str, samples: Samples, config: EvaluateConfig) -> list[Split]:
+    usual, by = PROTOCOLS[protocol], config.by or "group"
+    folds = config.folds or max(2, min(usual.folds, most_folds(samples, by)))
+    return make_folds(samples, by, folds, config.repeats or usual.repeats, config.seed, config.allow_leakage)
+
+
+def _evaluate_each(
+    model: Model, backbone: nn.Module | None, data: _Data, splits: dict[str, list[Split]], config: EvaluateConfig
+) -> Iterator[Evaluation]:
+    import torch
+
+    from usucl_fast.evaluate.finetuning import finetune
+    from usucl_fast.evaluate.probes import predict
+
+    backbone, device = backbone or model.backbone(), pick_device(config.device)
+    tuned = {name: config.finetune(name) for name in splits}
+    pictures, features = data.pictures, None
+    if any(tuned.values()):  # these see the pictures more than once
+        whole = torch.cat(list(pictures))
+        pictures = whole.split(BATCH)
+    if not all(tuned.values()):
+        features = embed(backbone, pictures, len(data.samples), device)
+    for name, settings in tuned.items():
+        extra: dict[str, Any] = {}
+        if settings:
+            predictions, chosen = finetune(model.backbone, whole, data.samples, splits[name], settings, device)
+            extra = {"finetune": dataclasses.asdict(settings), "epochs_chosen": chosen}
+        else:
+            assert features is not None
+            predictions = predict(name, features, data.samples, splits[name])
+        summary = {
+            **_describe(name, model, data, splits[name], config),
+            **extra,
+            **_figures(name, predictions, config),
+        }
+        yield Evaluation(name, summary, predictions, None if settings else features)
+
+
+def _describe(protocol: str, model: Model, data: _Data, splits: list[Split], config: EvaluateConfig) -> dict[str, Any]:
+    """Settings, counts and notes."""
+    samples, finetune = data.samples, config.finetune(protocol)
+    notes = {
+        BY_FRAME: config.by == "frame",
+        BY_VIDEO: config.by == "video",
+        SHUFFLED: config.shuffle_labels,
+        CHOSEN_BY_TEST: finetune is not None and finetune.epoch == "test",
+    }
+    return {
+        "model": model.name,
+        "protocol": protocol,
+        "arch": model.arch,
+        "size": model.size,
+        "classes": samples.classes,
+        "videos": len(set(samples.videos.tolist())),
+        "frames": len(samples),
+        "groups": len(set(samples.groups.tolist())),
+        "by": "published lists" if data.splits else config.by or "group",
+        "folds": 1 + max(split.fold for split in splits),
+        "repeats": 1 + max(split.repeat for split in splits),
+        "chance": 1 / len(samples.classes),
+        "notes": [*data.notes, *(note for note, holds in notes.items() if holds)],
+    }
+
+
+def _figures(protocol: str, predictions: Predictions, config: EvaluateConfig) -> dict[str, Any]:
+    """By frame, and under `video` the same by video."""
+    from usucl_fast.evaluate.metrics import summarise
+
+    usual = PROTOCOLS[protocol].positive
+    positive = config.positive or (usual if usual in predictions.samples.classes else None)
+    return {
+        **summarise(predictions, positive, config.seed),
+        "video": summarise(predictions.by_video(), positive, config.seed),
+    }
