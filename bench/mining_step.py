@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from usucl_fast.feed import open_shards
 from usucl_fast.learn import RunFolder
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.mining import MemoryBank, soft_negative
+from usucl_fast.shards import open_shards
 
 
 @click.command()

@@ -14,11 +14,12 @@ import click
 from safetensors.torch import save as safetensors_bytes
 
 from usucl_fast import evaluate, learn
-from usucl_fast.feed import LOADERS, RESIDENT_BYTES, ShardStore, choose_loader, open_shards
+from usucl_fast.feed import LOADERS, RESIDENT_BYTES, choose_loader
 from usucl_fast.files import write_json, write_whole
 from usucl_fast.learn import RunFolder
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.machine import cores, hardware, pick_device
+from usucl_fast.shards import ShardStore, open_shards
 
 SAME: dict[str, Any] = {"init": "random", "channels": 1}
 ARMS: dict[str, dict[str, Any]] = {

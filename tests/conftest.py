@@ -12,8 +12,8 @@ from filelock import FileLock
 from tests.helpers import SAMPLE
 from tests.helpers.videos import write_all
 from tools import make_phantoms
-from usucl_fast.feed import ShardStore, open_shards
-from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
+from usucl_fast.pack import find_sources, pack, read_labels
+from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 
 @pytest.fixture(autouse=True)

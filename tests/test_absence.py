@@ -14,10 +14,11 @@ from tests.helpers.without import OPTIONAL, finders_without, is_of, run_after
 from usucl_fast.bench import feed
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import choose_loader, open_shards
+from usucl_fast.feed import choose_loader
 from usucl_fast.learn.formats import MAKERS
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.shards import open_shards
 
 OURS = (
     *("usucl_fast.feed.loaders.dali", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),

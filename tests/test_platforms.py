@@ -12,9 +12,10 @@ import pytest
 
 from tests.helpers.videos import moving_texture, write_video
 from tests.helpers.without import run_after
-from usucl_fast.pack import PackSettings, Source, job, workers
+from usucl_fast.pack import Source, job, workers
 from usucl_fast.pack.identity import escape
 from usucl_fast.pack.spool import Order, is_late
+from usucl_fast.shards import PackSettings
 
 HIDDEN = """
 import ctypes, os, signal, sys
@@ -52,7 +53,8 @@ from click.testing import CliRunner
 from usucl_fast.bench.usage import Usage, drop_from_page_cache
 from usucl_fast.cli.shard import main
 from usucl_fast.errors import UsageError
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack import find_sources, pack
+from usucl_fast.shards import PackSettings
 
 assert not hasattr(signal, "SIGKILL") and sys.modules["fcntl"] is None
 root = Path(sys.argv[1])

@@ -16,8 +16,8 @@ from tests.helpers import REPOSITORY, SAMPLE
 from usucl_fast import compiled
 from usucl_fast.cli import shard
 from usucl_fast.errors import UsageError
-from usucl_fast.feed.cache import default_folder
 from usucl_fast.pack.identity import default_secret, read_pseudonyms
+from usucl_fast.shards.cache import default_folder
 
 TWICE = """
 from usucl_fast.compiled import njit

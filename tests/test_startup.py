@@ -25,7 +25,7 @@ told = [CliRunner().invoke(main, arguments) for arguments in json.load(sys.stdin
 print(json.dumps([[(one.exit_code, one.output) for one in told], list(sys.modules)]))
 """
 PACKAGES = sorted(module.name for module in pkgutil.walk_packages(usucl_fast.__path__, "usucl_fast.") if module.ispkg)
-LAZY = ("bench", "evaluate", "feed", "learn", "mining", "pack")
+LAZY = ("bench", "evaluate", "feed", "learn", "mining", "pack", "shards")
 
 # A line of arguments each; FULL is a folder that holds something, NEW a path where nothing is.
 LOOKED_UP = {
@@ -100,7 +100,7 @@ def test_what_computes_nothing_imports_nothing_that_takes_long(group: tuple[str,
 
 
 def test_packages_are_imported_without_what_takes_long() -> None:
-    names = [*PACKAGES, "usucl_fast.feed.store", "usucl_fast.feed.registry", "usucl_fast.pack.verification"]
+    names = [*PACKAGES, "usucl_fast.shards.store", "usucl_fast.shards.verification", "usucl_fast.feed.registry"]
     code = "import importlib, json, sys\nfor name in json.load(sys.stdin): importlib.import_module(name)\n"
     assert not heavy(json.loads(run(f"{code}print(json.dumps(list(sys.modules)))", names)))
 

@@ -2,6 +2,7 @@
 
 Data flows one way, and the packages are named in that order:
 
+    shards    the format: one integer names a frame
     pack      videos -> shards
     feed      frame ids -> device tensors
     mining    embeddings -> hard negatives
@@ -14,7 +15,6 @@ Below all of them, and knowing none:
 
     errors.py    every error that is raised on purpose
     files.py     writing files whole or not at all
-    frames.py    the frame table: one integer names a frame
     curriculum.py   which negatives are asked for as training goes on
     machine.py   cores, instructions, devices
     progress.py  progress of long work on a terminal

@@ -15,8 +15,8 @@ from usucl_fast.bench.arms import FEED_ARMS
 from usucl_fast.bench.harness import Arm, measure
 from usucl_fast.cli.bench import main
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import ShardStore, open_shards
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack import find_sources, pack
+from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 OURS = ("dali", "torch", "resident", "resident-half", "published")
 PEERS = ("stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec")

@@ -29,10 +29,11 @@ from usucl_fast.evaluate import (
 from usucl_fast.evaluate.embedding import BATCH
 from usucl_fast.evaluate.probes import CLASSIFIERS
 from usucl_fast.evaluate.samples import spread_frames
-from usucl_fast.feed import Delivery, ShardStore, open_shards
+from usucl_fast.feed import Delivery
 from usucl_fast.learn import RunFolder, TrainConfig
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.checkpoint import Checkpoint
+from usucl_fast.shards import ShardStore, open_shards
 
 SMALL: dict[str, Any] = {"arch": ARCH, "size": 32, "device": "cpu", "folds": 2, "repeats": 1}
 OPTIONS = ["--arch", ARCH, "--size", 32, "--device", "cpu", "--folds", 2, "--repeats", 1]

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 from usucl_fast.cli import shard
 from usucl_fast.errors import DataError, DecodeError
-from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.feed.beton import PAGE, Beton, _places, export_beton
 from usucl_fast.feed.decode import decode_frame
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack import find_sources, pack
+from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 pytestmark = [
     pytest.mark.system,

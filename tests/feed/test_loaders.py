@@ -14,18 +14,9 @@ from tests.helpers.feeding import ANYWHERE, delivery, loader_of, plans_of
 from tests.helpers.pictures import expected
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import (
-    AUGMENTATIONS,
-    LOOKAHEAD,
-    Batch,
-    BatchPlan,
-    Normaliser,
-    Planner,
-    ShardStore,
-    make_loader,
-    open_shards,
-)
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.feed import AUGMENTATIONS, LOOKAHEAD, Batch, BatchPlan, Normaliser, Planner, make_loader
+from usucl_fast.pack import find_sources, pack
+from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,9 @@ import pytest
 
 from tests.helpers.feeding import planner_of, table_of
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import AUGMENTATIONS, BatchPlan, ShardStore
+from usucl_fast.feed import AUGMENTATIONS, BatchPlan
 from usucl_fast.feed.plan import draw_tuple
+from usucl_fast.shards import ShardStore
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])

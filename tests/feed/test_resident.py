@@ -13,16 +13,11 @@ import torch
 from tests.helpers.feeding import delivery, plans_of
 from tests.helpers.pictures import expected
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import (
-    AUGMENTATIONS,
-    ShardStore,
-    choose_loader,
-    make_loader,
-    open_shards,
-)
+from usucl_fast.feed import AUGMENTATIONS, choose_loader, make_loader
 from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.loaders import resident, threaded
 from usucl_fast.feed.loaders.resident import DeviceResidentLoader
+from usucl_fast.shards import ShardStore, open_shards
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.feeding import delivery, loader_of, plans_of
-from usucl_fast.feed import ShardStore, whole_frames
+from usucl_fast.feed import whole_frames
+from usucl_fast.shards import ShardStore
 
 FRAMES = int(os.environ.get("USUCL_SOAK", "5000"))
 

@@ -8,11 +8,12 @@ import torch
 
 from tests.helpers.feeding import plans_of
 from tests.helpers.pictures import expected
-from usucl_fast.feed import AUGMENTATIONS, LOADERS, Delivery, ShardStore, make_loader
+from usucl_fast.feed import AUGMENTATIONS, LOADERS, Delivery, make_loader
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.recipes import RECIPES, make_config
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.mining import MemoryBank
+from usucl_fast.shards import ShardStore
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 GPU = torch.device("cuda", 0)

@@ -2,25 +2,39 @@
 
 import dataclasses
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import Augmentation, BatchPlan, Delivery, Loader, Planner, ShardStore, make_loader
-from usucl_fast.frames import ROW, FrameTable, VideoRecord
+from usucl_fast.feed import Augmentation, BatchPlan, Delivery, Loader, Planner, make_loader
+from usucl_fast.shards import ROW, FrameTable, ShardStore, VideoRecord, VideoTable
 
+VIDEO = VideoRecord(
+    id="id",
+    name="name",
+    group="",
+    label="",
+    split="",
+    frames=1,
+    height=60,
+    width=80,
+    color="grey",
+    frame_rate=25.0,
+    checksum="",
+    source="",
+)
 ANYWHERE = Augmentation(area=(0.3, 1.0), flip=0.5)
 
 
 def table_of(lengths: list[int]) -> FrameTable:
     """A table of videos of so many frames, without frames behind it."""
-    videos = tuple(
-        VideoRecord(f"v{n}", f"v{n}", "", "", "", length, 60, 80, "grey", 25.0, "", "")
-        for n, length in enumerate(lengths)
-    )
-    return FrameTable(np.zeros(sum(lengths), ROW), videos)
+    videos = [
+        replace(VIDEO, id=f"v{number}", name=f"v{number}", frames=length) for number, length in enumerate(lengths)
+    ]
+    return FrameTable(np.zeros(sum(lengths), ROW), VideoTable.of(videos))
 
 
 def planner_of(table: FrameTable, **changes: object) -> Planner:

@@ -11,12 +11,12 @@ from torch import nn
 
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.training import EXECUTION
-from usucl_fast.feed import ShardStore, open_shards
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.engine import Run
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.shards import ShardStore, open_shards
 
 FOLDER = REPOSITORY / "tests" / "golden"
 RECIPES = ("default", "reference")

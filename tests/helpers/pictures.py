@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from usucl_fast.feed import BatchPlan, ShardStore
+from usucl_fast.feed import BatchPlan
 from usucl_fast.feed.augmentation import GRAIN
+from usucl_fast.shards import ShardStore
 
 _MADE: dict[tuple[str, str, int, int], torch.Tensor] = {}
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from tests.helpers import SAMPLE
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
@@ -25,6 +24,7 @@ from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.weights import read_backbone
+from usucl_fast.shards import open_shards
 
 TINY: dict[str, Any] = {"size": 32, "epochs": 6, "batch_size": 2, "dim": 16, "precision": "fp32", "init": "random"}
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.training import EXECUTION, TINY, curve
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, ShardStore, make_loader, open_shards
+from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, make_loader
 from usucl_fast.learn import train
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.method import Method
@@ -28,6 +28,7 @@ from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import RECIPES, make_config
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.shards import ShardStore, open_shards
 
 pytest.importorskip("lightly")
 

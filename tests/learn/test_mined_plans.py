@@ -7,9 +7,9 @@ import torch
 from tests.helpers.feeding import planner_of, table_of
 from usucl_fast.curriculum import Curriculum, window_bounds
 from usucl_fast.feed import LOOKAHEAD, Planner
-from usucl_fast.frames import FrameTable
 from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.mining import MemoryBank
+from usucl_fast.shards import FrameTable
 
 LENGTHS = [40, 25, 60, 1, 12, 33, 9, 50]
 

@@ -24,11 +24,11 @@ from tests.helpers.feeding import planner_of
 from tests.helpers.processes import in_processes
 from tests.helpers.training import losses, plans
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import open_shards
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.shards import open_shards
 
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, checkpoint_every=3)
 TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen", "lr": 0.001}

@@ -17,13 +17,14 @@ import torch
 from usucl_fast import mining
 from usucl_fast.bench.published_step import PublishedEncoder, PublishedOutcome, PublishedStep
 from usucl_fast.curriculum import Stage
-from usucl_fast.feed import Normaliser, ShardStore
+from usucl_fast.feed import Normaliser
 from usucl_fast.learn import Execution
 from usucl_fast.learn.engine import Run
 from usucl_fast.learn.network import Outcome
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.shards import ShardStore
 
 CPU = torch.device("cpu")
 STEPS = 20

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.helpers import SAMPLE, golden, training
 from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import LOOKAHEAD, ShardStore, open_shards
+from usucl_fast.feed import LOOKAHEAD
 from usucl_fast.learn import Execution, engine, train
 from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.methods.usucl import Usucl
@@ -23,6 +23,7 @@ from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.weights import read_backbone
+from usucl_fast.shards import ShardStore, open_shards
 
 TINY: dict[str, Any] = {**training.TINY, "epochs": 6, "batch_size": 3}
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=2, checkpoint_every=4)

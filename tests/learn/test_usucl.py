@@ -11,13 +11,14 @@ import torch.nn.functional as F
 
 from tests.helpers import SAMPLE
 from usucl_fast.curriculum import window_bounds
-from usucl_fast.feed import BatchPlan, Delivery, Normaliser, Planner, make_loader, open_shards
+from usucl_fast.feed import BatchPlan, Delivery, Normaliser, Planner, make_loader
 from usucl_fast.feed.augmentation import AUGMENTATIONS
 from usucl_fast.learn.health import bank_health, effective_rank, mean_cosine, near_duplicates
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.mining import MemoryBank
+from usucl_fast.shards import open_shards
 
 CPU = torch.device("cpu")
 

@@ -12,12 +12,12 @@ import torch
 
 from tests.helpers.training import TINY, losses
 from usucl_fast.errors import DataError, ResourceError
-from usucl_fast.feed import ShardStore
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.watch import ALIKE_STEPS, Collapse
+from usucl_fast.shards import ShardStore
 
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, checkpoint_every=2)
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from tests.helpers import SAMPLE
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import open_shards
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.weights import read_backbone
+from usucl_fast.shards import open_shards
 
 State = dict[str, Tensor]
 

@@ -5,7 +5,8 @@ import numpy as np
 from PIL import Image
 
 from tests.helpers.videos import moving_texture, write_video
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack import find_sources, pack
+from usucl_fast.shards import PackSettings
 
 
 def test_copies_across_groups_are_found_and_nothing_else(tmp_path: Path) -> None:

@@ -23,11 +23,10 @@ from tests.helpers.dicoms import write_dicom
 from tests.helpers.videos import moving_texture, write_frame_folder, write_video
 from usucl_fast.cli.shard import main
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import open_shards
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack import find_sources, pack
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.lists import read_labels, read_list
-from usucl_fast.pack.verification import verify
+from usucl_fast.shards import PackSettings, open_shards, verify
 
 FILES = int(os.environ.get("USUCL_FUZZ", "42"))
 LISTS = FILES * 4  # they take no time

@@ -15,9 +15,9 @@ import pytest
 
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed import open_shards
-from usucl_fast.pack import PackSettings, find_sources, job, pack
+from usucl_fast.pack import find_sources, job, pack
 from usucl_fast.pack.writer import ShardWriter
+from usucl_fast.shards import Manifest, PackSettings, open_shards
 
 SETTINGS = PackSettings(size=48, shard_mb=1)
 
@@ -81,7 +81,7 @@ def test_interrupted_anywhere_the_same_call_goes_on(
             if isinstance(step, int):
                 patch.setattr(ShardWriter, "append", stops(ShardWriter.append, step))
             elif step == "manifest":
-                patch.setattr(ShardWriter, "write_manifest", stops(ShardWriter.write_manifest, 1))
+                patch.setattr(Manifest, "write", stops(Manifest.write, 1))
             else:
                 patch.setattr(job.shutil, "rmtree", stops(job.shutil.rmtree, 1))
             with pytest.raises(StopError):

@@ -11,9 +11,9 @@ from PIL import Image
 
 from tests.helpers.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_video
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import ShardStore, open_shards
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.pack import find_sources, pack
 from usucl_fast.pack.picture import fit
+from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 FILES = ("frames.npy", "manifest.json")
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from tests.helpers.dicoms import write_dicom
 from tests.helpers.videos import write_video
 from usucl_fast.cli.shard import main
-from usucl_fast.feed import open_shards
+from usucl_fast.shards import open_shards
 
 SECRETS = ("DOE^JANE", "Jane Doe", "PID-4711", "19630401", "1.2.826.0.1.999.4711", "ACC-0815", "St Elsewhere")
 HEIGHT, WIDTH = 240, 320

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.helpers.feeding import VIDEO
 from usucl_fast.errors import UsageError
-from usucl_fast.frames import VideoRecord
 from usucl_fast.pack.splits import assign_splits, parse_split, torn_groups
+from usucl_fast.shards import VideoRecord
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
-VIDEO = VideoRecord("id", "name", "", "", "", 1, 1, 1, "grey", 0.0, "", "")
 
 
 def videos(groups: int, each: int = 2) -> list[VideoRecord]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.videos import moving_texture, write_video
-from usucl_fast.feed import open_shards
+from usucl_fast.shards import open_shards
 
 EXAMPLES = sorted((REPOSITORY / "tools" / "examples").glob("*.py"))
 

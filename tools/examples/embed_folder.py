@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from usucl_fast.evaluate import embed, load_backbone, load_frames
-from usucl_fast.feed import Delivery, open_shards
-from usucl_fast.pack import PackSettings, find_sources, pack
+from usucl_fast.feed import Delivery
+from usucl_fast.pack import find_sources, pack
+from usucl_fast.shards import PackSettings, open_shards
 
 BATCH = 64
 
@@ -32,7 +33,7 @@ def main(videos: str, backbone: str, out: str, arch: str = "resnet18", size: int
         )
         features = embed(network, pictures, len(frame_ids), device)
         of_video = store.table.rows["video"]
-        names = np.array([video.name for video in store.table.videos])[of_video]
+        names = np.array(list(store.table.videos.name))[of_video]
         np.savez(out, features=features, video=names, frame=store.table.rows["frame"])
     print(f"{out}: {len(features)} frames of {len(sources)} videos, {features.shape[1]} numbers each")
 

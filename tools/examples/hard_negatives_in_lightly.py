@@ -12,8 +12,9 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import nn
 
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import AUGMENTATIONS, Delivery, Normaliser, Planner, make_loader, open_shards
+from usucl_fast.feed import AUGMENTATIONS, Delivery, Normaliser, Planner, make_loader
 from usucl_fast.mining import MemoryBank
+from usucl_fast.shards import open_shards
 
 
 def main(shards: str, epochs: int = 2, size: int = 64, tau: float = 0.1) -> list[float]:

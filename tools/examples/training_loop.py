@@ -11,7 +11,8 @@ import torchvision
 from torch import nn
 
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import AUGMENTATIONS, Delivery, Normaliser, Planner, make_loader, open_shards
+from usucl_fast.feed import AUGMENTATIONS, Delivery, Normaliser, Planner, make_loader
+from usucl_fast.shards import open_shards
 
 
 def main(shards: str, epochs: int = 2, size: int = 64) -> list[float]:

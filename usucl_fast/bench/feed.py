@@ -23,11 +23,12 @@ from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, ShardStore, is_url, make_loader
+from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, make_loader
 from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.beton import export_beton, import_ffcv
 from usucl_fast.optional import needed
 from usucl_fast.pack import Source
+from usucl_fast.shards import ShardStore, is_url
 
 Batches = Generator[torch.Tensor, None, None]
 SPARE = 8

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import ShardStore
 from usucl_fast.feed.beton import import_ffcv
 from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
+from usucl_fast.shards import ShardStore
 
 
 def ffcv_batches(

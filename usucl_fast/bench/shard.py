@@ -15,8 +15,8 @@ import numpy as np
 
 from usucl_fast.bench.harness import Arm
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.frames import FRAMES
-from usucl_fast.pack import PackSettings, find_sources
+from usucl_fast.pack import find_sources
+from usucl_fast.shards import FRAMES, PackSettings
 
 JPEG_SCALE = 2
 """`-q:v` of FFmpeg: its best, and of its steps the nearest to JPEG quality 90 (files 8 to 23 % smaller)."""

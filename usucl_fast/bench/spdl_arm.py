@@ -10,7 +10,8 @@ import spdl.io.utils
 import torch
 from spdl.pipeline import PipelineBuilder
 
-from usucl_fast.feed import BatchPlan, ShardStore
+from usucl_fast.feed import BatchPlan
+from usucl_fast.shards import ShardStore
 
 spdl.io.utils.get_ffmpeg_versions()  # loads its compiled part, and raises here where that does not work
 AV_LOG_ERROR = 16

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import ShardStore
 from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
+from usucl_fast.shards import ShardStore
 
 
 class Transform:

@@ -17,8 +17,8 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from usucl_fast.errors import UsageError, first_line
 from usucl_fast.feed import BatchPlan
 from usucl_fast.feed.batch import PREFETCH
-from usucl_fast.frames import FrameTable
 from usucl_fast.pack.sources import Source
+from usucl_fast.shards import FrameTable
 
 if torchcodec.ffmpeg_major_version is None:  # it says so only when a video is opened
     raise ImportError("FFmpeg's shared libraries are missing, or of no version that it knows")

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published_step import PublishedStep
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import LOOKAHEAD, Batch, BatchPlan, Loader, Normaliser, ShardStore
+from usucl_fast.feed import LOOKAHEAD, Batch, BatchPlan, Loader, Normaliser
 from usucl_fast.learn import Execution, Method, RunFolder
 from usucl_fast.learn.engine import Run, with_precision
 from usucl_fast.learn.ranks import Ranks
+from usucl_fast.shards import ShardStore
 
 SPARE = 8
 """Steps before the clock starts."""

@@ -5,6 +5,6 @@ command.py   what all share: errors as one line, `--debug`, a command that need 
 shards.py, device.py   the argument SHARDS, the option --device
 charts.py    figures as text
 
-Commands take what they use from the public API of the packages, as in `feed.open_shards`: it is imported when it is
+Commands take what they use from the public API of the packages, as in `feed.make_loader`: it is imported when it is
 first used, so that help and wrong options do not wait for torch.
 """

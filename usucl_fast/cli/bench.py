@@ -9,7 +9,7 @@ import click
 from usucl_fast import __version__, bench, feed, learn, pack
 from usucl_fast.cli.command import Command
 from usucl_fast.cli.device import device_option
-from usucl_fast.cli.shards import shards_argument
+from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores, pick_device
 
@@ -100,10 +100,12 @@ def feed_command(
     Example:
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
-    if page_cache == "cold" and feed.is_url(shards):
+    from usucl_fast.shards import is_url
+
+    if page_cache == "cold" and is_url(shards):
         raise UsageError(f"--page-cache cold needs SHARDS in a folder, and {shards} is a URL; copy them first")
     names = _split(arms, bench.FEED_ARMS)
-    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
+    store = open_given(shards, cache, cache_gb)
     sources = {}
     needy = [name for name in names if name in ("published", "torchcodec")]
     if needy:
@@ -287,7 +289,7 @@ def train_command(
       usucl-bench train my-shards --arch resnet18 --size 112 --json train.json
     """
     names = _split(arms, bench.TRAIN_ARMS)
-    store = feed.open_shards(shards, cache, int(cache_gb * 1e9))
+    store = open_given(shards, cache, cache_gb)
     settings: dict[str, Any] = {"arch": arch, "size": size, "batch_size": batch_size}
     if learn.RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
         settings |= {"mining": "encode", "symmetric": False}

@@ -10,9 +10,10 @@ import click
 
 from usucl_fast import __version__, feed, pack
 from usucl_fast.cli.command import Command, DefaultGroup
-from usucl_fast.cli.shards import shards_argument
+from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
+from usucl_fast.shards import PackSettings
 
 
 @click.group(cls=DefaultGroup, default="pack")
@@ -72,7 +73,7 @@ def main() -> None:
 )
 @click.option(
     "--size",
-    default=pack.PackSettings.size,
+    default=PackSettings.size,
     show_default=True,
     type=click.IntRange(16, 4096),
     help="Short side of the stored frames in pixels; smaller videos are not enlarged.",
@@ -80,17 +81,17 @@ def main() -> None:
 @click.option("--enlarge", is_flag=True, help="Enlarge smaller videos to --size.")
 @click.option(
     "--codec",
-    default=pack.PackSettings.codec,
+    default=PackSettings.codec,
     show_default=True,
     type=click.Choice(["jpeg", "png"]),
     help="png: lossless.",
 )
 @click.option(
-    "--quality", default=pack.PackSettings.quality, show_default=True, type=click.IntRange(1, 100), help="JPEG quality."
+    "--quality", default=PackSettings.quality, show_default=True, type=click.IntRange(1, 100), help="JPEG quality."
 )
 @click.option(
     "--color",
-    default=pack.PackSettings.color,
+    default=PackSettings.color,
     show_default=True,
     type=click.Choice(["auto", "grey", "rgb"]),
     help="auto: in colour where any frame of the video has some.",
@@ -99,14 +100,14 @@ def main() -> None:
 @click.option("--fps", metavar="F", type=click.FloatRange(0, min_open=True), help="Keep at most F frames a second.")
 @click.option(
     "--min-frames",
-    default=pack.PackSettings.min_frames,
+    default=PackSettings.min_frames,
     show_default=True,
     type=click.IntRange(1),
     help="Leave videos out that have fewer frames.",
 )
 @click.option(
     "--shard-mb",
-    default=pack.PackSettings.shard_mb,
+    default=PackSettings.shard_mb,
     show_default=True,
     type=click.IntRange(1),
     help="Size at which a new shard begins, in MB.",
@@ -170,7 +171,7 @@ def pack_command(
         sources = pack.group_by_name(sources, group_regex)
     pack.check_splits(sources)
     sector_from_file = sector not in ("auto", "none")
-    chosen = pack.PackSettings(
+    chosen = PackSettings(
         **settings,
         fps=fps or 0.0,
         names=names or "auto",
@@ -236,11 +237,13 @@ def _tell(out: Path, summary: dict[str, Any]) -> None:
 @click.pass_context
 def verify_command(ctx: click.Context, shards: str) -> None:
     """Reads SHARDS again in full: a line for each fault, with shard, video and frame, and exit status 1."""
-    if feed.is_url(shards):
+    from usucl_fast.shards import is_url, verify
+
+    if is_url(shards):
         raise UsageError(
             "SHARDS is at a URL, and verify reads a folder; what is fetched from a URL is verified each time"
         )
-    faults = pack.verify(Path(shards))
+    faults = verify(Path(shards))
     for fault in faults:
         click.echo(fault)
     if faults:
@@ -256,7 +259,7 @@ def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = feed.open_shards(shards, cache, int(cache_gb * 1e9)).table
+    table = open_given(shards, cache, cache_gb).table
     shown = Table("first frame id", "frames", "size", "colour", "frames/s", "label", "group", "split", "video")
     for video, first in zip(table.videos, table.first_row[:-1].tolist(), strict=True):
         size, rate = f"{video.width}x{video.height}", f"{video.frame_rate:.4g}"
@@ -284,7 +287,9 @@ def export_ffcv(shards: Path, out: Path, overwrite: bool) -> None:
     Example:
       usucl-shard export-ffcv my-shards my-shards.beton
     """
-    store = feed.open_shards(shards)
+    from usucl_fast.shards import open_shards
+
+    store = open_shards(shards)
     started = time.monotonic()
     feed.export_beton(store, out, overwrite)
     seconds = time.monotonic() - started

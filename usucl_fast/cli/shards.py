@@ -1,16 +1,19 @@
-"""SHARDS, the argument that most commands take, and where shards from a URL are kept."""
+"""SHARDS, the argument that most commands take: a folder, or a URL and where its files are kept."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from usucl_fast.files import CACHE_BYTES
 
+if TYPE_CHECKING:
+    from usucl_fast.shards import ShardStore
+
 
 def shards_argument(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
-    """SHARDS, a folder or a URL, with `--cache` and `--cache-gb`, for `open_shards`.
+    """SHARDS, a folder or a URL, with `--cache` and `--cache-gb`, for `open_given`.
 
     The command gets `shards` as text (or None, where it is not required), `cache` as a path or None, and `cache_gb`.
     """
@@ -32,3 +35,10 @@ def shards_argument(command: Callable[..., Any], required: bool = True) -> Calla
     ):
         command = add(command)
     return command
+
+
+def open_given(shards: str | Path, cache: Path | None, cache_gb: float) -> "ShardStore":
+    """Opens the shards that these arguments name, and raises what `open_shards` raises."""
+    from usucl_fast.shards import open_shards  # and not before: NumPy is not needed for a message
+
+    return open_shards(shards, cache, int(cache_gb * 1e9))

@@ -8,7 +8,7 @@ import signal
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,12 @@ from usucl_fast.cli.charts import curriculum_text, sparkline
 from usucl_fast.cli.command import Command, DefaultGroup
 from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
-from usucl_fast.cli.shards import shards_argument
+from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores, pick_device
+
+if TYPE_CHECKING:
+    from usucl_fast.shards import ShardStore
 
 
 class _Moved(click.ParamType):
@@ -188,7 +191,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         raise UsageError(
             "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
         )
-    store = feed.open_shards(shards, options["cache"], int(options["cache_gb"] * 1e9))
+    store = open_given(shards, options["cache"], options["cache_gb"])
     begin = {"resume": options["resume"], "overwrite": options["overwrite"]}
     if _first():  # before torch, which takes seconds to import
         run_folder.check(config, store.fingerprint, **begin)
@@ -230,7 +233,7 @@ def _find_config(run_folder: learn.RunFolder | None, options: dict[str, Any]) ->
     return learn.with_overrides(run_folder.read_config(), overrides | ({"recipe": recipe} if recipe else {}))
 
 
-def _find_loader(store: feed.ShardStore, config: learn.Method, options: dict[str, Any]) -> str:
+def _find_loader(store: "ShardStore", config: learn.Method, options: dict[str, Any]) -> str:
     name = "dali" if options["dali"] else options["loader"] or "auto"
     if name == "auto":
         name, why = feed.choose_loader(store, config.channels, _resident_bytes(options), options["resident_file"])
@@ -242,7 +245,7 @@ def _resident_bytes(options: dict[str, Any]) -> int:
     return int(options["resident_gb"] * 1e9)
 
 
-def _report(run_folder: learn.RunFolder, store: feed.ShardStore, summary: dict[str, Any]) -> None:
+def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: dict[str, Any]) -> None:
     losses = [line["loss"] for line in run_folder.read_metrics()]
     click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     click.echo(
@@ -265,7 +268,7 @@ def _restarted() -> bool:
 
 
 @contextlib.contextmanager
-def _told_to_stop(store: feed.ShardStore) -> Iterator[Callable[[], bool]]:
+def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM or SIGINT has come since; a second one ends the process as usual."""
     told: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -16,6 +16,7 @@ from usucl_fast.evaluate.samples import spread_frames
 from usucl_fast.files import CACHE_BYTES
 from usucl_fast.machine import cores, pick_device
 from usucl_fast.progress import Progress
+from usucl_fast.shards import ShardStore, open_shards
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +48,9 @@ class InputConfig:
     cache_gb: float = CACHE_BYTES / 1e9
     """Disk space, in GB, that they may take."""
 
-    def open_shards(self, shards: str | Path) -> feed.ShardStore:
+    def open_shards(self, shards: str | Path) -> ShardStore:
         """Opens a folder of shards, or the URL of one."""
-        return feed.open_shards(shards, self.cache, int(self.cache_gb * 1e9))
+        return open_shards(shards, self.cache, int(self.cache_gb * 1e9))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def load_backbone(source: str | Path | None, arch: str, seed: int = 0) -> nn.Mod
 
 
 def load_frames(
-    store: feed.ShardStore, frame_ids: NDArray[np.int64], loader: str, delivery: feed.Delivery
+    store: ShardStore, frame_ids: NDArray[np.int64], loader: str, delivery: feed.Delivery
 ) -> Iterator[torch.Tensor]:
     """Frames `[M]` as batches of pictures, uint8 `[m, C, S, S]`, each its largest centred square."""
     for batch in feed.make_loader(loader, store, delivery).run(feed.whole_frames(store.table, frame_ids, BATCH)):
@@ -140,7 +141,7 @@ def embed(
 class Embeddings:
     """Features `[M, F]` of M frames of shards, and how these frames are loaded as the model saw them."""
 
-    store: feed.ShardStore
+    store: ShardStore
     frame_ids: NDArray[np.int64]
     features: NDArray[np.float32]
     loader: str
@@ -155,13 +156,13 @@ class Embeddings:
     def columns(self) -> dict[str, NDArray[Any]]:
         """What is known of each frame, `[M]` each: its id, video, number within it, group and label."""
         table, numbers = self.store.table, self.videos
-        videos = [table.videos[number] for number in numbers.tolist()]
+        videos = table.videos
         return {
             "frame_id": self.frame_ids,
-            "video": np.array([video.name for video in videos]),
+            "video": np.array(list(videos.name))[numbers],
             "frame": self.frame_ids - np.asarray(table.first_row)[numbers],
-            "group": np.array([video.group for video in videos]),
-            "label": np.array([video.label or "" for video in videos]),
+            "group": np.array(list(videos.group))[numbers],
+            "label": np.array(list(videos.label))[numbers],
         }
 
     def pictures(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -160,7 +160,7 @@ def _read_images(path: Path, model: Model) -> _Data:
 def _find_frames(shards: str | Path, model: Model, config: EvaluateConfig) -> _Data:
     store = config.open_shards(shards)
     frame_ids, samples = labelled_frames(store.table, config.frames)
-    left_out = sum(not video.label for video in store.table.videos)
+    left_out = int(store.table.videos.label.is_empty.sum())
 
     def pictures() -> Iterator[torch.Tensor]:
         yield from load_frames(store, frame_ids, config.loader, model.delivery(pick_device(config.device)))

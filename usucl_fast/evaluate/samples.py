@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import write_whole
-from usucl_fast.frames import FrameTable
+from usucl_fast.shards import FrameTable
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,14 @@ def labelled_frames(table: FrameTable, count: int) -> tuple[NDArray[np.int64], S
     Raises:
         UsageError: no video has a label.
     """
-    classes = sorted({video.label for video in table.videos if video.label})
-    videos = np.array([n for n, video in enumerate(table.videos) if video.label], np.int64)
+    labels = table.videos.label
+    classes = sorted(set(labels) - {""})
+    videos = np.flatnonzero(~labels.is_empty)
     if not classes:
         raise UsageError("SHARDS hold no labelled video; pack them with usucl-shard --labels")
     frame_ids = spread_frames(table, videos, count)
     of_frame = table.rows["video"][frame_ids].astype(np.int64)
-    label = np.array([classes.index(video.label) if video.label else -1 for video in table.videos], np.int64)
+    label = np.array([classes.index(label) if label else -1 for label in labels], np.int64)
     names = [table.name_of(frame_id) for frame_id in frame_ids.tolist()]
     return frame_ids, Samples(label[of_frame], of_frame, table.group[of_frame].astype(np.int64), classes, names)
 
@@ -151,6 +152,6 @@ def spread_frames(table: FrameTable, videos: NDArray[np.int64], count: int) -> N
     """At most `count` frame ids a video, evenly spread over it."""
     picked = []
     for video in videos:
-        first, length = table.first_row[video], table.videos[video].frames
+        first, length = table.first_row[video], int(table.videos.frames[video])
         picked.append(first + np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)))
     return np.concatenate(picked)

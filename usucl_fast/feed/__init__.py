@@ -1,7 +1,5 @@
 """Frame ids in, device tensors out.
 
-store.py            shards in a folder, memory-mapped, or at a URL: `open_shards`
-remote_shards.py    those at a URL; remote.py fetches their files, cache.py keeps them
 augmentation.py     what may be done to a picture: `Augmentation`
 plan.py             which frames a step uses, and what is done to them: `Planner`, `BatchPlan`
 batch.py            what a loader is told and hands out: `Delivery`, `Batch`, `Loader`
@@ -14,6 +12,16 @@ beton.py            FFCV's files: exporting shards, decoding with FFCV's decoder
 normalise.py        uint8 pictures -> what a network takes
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_get, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open_shards":  # where it lay before: others have it from here
+        from usucl_fast.shards import open_shards
+
+        return open_shards
+    return _get(name)

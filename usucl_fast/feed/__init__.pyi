@@ -15,6 +15,3 @@ from .plan import whole_frames as whole_frames
 from .registry import LOADERS as LOADERS
 from .registry import choose_loader as choose_loader
 from .registry import make_loader as make_loader
-from .store import ShardStore as ShardStore
-from .store import is_url as is_url
-from .store import open_shards as open_shards

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.feed.plan import BatchPlan
-from usucl_fast.frames import FrameTable
+from usucl_fast.shards import FrameTable
 
 if TYPE_CHECKING:
     import torch

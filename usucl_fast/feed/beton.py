@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, DecodeError
 from usucl_fast.feed.decode import PNG, decode_frame, frame_place
-from usucl_fast.feed.store import ShardStore
 from usucl_fast.files import check_file_out, write_whole
 from usucl_fast.optional import needed
 from usucl_fast.progress import Progress
+from usucl_fast.shards import ShardStore
 
 PAGE = 1 << 23
 """Bytes of a page, as FFCV's own writer has it. No frame lies in two; pages grow where a frame is larger."""

@@ -7,7 +7,7 @@ import simplejpeg
 from PIL import Image
 
 from usucl_fast.errors import DecodeError
-from usucl_fast.feed.store import ShardStore
+from usucl_fast.shards import ShardStore
 
 PNG = b"\x89PNG"
 

@@ -23,7 +23,7 @@ from usucl_fast.feed.augmentation import (
     draw_boxes,
     draw_photometry,
 )
-from usucl_fast.frames import FrameTable
+from usucl_fast.shards import FrameTable
 
 ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM = 0, 1, 2, 3
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from usucl_fast.errors import UsageError
 from usucl_fast.feed.batch import Delivery, Loader, decoded_bytes
-from usucl_fast.feed.store import ShardStore
 from usucl_fast.optional import needed
+from usucl_fast.shards import ShardStore
 
 
 def choose_loader(

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
-from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, Part, Planner, ShardStore, make_loader
+from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, Part, Planner, make_loader
 from usucl_fast.files import write_json, write_whole
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
 from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
@@ -31,6 +31,7 @@ from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.watch import Watch, import_writer
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
+from usucl_fast.shards import ShardStore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from usucl_fast.curriculum import Curriculum, Stage
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, Planner
-from usucl_fast.frames import FrameTable
 from usucl_fast.learn.config import TrainConfig, setting
+from usucl_fast.shards import FrameTable
 
 if TYPE_CHECKING:
     import torch

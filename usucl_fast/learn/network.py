@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from usucl_fast.feed import BatchPlan, Normaliser
-from usucl_fast.frames import FrameTable
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.optional import needed
+from usucl_fast.shards import FrameTable
 
 
 class Outcome(NamedTuple):

@@ -9,17 +9,15 @@ container.py     a video file, dicom.py a DICOM file, images.py a folder of imag
 decode.py        any of these: `open_video`
 sector.py        pictures -> where the ultrasound sector is
 picture.py       one picture -> the pixels and bytes that are stored
-members.py       a frame -> its header in a tar
 spool.py         one video -> its encoded frames as tar members in a spool file (in a worker process)
+limits.py        what one video may take
 workers.py       all videos -> spool files, in processes that may crash
-writer.py        spool files -> shards, indexes, frame table, manifest
+writer.py        spool files -> shards, indexes, tables
 motion.py        pictures -> which pixels move
 splits.py        groups -> splits
 contact_sheet.py pictures before and after, for a person to look at
 duplicates.py    shards -> videos that are in them twice
-settings.py      what the bytes of the shards depend on
 job.py           all of it: `pack`
-verification.py  is every byte of the shards what was written?
 """
 
 import lazy_loader

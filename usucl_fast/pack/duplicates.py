@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from usucl_fast.frames import VideoRecord
+from usucl_fast.shards import VideoRecord
 
 LOOKS = 8  # frames of a video that are compared, evenly spaced
 SIDE = 24  # pixels along a side that they are reduced to

@@ -23,7 +23,7 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,79 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import holds_only, write_json, write_whole
-from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, MEMBER_SUFFIX, ROW, VideoRecord
 from usucl_fast.pack.contact_sheet import write_sheets
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.identity import Pseudonyms, escape
+from usucl_fast.pack.limits import TIME_LIMIT
 from usucl_fast.pack.sector import Polygon
-from usucl_fast.pack.settings import TIME_LIMIT, PackSettings
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits, torn_groups
 from usucl_fast.pack.spool import Order, Spooled
 from usucl_fast.pack.workers import spool_all
 from usucl_fast.pack.writer import ShardWriter
 from usucl_fast.progress import Progress
+from usucl_fast.shards import (
+    FORMAT,
+    FRAMES,
+    MANIFEST,
+    MEMBER_SUFFIX,
+    ROW,
+    VIDEOS,
+    FileRecord,
+    FrameTable,
+    LeftOut,
+    Manifest,
+    PackSettings,
+    VideoRecord,
+    open_shards,
+    read_manifest,
+)
 
 SPOOL = "spool"
 SECTORS, SHEETS, SUMMARY = "sectors.json", "sectors-*.png", "summary.json"
-OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, MANIFEST, SECTORS, SHEETS, SUMMARY)
+OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, MANIFEST, SECTORS, SHEETS, SUMMARY)
 SCAFFOLDING = (SPOOL, "job.json", "usucl-*.receipt")
 
-Manifest = dict[str, Any]
-NOTHING: Manifest = {"shards": [], "videos": [], "quarantined": [], "left_out": [], "sha256": "", "salt": ""}
+
+@dataclass(frozen=True)
+class _Known:
+    """The shards that OUT holds already, and keeps."""
+
+    manifest: Manifest
+    table: FrameTable
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be packed, how, and where to.
+
+    known: what `out` holds and keeps; None where there is nothing.
+    partial: the folder that all is made in.
+    """
+
+    orders: list[Order]
+    settings: PackSettings
+    pseudonyms: Pseudonyms | None
+    known: _Known | None
+    out: Path
+    partial: Path
+    workers: int
+
+
+@dataclass
+class _Outcome:
+    """What has become of the videos.
+
+    packed: those that are in the shards now.
+    frames: how many were encoded, and not found from an interrupted packing.
+    gone: the others, by what the manifest calls them.
+    """
+
+    packed: list[Order] = field(default_factory=list)
+    frames: int = 0
+    gone: dict[str, list[LeftOut]] = field(default_factory=lambda: {"quarantined": [], "left_out": []})
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    stages: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 def pack(
@@ -87,7 +140,7 @@ def pack(
         if not out.exists():
             partial.rename(out)
         shutil.rmtree(replaced)
-    known = _read_out(out, settings, pseudonyms, overwrite)
+    known = _open_known(out, settings, pseudonyms, overwrite)
     orders = _unknown(
         [
             _order(source, settings, pseudonyms, (outlines or {}).get(source.name, ()), time_limit, partial / SPOOL)
@@ -96,14 +149,15 @@ def pack(
         known,
         out,
     )
-    if known is not NOTHING and not orders:
+    if known and not orders:
         return _read_summary(out)
+    job = _Job(orders, settings, pseudonyms, known, out, partial, workers)
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
-        _claim(partial, orders, settings, pseudonyms, known, overwrite)
+        _claim(job, overwrite)
         if not (partial / MANIFEST).exists():
             try:
-                _pack(orders, partial, out, settings, pseudonyms, known, workers)
+                _pack(job)
             except UsageError:
                 shutil.rmtree(partial)
                 raise
@@ -128,33 +182,38 @@ def _read_summary(out: Path) -> dict[str, Any]:
     return summary
 
 
-def _read_out(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | None, overwrite: bool) -> Manifest:
-    """The manifest of what `out` holds and is to be kept."""
+def _open_known(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | None, overwrite: bool) -> _Known | None:
+    """The shards that `out` holds and that are to be kept.
+
+    Raises:
+        UsageError: it holds anything else, or shards that nothing can be added to.
+        DataError: the shards are damaged.
+    """
     if not out.exists():
-        return NOTHING
+        return None
     if not out.is_dir():
         raise UsageError(f"OUT {out} is a file; name a folder")
     if not any(out.iterdir()):
-        return NOTHING
+        return None
     try:
-        manifest: Manifest = json.loads((out / MANIFEST).read_bytes())
-        is_ours = manifest["format"] == FORMAT
-    except (OSError, ValueError, LookupError, TypeError):
+        is_ours = json.loads((out / MANIFEST).read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
         raise UsageError(f"OUT {out} holds files that are not shards; name a new or empty folder")
     if not holds_only(out, OUTPUT):
         raise UsageError(f"OUT {out} holds other files beside the shards: move them away, or name another folder")
     if overwrite:
-        return NOTHING
-    if manifest["version"] != FORMAT_VERSION or manifest["settings"] != asdict(settings):
+        return None
+    manifest = read_manifest(out)
+    if manifest.settings != settings:
         raise UsageError(
-            f"OUT {out} holds finished shards of other settings, {manifest['settings']};"
+            f"OUT {out} holds finished shards of other settings, {asdict(manifest.settings)};"
             " name another folder or add --overwrite"
         )
-    if pseudonyms and manifest["salt"] not in ("", pseudonyms.fingerprint):
+    if pseudonyms and manifest.salt not in ("", pseudonyms.fingerprint):
         raise UsageError(f"OUT {out} holds names hashed with another --salt; give that one, or name another folder")
-    return manifest
+    return _Known(manifest, open_shards(out).table)
 
 
 def _order(
@@ -170,8 +229,12 @@ def _order(
         id = name = pseudonyms.of("video", name)
     if pseudonyms and group and settings.names == "hash":
         group = pseudonyms.of("group", group)
-    facts = [source.bytes, group, source.label, source.split, outline]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    facts = json.dumps([source.bytes, group, source.label, source.split, outline])
+    # Keyed where the name is: the size of a file tells which one it is to whoever has the files.
+    if pseudonyms and is_hashed(source, settings):
+        digest = pseudonyms.of("source", facts)
+    else:
+        digest = hashlib.sha256(facts.encode()).hexdigest()[:16]
     # Not the id itself: two that differ in case alone would share a file on Windows and macOS.
     path = spools / hashlib.sha256(id.encode()).hexdigest()[:32]
     return Order(source, id, name, group, digest, outline, pseudonyms, settings, time_limit, path)
@@ -182,10 +245,12 @@ def is_hashed(source: Source, settings: PackSettings) -> bool:
     return settings.names == "hash" or (settings.names == "auto" and source.kind == "dicom")
 
 
-def _unknown(orders: list[Order], known: Manifest, out: Path) -> list[Order]:
+def _unknown(orders: list[Order], known: _Known | None, out: Path) -> list[Order]:
     """The orders for videos that `known` does not have, in the order of their names in the shards."""
-    digests = {video["name"]: video["source"] for video in known["videos"]}
-    digests |= {entry["source"]: entry["digest"] for entry in known["quarantined"] + known["left_out"]}
+    digests: dict[str, str] = {}
+    if known:
+        digests = dict(zip(known.table.videos.name, known.table.videos.source, strict=True))
+        digests |= {entry.source: entry.digest for entry in known.manifest.quarantined + known.manifest.left_out}
     for order in orders:
         if digests.get(order.name, order.digest) != order.digest:
             raise UsageError(
@@ -212,132 +277,144 @@ def _locked(partial: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(
-    partial: Path,
-    orders: list[Order],
-    settings: PackSettings,
-    pseudonyms: Pseudonyms | None,
-    known: Manifest,
-    overwrite: bool,
-) -> None:
-    """Makes `partial` this job's, or goes on with it.
+def _claim(job: _Job, overwrite: bool) -> None:
+    """Makes the partial folder this job's, or goes on with it.
 
     Raises:
         UsageError: another job is unfinished there, and is not to be overwritten.
     """
     facts = [
-        asdict(settings),
-        pseudonyms and pseudonyms.fingerprint,
-        known["sha256"],
-        [[order.name, order.digest, [file.stat().st_mtime_ns for file in order.source.files]] for order in orders],
+        asdict(job.settings),
+        job.pseudonyms and job.pseudonyms.fingerprint,
+        job.known and job.known.manifest.sha256,
+        [[order.name, order.digest, [file.stat().st_mtime_ns for file in order.source.files]] for order in job.orders],
     ]
-    job = {"job": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
-    path = partial / "job.json"
-    if path.exists() and json.loads(path.read_bytes()) != job:
+    digest = {"job": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
+    path = job.partial / "job.json"
+    if path.exists() and json.loads(path.read_bytes()) != digest:
         if not overwrite:
             raise UsageError(
-                f"a packing of other videos or settings into the same OUT was interrupted and waits in {partial};"
-                " finish it with the same command as then, or add --overwrite to begin anew"
+                "a packing of other videos or settings into the same OUT was interrupted and waits in"
+                f" {job.partial}; finish it with the same command as then, or add --overwrite to begin anew"
             )
-        for entry in partial.iterdir():
+        for entry in job.partial.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    (partial / SPOOL).mkdir(exist_ok=True)
-    write_json(path, job)
+    (job.partial / SPOOL).mkdir(exist_ok=True)
+    write_json(path, digest)
 
 
-def _pack(
-    orders: list[Order],
-    partial: Path,
-    out: Path,
-    settings: PackSettings,
-    pseudonyms: Pseudonyms | None,
-    known: Manifest,
-    workers: int,
-) -> None:
-    """Packs the orders into `partial`, behind what `known` of `out` has, up to the manifest."""
+def _pack(job: _Job) -> None:
+    """Packs the job into its partial folder, behind what is known, up to the manifest."""
     started = time.perf_counter()
+    known = job.known
     writer = ShardWriter(
-        partial,
-        settings.shard_mb * 10**6,
-        MEMBER_SUFFIX[settings.codec],
-        known["shards"],
-        [VideoRecord(**video) for video in known["videos"]],
-        np.load(out / FRAMES) if known["videos"] else np.empty(0, ROW),
+        job.partial,
+        job.settings.shard_mb * 10**6,
+        MEMBER_SUFFIX[job.settings.codec],
+        known.manifest.shards if known else (),
+        known.table.videos if known else (),
+        np.array(known.table.rows) if known else np.empty(0, ROW),
     )
-    gone = {name: list(known[name]) for name in ("quarantined", "left_out")}
-    warnings: list[dict[str, str]] = []
-    packed: list[Order] = []
-    stages: defaultdict[str, float] = defaultdict(float)
-    frames = 0
-    megabytes = [order.source.bytes / 1e6 for order in orders]
-    fresh = [not order.path.with_suffix(".npz").exists() for order in orders]
-    with Progress("videos", len(orders), megabytes=sum(megabytes)) as progress:
-        for order, outcome, size, is_fresh in zip(orders, spool_all(orders, workers), megabytes, fresh, strict=True):
-            if isinstance(outcome, Spooled):
-                writer.append(outcome, order.path)
-                packed.append(order)
-                frames += len(outcome.rows) * is_fresh
-                for stage, seconds in outcome.stages.items():
-                    stages[stage] += seconds
-                if outcome.warning:
-                    warnings.append({"source": order.name, "reason": outcome.warning})
-                    progress.note(f"warning: {order.source.name} {outcome.warning}")
-            else:
-                entry = {"source": order.name, "reason": outcome.reason, "digest": order.digest}
-                gone["quarantined" if outcome.fault else "left_out"].append(entry)
-                if outcome.fault:
-                    progress.note(f"quarantined {order.source.name}: {outcome.reason}")
-            progress.advance(frames=frames, megabytes=size)
-    if not writer.videos:
-        reason = (gone["quarantined"] or gone["left_out"])[0]["reason"]
-        raise UsageError(
-            f"none of the {len(orders)} videos can be packed; the first, {orders[0].source.name}, {reason}"
-        )
-    for shard in known["shards"]:
-        for name in (shard["name"], Path(shard["name"]).with_suffix(".idx").name):
-            _link(out / name, partial / name)
-    if settings.sector != "none":
-        _report_sectors(packed, partial, out)
-    writer.videos = assign_splits(writer.videos, settings.split)
+    outcome = _append_all(job, writer)
+    if known:
+        for shard in known.manifest.shards:
+            for name in (shard.name, Path(shard.name).with_suffix(".idx").name):
+                _link(job.out / name, job.partial / name)
+    if job.settings.sector != "none":
+        _report_sectors(job, outcome.packed)
+    writer.videos = assign_splits(writer.videos, job.settings.split)
     rows = writer.finish()
-    duplicates = find_duplicates([partial / shard["name"] for shard in writer.shards], rows, writer.videos, workers)
-    seconds = time.perf_counter() - started
-    write_json(
-        partial / SUMMARY,
-        {
+    tars = [job.partial / shard.name for shard in writer.shards]
+    duplicates = find_duplicates(tars, rows, writer.videos, job.workers)
+    before = {name: list(getattr(known.manifest, name)) if known else [] for name in outcome.gone}
+    manifest = Manifest(
+        settings=job.settings,
+        salt=job.pseudonyms.fingerprint if job.pseudonyms else known.manifest.salt if known else "",
+        quarantined=(*before["quarantined"], *outcome.gone["quarantined"]),
+        left_out=(*before["left_out"], *outcome.gone["left_out"]),
+        totals={
             "videos": len(writer.videos),
             "frames": len(rows),
-            "megabytes": round(sum(shard["bytes"] for shard in writer.shards) / 1e6, 3),
-            "groups": len({video.group or video.id for video in writer.videos}),
-            "splits": dict(Counter(video.split for video in writer.videos if video.split)),
-            **{name: [{key: entry[key] for key in ("source", "reason")} for entry in gone[name]] for name in gone},
-            "warnings": warnings,
-            "duplicates": duplicates,
-            "torn_groups": torn_groups(writer.videos),
-            "packed_videos": len(packed),
-            "packed_frames": frames,
-            "seconds": round(seconds, 3),
-            "frames_per_second": round(frames / seconds, 1),
-            "source_megabytes_per_second": round(sum(megabytes) / seconds, 3),
-            "stages": {stage: round(value, 3) for stage, value in stages.items()},
+            "bytes": sum(shard.bytes for shard in writer.shards),
         },
-    )
-    writer.write_manifest(
-        {
-            "settings": asdict(settings),
-            "salt": pseudonyms.fingerprint if pseudonyms else known["salt"],
-            **gone,
+        files={
+            path.name: FileRecord.of(path)
+            for path in (job.partial / FRAMES, job.partial / VIDEOS, *sorted(job.partial.glob("sectors*")))
         },
-        [partial / FRAMES, *sorted(path for path in partial.glob("sectors*"))],
+        shards=tuple(writer.shards),
     )
+    summary = _summary(manifest, writer.videos, outcome, time.perf_counter() - started, job.orders)
+    write_json(job.partial / SUMMARY, {**summary, "duplicates": duplicates})
+    manifest.write(job.partial)
 
 
-def _report_sectors(packed: list[Order], partial: Path, out: Path) -> None:
-    """Writes what was kept of each picture, as JSON and for the eye, after what `out` says of its videos."""
-    old = json.loads((out / SECTORS).read_bytes()) if (out / SECTORS).exists() else {}
-    pages = sorted(out.glob(SHEETS))
+def _append_all(job: _Job, writer: ShardWriter) -> _Outcome:
+    """Packs all videos, and appends those that can be packed to the shards.
+
+    Raises:
+        UsageError: there is none, and none was there before.
+    """
+    outcome = _Outcome()
+    fresh = [not order.path.with_suffix(".npz").exists() for order in job.orders]
+    with Progress("videos", len(job.orders), megabytes=_megabytes(job.orders)) as progress:
+        packed = zip(job.orders, spool_all(job.orders, job.workers), fresh, strict=True)
+        for order, video, is_fresh in packed:
+            if isinstance(video, Spooled):
+                writer.append(video, order.path)
+                outcome.packed.append(order)
+                outcome.frames += len(video.rows) * is_fresh
+                for stage, seconds in video.stages.items():
+                    outcome.stages[stage] += seconds
+                if video.warning:
+                    outcome.warnings.append({"source": order.name, "reason": video.warning})
+                    progress.note(f"warning: {order.source.name} {video.warning}")
+            else:
+                entry = LeftOut(source=order.name, reason=video.reason, digest=order.digest)
+                outcome.gone["quarantined" if video.fault else "left_out"].append(entry)
+                if video.fault:
+                    progress.note(f"quarantined {order.source.name}: {video.reason}")
+            progress.advance(frames=outcome.frames, megabytes=order.source.bytes / 1e6)
+    if not writer.videos:
+        first = (outcome.gone["quarantined"] or outcome.gone["left_out"])[0]
+        raise UsageError(
+            f"none of the {len(job.orders)} videos can be packed; the first, {job.orders[0].source.name},"
+            f" {first.reason}"
+        )
+    return outcome
+
+
+def _megabytes(orders: list[Order]) -> float:
+    return sum(order.source.bytes for order in orders) / 1e6
+
+
+def _summary(
+    manifest: Manifest, videos: list[VideoRecord], outcome: _Outcome, seconds: float, orders: list[Order]
+) -> dict[str, Any]:
+    return {
+        "videos": len(videos),
+        "frames": manifest.totals["frames"],
+        "megabytes": round(manifest.totals["bytes"] / 1e6, 3),
+        "groups": len({video.group or video.id for video in videos}),
+        "splits": dict(Counter(video.split for video in videos if video.split)),
+        "quarantined": [{"source": entry.source, "reason": entry.reason} for entry in manifest.quarantined],
+        "left_out": [{"source": entry.source, "reason": entry.reason} for entry in manifest.left_out],
+        "warnings": outcome.warnings,
+        "torn_groups": torn_groups(videos),
+        "packed_videos": len(outcome.packed),
+        "packed_frames": outcome.frames,
+        "seconds": round(seconds, 3),
+        "frames_per_second": round(outcome.frames / seconds, 1),
+        "source_megabytes_per_second": round(_megabytes(orders) / seconds, 3),
+        "stages": {stage: round(value, 3) for stage, value in outcome.stages.items()},
+    }
+
+
+def _report_sectors(job: _Job, packed: list[Order]) -> None:
+    """Writes what was kept of each picture, as JSON and for the eye, after what OUT says of its videos."""
+    old = json.loads((job.out / SECTORS).read_bytes()) if job.known and (job.out / SECTORS).exists() else {}
+    pages = sorted(job.out.glob(SHEETS)) if job.known else []
     for page in pages:
-        _link(page, partial / page.name)
+        _link(page, job.partial / page.name)
     new = {}
 
     def pairs() -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -346,8 +423,8 @@ def _report_sectors(packed: list[Order], partial: Path, out: Path) -> None:
             new[order.name] = video.sector
             yield f"{order.name}: {video.sector['how']}", video.pair
 
-    write_sheets(partial, pairs(), first=len(pages))
-    write_json(partial / SECTORS, old | new)
+    write_sheets(job.partial, pairs(), first=len(pages))
+    write_json(job.partial / SECTORS, old | new)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from usucl_fast.errors import UsageError
-from usucl_fast.frames import VideoRecord
 from usucl_fast.pack.sources import Source
+from usucl_fast.shards import VideoRecord
 
 
 def parse_split(text: str) -> dict[str, float]:

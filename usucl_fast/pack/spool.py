@@ -20,16 +20,14 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.files import write_whole
-from usucl_fast.frames import MEMBER_SUFFIX, ROW, VideoRecord
 from usucl_fast.pack.contact_sheet import thumbnail_pair, thumbnail_size
 from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.identity import Pseudonyms
-from usucl_fast.pack.members import BLOCK, MemberHeader
 from usucl_fast.pack.picture import Storage, has_color, luma
 from usucl_fast.pack.sector import Polygon, Sector, similar
-from usucl_fast.pack.settings import PackSettings
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.video import Header, thin
+from usucl_fast.shards import BLOCK, MEMBER_SUFFIX, ROW, MemberHeader, PackSettings, VideoRecord
 
 # The sector is looked for in the first frames, which wait for the answer; every so many later ones are asked too.
 EARLY_FRAMES, EARLY_BYTES = 32, 1 << 27

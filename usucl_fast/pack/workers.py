@@ -20,14 +20,14 @@ from usucl_fast.pack.spool import Order, Spooled, TooShortError, is_late, spool
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Why a video is not in the shards; `fault` is false where nothing is wrong with it."""
+class NotPacked:
+    """Why a video could not be packed; `fault` is false where nothing is wrong with it."""
 
     reason: str
     fault: bool
 
 
-def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | LeftOut]:
+def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | NotPacked]:
     """Packs every video into its spool file, `workers` side by side; yields what became of them, in order.
 
     What an earlier call has done is not done again: beside the spool file of a video that is done lies a `.npz`, and
@@ -67,18 +67,18 @@ def _spool(order: Order) -> None:
         raise
 
 
-def _reason(job: ProcessFuture[None], order: Order) -> LeftOut | None:
+def _reason(job: ProcessFuture[None], order: Order) -> NotPacked | None:
     try:
         job.result()
     except TooShortError as error:
-        return LeftOut(str(error), fault=False)
+        return NotPacked(str(error), fault=False)
     except DecodeError as error:
-        return LeftOut(str(error), fault=True)
+        return NotPacked(str(error), fault=True)
     except ProcessExpired as error:
         order.path.unlink(missing_ok=True)
         if is_late(order.path):
-            return LeftOut(f"gives no picture for {order.time_limit:g} s (--time-limit)", fault=True)
-        return LeftOut(f"ends the process that decodes it, {_how(error.exitcode)}", fault=True)
+            return NotPacked(f"gives no picture for {order.time_limit:g} s (--time-limit)", fault=True)
+        return NotPacked(f"ends the process that decodes it, {_how(error.exitcode)}", fault=True)
     return None
 
 
@@ -90,9 +90,9 @@ def _how(exitcode: int) -> str:
     return f"with status {exitcode if abs(exitcode) < 256 else hex(exitcode & 0xFFFFFFFF)}"
 
 
-def _read(path: Path) -> Spooled | LeftOut | None:
+def _read(path: Path) -> Spooled | NotPacked | None:
     with contextlib.suppress(FileNotFoundError):
-        return LeftOut(**json.loads(path.with_suffix(".json").read_bytes()))
+        return NotPacked(**json.loads(path.with_suffix(".json").read_bytes()))
     with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile):
         return Spooled.load(path.with_suffix(".npz"))
     return None

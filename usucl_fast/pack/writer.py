@@ -1,18 +1,19 @@
 """Spool files -> shards: tars, DALI indexes, frame table. The format: `shards/README.md`."""
 
-import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.files import write_json, write_whole
-from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, VideoRecord, manifest_checksum
 from usucl_fast.pack.spool import Spooled
+from usucl_fast.shards import FRAMES, VIDEOS, ShardRecord, VideoRecord, VideoTable
 
 END_OF_ARCHIVE = bytes(1024)
 
@@ -26,7 +27,7 @@ class ShardWriter:
     Beside every finished shard lies its **receipt**: whoever appends the same videos again, after an
     interruption, does not write these shards again, and no longer needs the spool files, which are deleted.
 
-    shards, videos, rows: what the manifest and the frame table say of all that is appended so far. They may begin with
+    shards, videos, rows: what is known of all that is appended so far. They may begin with
     the shards of an earlier packing, whose files lie elsewhere.
     """
 
@@ -35,8 +36,8 @@ class ShardWriter:
         folder: Path,
         shard_bytes: int,
         suffix: str,
-        shards: list[dict[str, Any]],
-        videos: list[VideoRecord],
+        shards: Iterable[ShardRecord],
+        videos: Iterable[VideoRecord],
         rows: NDArray[np.void],
     ) -> None:
         self.folder = folder
@@ -96,37 +97,25 @@ class ShardWriter:
             self._tar.flush()
             os.fsync(self._tar.fileno())
             self._tar.close()
-            receipt = {
-                "name": self._path.name,
-                "frames": len(self._index),
-                "bytes": self._length + len(END_OF_ARCHIVE),
-                "sha256": self._checksum.hexdigest(),
-                "index_sha256": hashlib.sha256(index).hexdigest(),
-            }
-            write_json(self._receipt, receipt)
-        receipt = json.loads(self._receipt.read_bytes())
+            receipt = ShardRecord(
+                name=self._path.name,
+                frames=len(self._index),
+                bytes=self._length + len(END_OF_ARCHIVE),
+                sha256=self._checksum.hexdigest(),
+                index_sha256=hashlib.sha256(index).hexdigest(),
+            )
+            write_json(self._receipt, asdict(receipt))
         for spool in self._spools:
             spool.unlink(missing_ok=True)
-        self.shards.append(receipt)
+        self.shards.append(ShardRecord.read(json.loads(self._receipt.read_bytes())))
         self._begin()
 
     def finish(self) -> NDArray[np.void]:
-        """Closes the last shard, writes the frame table and returns it."""
+        """Closes the last shard, writes the video table and the frame table, and returns the latter's rows."""
         if self._length:
             self._close_shard()
         rows = np.concatenate(self._rows)
+        VideoTable.of(self.videos).save(self.folder / VIDEOS)
         with write_whole(self.folder / FRAMES) as file:
             np.save(file, rows)
         return rows
-
-    def write_manifest(self, header: dict[str, Any], files: list[Path]) -> None:
-        """Writes the manifest, with `header` in front and the checksums of `files` that belong to the shards."""
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            **header,
-            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-            "shards": self.shards,
-            "videos": [dataclasses.asdict(video) for video in self.videos],
-        }
-        write_json(self.folder / MANIFEST, {**manifest, "sha256": manifest_checksum(manifest)})

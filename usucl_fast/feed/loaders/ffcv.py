@@ -10,7 +10,7 @@ from usucl_fast.feed.batch import Delivery
 from usucl_fast.feed.beton import Beton
 from usucl_fast.feed.loaders.threaded import Ints
 from usucl_fast.feed.loaders.torch import TorchLoader
-from usucl_fast.feed.store import ShardStore
+from usucl_fast.shards import ShardStore
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of red, green and blue: ITU-R BT.601, as JPEG's."""
@@ -29,7 +29,7 @@ class FfcvLoader(TorchLoader):
             pixels = self._beton.decode(frame_id)
             if self._delivery.channels == 3:
                 yield pixels
-            elif self._store.table.videos[video].color == "grey":
+            elif self._store.table.videos.color[video] == "grey":
                 yield np.ascontiguousarray(pixels[..., :1])
             else:
                 yield (pixels @ LUMA + 0.5).astype(np.uint8)[..., None]

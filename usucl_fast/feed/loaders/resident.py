@@ -19,7 +19,7 @@ from usucl_fast.feed.decode import decode_frame
 from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader, addresses_of, make_pool
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.render_gpu import develop, gather, to_device
-from usucl_fast.feed.store import ShardStore
+from usucl_fast.shards import ShardStore
 
 Pixels = NDArray[np.uint8]
 

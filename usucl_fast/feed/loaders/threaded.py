@@ -17,7 +17,7 @@ from usucl_fast.feed.decode import decode_frame
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.render_cpu import render
 from usucl_fast.feed.render_gpu import develop
-from usucl_fast.feed.store import ShardStore
+from usucl_fast.shards import ShardStore
 
 Ints = NDArray[np.int64]
 

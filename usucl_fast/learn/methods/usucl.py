@@ -13,9 +13,9 @@ import numpy as np
 from usucl_fast.curriculum import CURRICULA, Curriculum, Stage
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import REACH
-from usucl_fast.frames import FrameTable
 from usucl_fast.learn.config import IMAGENET, setting
 from usucl_fast.learn.method import BankMethod, HeadNormMethod, MomentumMethod, PairMethod, TemperatureMethod
+from usucl_fast.shards import FrameTable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

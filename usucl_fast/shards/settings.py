@@ -1,14 +1,13 @@
 """What the bytes of the shards depend on, beside the sources."""
 
-from dataclasses import dataclass, field
-
-TIME_LIMIT = 60.0
-"""Seconds without a picture after which a video is left out, where nobody says otherwise."""
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
 class PackSettings:
-    """Settings of `pack`; the manifest keeps them."""
+    """How videos are packed; the manifest keeps it."""
 
     size: int = 224
     """Short side of the stored frames in pixels."""
@@ -36,3 +35,17 @@ class PackSettings:
     """Share of the groups that goes to each split; none: videos have the split that a list says."""
     shard_mb: int = 256
     """A new shard begins before this many MB (10^6 bytes) are passed."""
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` made of settings; those of a later release are passed over.
+
+        Raises:
+            ValueError: one has a value of another type.
+        """
+        values = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+        for name, default in vars(cls()).items():
+            allowed = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(values.get(name, default), allowed):
+                raise ValueError(f"the setting {name} is {str(values[name])[:80]!r}")
+        return cls(**values)

@@ -26,13 +26,14 @@ from tests.helpers.feeding import delivery, plans_of
 from tests.helpers.servers import FaultyServer
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import DataError, StoppedError, UsageError
-from usucl_fast.feed import ShardStore, make_loader, open_shards, remote
-from usucl_fast.feed import cache as cache_module
+from usucl_fast.feed import make_loader
 from usucl_fast.learn import Execution
 from usucl_fast.learn import train as learn
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
-from usucl_fast.pack import PackSettings, find_sources, pack, read_labels
+from usucl_fast.pack import find_sources, pack, read_labels
+from usucl_fast.shards import PackSettings, ShardStore, open_shards, remote
+from usucl_fast.shards import cache as cache_module
 
 SHARD = "usucl-000000.tar"
 
@@ -75,7 +76,7 @@ def kept(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize("fault", ["drop", "stall", "short", "long", "wrong", "500"])
 def test_what_goes_wrong_is_tried_again(server: FaultyServer, store: ShardStore, tmp_path: Path, fault: str) -> None:
-    for name in ("manifest.json", "frames.npy", SHARD):
+    for name in ("manifest.json", "videos.npz", "frames.npy", SHARD):
         server.faults[name] = [fault, fault]
     streamed = open_shards(server.url, tmp_path)
     assert same(streamed, store)
@@ -130,13 +131,13 @@ def test_each_file_is_fetched_once(server: FaultyServer, store: ShardStore, tmp_
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(same, [streamed] * 8, [store] * 8))
     assert server.requests.pop("manifest.json") == 2
-    assert len(server.requests) == 1 + int(store.table.rows["shard"][-1]) + 1
+    assert len(server.requests) == 2 + int(store.table.rows["shard"][-1]) + 1
     assert set(server.requests.values()) == {1}
 
 
 def test_shards_are_fetched_ahead(server: FaultyServer, shards: Path, tmp_path: Path) -> None:
     streamed = open_shards(server.url, tmp_path)
-    assert server.requests.keys() == {"manifest.json", "frames.npy"}  # `list` needs no more
+    assert server.requests.keys() == {"manifest.json", "videos.npz", "frames.npy"}  # `list` needs no more
     streamed.read(np.array([0]))
     records = json.loads((shards / "manifest.json").read_bytes())["shards"]
     deadline = time.monotonic() + 5
@@ -193,7 +194,8 @@ def test_a_small_cache_stays_small_and_delivers_all(
 def test_what_was_used_longest_ago_goes_first(server: FaultyServer, shards: Path, tmp_path: Path) -> None:
     records = json.loads((shards / "manifest.json").read_bytes())["shards"]
     old, newer = ("0" * 64, "1" * 64)
-    size = sum(record["bytes"] for record in records) + (shards / "frames.npy").stat().st_size
+    size = sum(record["bytes"] for record in records)
+    size += sum((shards / name).stat().st_size for name in ("frames.npy", "videos.npz"))
     for name, age in ((newer, 10), (old, 20)):
         (tmp_path / name).write_bytes(b"x" * 100)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
@@ -210,7 +212,7 @@ def test_cached_files_that_were_damaged_are_fetched_again(
     for path in kept(tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
     assert same(open_shards(server.url, tmp_path), store)
-    assert len(kept(tmp_path)) == 1 + int(store.table.rows["shard"][-1]) + 1
+    assert len(kept(tmp_path)) == 2 + int(store.table.rows["shard"][-1]) + 1
 
 
 def test_what_a_killed_process_left_is_taken_away(server: FaultyServer, store: ShardStore, tmp_path: Path) -> None:
@@ -347,7 +349,7 @@ IN_SEVERAL_PROCESSES = """
 import hashlib, multiprocessing, sys
 from pathlib import Path
 import numpy as np
-from usucl_fast.feed import open_shards
+from usucl_fast.shards import open_shards
 
 def digest(_):
     store = open_shards(sys.argv[1], Path(sys.argv[2]))
@@ -416,7 +418,8 @@ def test_an_interrupt_ends_a_command_that_waits(
     assert time.monotonic() - told < 5
     assert process.returncode == 1
     assert re.fullmatch(rf"-c run: stopped while {server.url}/usucl-[0-9]+\.tar was fetched\n", stderr)
-    assert [path.stat().st_size for path in kept(tmp_path / "cache")] == [(server.folder / "frames.npy").stat().st_size]
+    tables = {(server.folder / name).stat().st_size for name in ("frames.npy", "videos.npz")}
+    assert {path.stat().st_size for path in kept(tmp_path / "cache")} == tables
 
 
 def test_a_run_that_is_stopped_while_it_waits_goes_on(

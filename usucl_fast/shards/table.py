@@ -10,14 +10,13 @@ Shape legend, used as suffixes of tensors and arrays throughout the package:
     D  embedding dimension          K  answers of a query
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from usucl_fast.shards.videos import VideoTable
 
 ROW = np.dtype(
     [
@@ -32,40 +31,9 @@ ROW = np.dtype(
 )
 """One row of `frames.npy`, 36 bytes."""
 
-FORMAT = "usucl-shards"
-FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
 FRAMES = "frames.npy"
 MEMBER_SUFFIX = {"jpeg": "jpg", "png": "png"}
 """File name extension of the frames, by codec."""
-
-
-@dataclass(frozen=True)
-class VideoRecord:
-    """What the manifest knows of one video."""
-
-    id: str
-    """Escaped name: safe in tar paths and WebDataset keys, unique in the dataset."""
-    name: str
-    """Path of the source, relative to the folder it was found in; the id where names are hashed."""
-    group: str
-    """Patient or source; videos of one group never land on both sides of a split."""
-    label: str
-    """Class name, or empty."""
-    split: str
-    """`train`, `val`, `test`, or empty."""
-    frames: int
-    height: int
-    width: int
-    """Size of the stored frames in pixels."""
-    color: str
-    """`grey` or `rgb`."""
-    frame_rate: float
-    """Mean frames per second; 0 where the source does not say."""
-    checksum: str
-    """SHA-256 of the encoded frames, in order."""
-    source: str
-    """Digest of what is known of the source: its size and what a list says of it. Has it changed?"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +41,11 @@ class FrameTable:
     """All frames and videos of a dataset.
 
     rows: structured array `[N]` of `ROW`, possibly memory-mapped.
-    videos: one record a video, in the order of their rows.
+    videos: what is known of each video, in the order of their rows.
     """
 
     rows: NDArray[np.void]
-    videos: tuple[VideoRecord, ...]
+    videos: VideoTable
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,12 +53,12 @@ class FrameTable:
     @cached_property
     def first_row(self) -> NDArray[np.int64]:
         """`[videos + 1]`: video v owns the frame ids `first_row[v] : first_row[v + 1]`."""
-        return np.cumsum([0] + [video.frames for video in self.videos], dtype=np.int64)
+        return np.concatenate(([0], np.cumsum(self.videos.frames, dtype=np.int64)))
 
     @cached_property
     def size(self) -> NDArray[np.int64]:
         """`[videos, 2]`: height and width of the stored frames in pixels."""
-        return np.array([(video.height, video.width) for video in self.videos], np.int64).reshape(-1, 2)
+        return np.stack((self.videos.height, self.videos.width), axis=1).astype(np.int64)
 
     def size_of(self, frame_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[..., 2]`: height and width in pixels of the frames `[...]`."""
@@ -99,17 +67,14 @@ class FrameTable:
     @cached_property
     def group(self) -> NDArray[np.int64]:
         """`[videos]`: a number a group; a video without a group is a group of its own."""
-        codes: dict[tuple[str, str], int] = {}
-        keys = [(video.group, "" if video.group else video.id) for video in self.videos]
-        return np.array([codes.setdefault(key, len(codes)) for key in keys], np.int64)
+        groups = self.videos.group
+        keys = np.where(groups.is_empty, len(groups) + np.arange(len(groups)), groups.codes)
+        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        in_order = np.empty(len(first), np.int64)
+        in_order[np.argsort(first)] = np.arange(len(first))  # numbered as they first appear
+        return in_order[number]
 
     def name_of(self, frame_id: int) -> str:
         """The frame as its shard calls it, `<video>/<frame>`, for messages."""
         row = self.rows[frame_id]
-        return f"{self.videos[row['video']].id}/{row['frame']:06d}"
-
-
-def manifest_checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own `sha256`, as JSON with sorted keys and no spaces."""
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return f"{self.videos.id[row['video']]}/{row['frame']:06d}"

@@ -1,13 +1,12 @@
 """Shards at a URL: fetched into a cache in the background, those that are asked for first, and mapped."""
 
 import atexit
-import io
 import json
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed.cache import Cache
-from usucl_fast.feed.remote import POLL_SECONDS, MissingFileError, RemoteFolder
-from usucl_fast.frames import FRAMES, MANIFEST, manifest_checksum
+from usucl_fast.shards.cache import Cache
+from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest, ShardRecord
+from usucl_fast.shards.remote import POLL_SECONDS, MissingFileError, RemoteFolder
 
 SIDE_BY_SIDE = 8
 """Shards that are fetched at a time because somebody waits for them."""
@@ -34,7 +33,7 @@ class RemoteShards:
     more shards than the cache holds gets them one after the other, and the maps it has stay valid.
     """
 
-    def __init__(self, remote: RemoteFolder, cache: Cache, records: list[dict[str, Any]]) -> None:
+    def __init__(self, remote: RemoteFolder, cache: Cache, records: Sequence[ShardRecord]) -> None:
         self.name = remote.name
         self.folder = cache.folder
         self._remote = remote
@@ -47,16 +46,16 @@ class RemoteShards:
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._ahead: Iterator[int] | None = None
         for record in records:
-            if record["bytes"] > cache.limit:
+            if record.bytes > cache.limit:
                 raise UsageError(
-                    f"--cache-gb {cache.limit / 1e9:g} is less than the {record['bytes'] / 1e9:.3g} GB of the shard"
-                    f" {remote.place(record['name'])}; give more"
+                    f"--cache-gb {cache.limit / 1e9:g} is less than the {record.bytes / 1e9:.3g} GB of the shard"
+                    f" {remote.place(record.name)}; give more"
                 )
         _OPEN.add(self)
 
     def place(self, shard: int) -> str:
         """The URL of a shard, for messages."""
-        return self._remote.place(self._records[shard]["name"])
+        return self._remote.place(self._records[shard].name)
 
     def path(self, shard: int) -> Path:
         """There is none.
@@ -100,15 +99,15 @@ class RemoteShards:
         """The shard's map, or the promise of it; `turn` is taken while it is fetched."""
         with self._lock:
             future = self._maps.get(shard)
-            if future is None or (future.done() and not self._cache.holds(self._records[shard]["sha256"])):
-                self._remote.stop_if_closed(self._records[shard]["name"])
+            if future is None or (future.done() and not self._cache.holds(self._records[shard].sha256)):
+                self._remote.stop_if_closed(self._records[shard].name)
                 future = self._maps[shard] = Future()
                 self._start(self._fetch, shard, future, turn)
         return future
 
     def _wait(self, shard: int, future: "Future[NDArray[np.uint8]]") -> NDArray[np.uint8]:
         while not wait([future], timeout=POLL_SECONDS).done:
-            self._remote.stop_if_closed(self._records[shard]["name"])
+            self._remote.stop_if_closed(self._records[shard].name)
         return future.result()
 
     def _start(self, work: Any, *arguments: Any) -> None:
@@ -120,7 +119,7 @@ class RemoteShards:
         record = self._records[shard]
         try:
             with turn:
-                data = self._cache.get(self._remote, record["name"], record["sha256"], record["bytes"])
+                data = self._cache.get(self._remote, record.name, record.sha256, record.bytes)
         except BaseException as error:
             with self._lock:
                 del self._maps[shard]  # whoever asks again has it tried again
@@ -129,7 +128,7 @@ class RemoteShards:
         future.set_result(data)
         with self._lock:  # a map that is kept would keep the room on disk of a file that had to go
             for other, done in list(self._maps.items()):
-                if done.done() and not (self._cache.folder / self._records[other]["sha256"]).exists():
+                if done.done() and not (self._cache.folder / self._records[other].sha256).exists():
                     del self._maps[other]
 
     def _fetch_ahead(self) -> None:
@@ -139,7 +138,7 @@ class RemoteShards:
             while self._waiting and not self._remote.closed:
                 time.sleep(POLL_SECONDS)
             with self._lock:
-                asked = sum(self._records[other]["bytes"] for other in {*self._maps, shard})
+                asked = sum(self._records[other].bytes for other in {*self._maps, shard})
             if asked > self._cache.limit:
                 return
             try:
@@ -169,7 +168,7 @@ def fetch_manifest(remote: RemoteFolder) -> bytes:
     try:
         with tempfile.TemporaryDirectory(prefix="usucl-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / MANIFEST
-            remote.download(MANIFEST, path, _check_manifest)
+            remote.download(MANIFEST, path, _check_manifest, MANIFEST_BYTES)
             return path.read_bytes()
     except MissingFileError:
         raise UsageError(
@@ -180,17 +179,11 @@ def fetch_manifest(remote: RemoteFolder) -> bytes:
 
 
 def _check_manifest(path: Path) -> str:
+    """What is wrong with a manifest that has come so that another attempt may mend it."""
     try:
-        manifest = json.loads(path.read_bytes())
-        whole = manifest_checksum(manifest) == manifest["sha256"]
-    except ValueError:
-        return "it did not come as JSON"
-    except (LookupError, TypeError, AttributeError):
-        return ""  # of another program: whoever reads it says so
-    return "" if whole else "what came is not what its checksum says"
-
-
-def fetch_frames(remote: RemoteFolder, cache: Cache, sha256: str) -> NDArray[np.void]:
-    """The frame table at the URL, through the cache, in memory."""
-    rows: NDArray[np.void] = np.load(io.BytesIO(cache.get(remote, FRAMES, sha256).tobytes()))
-    return rows
+        Manifest.read(path.read_bytes(), "")
+    except UsageError as error:
+        return "it did not come as JSON" if isinstance(error.__cause__, json.JSONDecodeError) else ""
+    except DataError:
+        return "what came is not what its checksum says"
+    return ""

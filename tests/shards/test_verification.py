@@ -7,8 +7,7 @@ from click.testing import CliRunner
 
 from tests.helpers import SAMPLE
 from usucl_fast.cli.shard import main
-from usucl_fast.feed import open_shards
-from usucl_fast.pack.verification import verify
+from usucl_fast.shards import open_shards, verify
 
 
 @pytest.fixture
@@ -49,11 +48,13 @@ def test_a_flipped_byte_anywhere_in_a_tar_is_found(copy: Path) -> None:
     assert verify(copy) == []
 
 
-@pytest.mark.parametrize("name", ["usucl-000000.idx", "frames.npy", "sectors.json", "sectors-000.png", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["usucl-000000.idx", "frames.npy", "videos.npz", "sectors.json", "sectors-000.png", "manifest.json"]
+)
 def test_a_flipped_byte_in_the_other_files_is_found(copy: Path, name: str) -> None:
     if name == "manifest.json":
         path = copy / name
-        path.write_text(path.read_text().replace('"benign"', '"normal"', 1))
+        path.write_text(path.read_text().replace('"jpeg"', '"png"', 1))
     else:
         flip(copy / name, 300)
     (fault,) = verify(copy)

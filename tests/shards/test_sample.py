@@ -4,6 +4,8 @@ import hashlib
 import json
 import tarfile
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -11,11 +13,26 @@ import simplejpeg
 from tests.helpers import SAMPLE
 
 
+def read_videos(path: Path) -> list[dict[str, Any]]:
+    columns: dict[str, list[Any]] = {}
+    with np.load(path) as file:
+        for name in {key.partition(".")[0] for key in file}:
+            if name in file:
+                columns[name] = file[name].tolist()
+            else:
+                ends, utf8 = [0, *file[f"{name}.ends"].tolist()], file[f"{name}.utf8"].tobytes()
+                columns[name] = [utf8[ends[code] : ends[code + 1]].decode() for code in file[f"{name}.codes"].tolist()]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def test_the_sample_is_as_specified() -> None:
     manifest = json.loads((SAMPLE / "manifest.json").read_bytes())
-    assert (manifest["format"], manifest["version"]) == ("usucl-shards", 2)
+    assert (manifest["format"], manifest["version"]) == ("usucl-shards", 3)
+    for name, record in manifest["files"].items():
+        data = (SAMPLE / name).read_bytes()
+        assert record == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     rows = np.load(SAMPLE / "frames.npy", mmap_mode="r")
-    videos = manifest["videos"]
+    videos = read_videos(SAMPLE / "videos.npz")
     frame_id = 0
     checksums = [hashlib.sha256() for _ in videos]
     for number, shard in enumerate(manifest["shards"]):

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.feed.remote import POLL_SECONDS, Check, RemoteFolder, check_bytes
+from usucl_fast.shards.remote import POLL_SECONDS, Check, RemoteFolder, check_bytes
 
 FORSAKEN_SECONDS = 120.0
 """A download that has not moved for this long belongs to a process that is gone or hangs."""

@@ -1,18 +1,18 @@
 """A shard folder, read again in full: is every byte what was written?"""
 
 import hashlib
-import json
 import mmap
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from usucl_fast.feed.store import ShardStore, open_shards
-from usucl_fast.frames import FRAMES, MANIFEST, MEMBER_SUFFIX, manifest_checksum
-from usucl_fast.pack.members import BLOCK, MemberHeader
+from usucl_fast.errors import DataError
 from usucl_fast.progress import Progress
+from usucl_fast.shards.manifest import ShardRecord
+from usucl_fast.shards.members import BLOCK, MemberHeader
+from usucl_fast.shards.store import ShardStore, open_shards, read_manifest
+from usucl_fast.shards.table import FRAMES, MEMBER_SUFFIX
 
 
 def verify(folder: Path) -> list[str]:
@@ -22,23 +22,26 @@ def verify(folder: Path) -> list[str]:
 
     Raises:
         UsageError: `folder` is no shard folder, or of another format version.
-        DataError: the manifest or the frame table cannot be read at all.
     """
-    store = open_shards(folder)
-    manifest = json.loads((folder / MANIFEST).read_bytes())
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        return [str(error)]
     faults = []
-    if manifest_checksum(manifest) != manifest["sha256"]:
-        faults.append(f"{folder / MANIFEST}: changed since it was written")
-    for name, checksum in manifest["files"].items():
-        faults += _verify_file(folder / name, checksum)
-    if _verify_file(folder / FRAMES, manifest["files"][FRAMES]):
-        return faults  # the table says where the frames lie: without it nothing more can be told of the tars
-    suffix = MEMBER_SUFFIX[manifest["settings"]["codec"]]
-    with Progress("shards", len(manifest["shards"])) as progress:
+    for name, file in manifest.files.items():
+        faults += _verify_file(folder / name, file.sha256)
+    try:
+        store = open_shards(folder)
+    except DataError as error:  # without the tables nothing more can be told of the tars
+        return faults or [str(error)]
+    if any(fault.startswith(str(folder / FRAMES)) for fault in faults):
+        return faults
+    suffix = MEMBER_SUFFIX[manifest.settings.codec]
+    with Progress("shards", len(manifest.shards)) as progress:
         frames = 0
-        for number, shard in enumerate(manifest["shards"]):
+        for number, shard in enumerate(manifest.shards):
             faults += _verify_shard(store, number, shard, suffix)
-            frames += shard["frames"]
+            frames += shard.frames
             progress.advance(frames=frames)
     return faults
 
@@ -52,15 +55,15 @@ def _verify_file(path: Path, checksum: str) -> list[str]:
     return [f"{path}: changed since it was written"]
 
 
-def _verify_shard(store: ShardStore, number: int, shard: dict[str, Any], suffix: str) -> list[str]:
+def _verify_shard(store: ShardStore, number: int, shard: ShardRecord, suffix: str) -> list[str]:
     path = store.shard_path(number)
-    faults = _verify_file(path.with_suffix(".idx"), shard["index_sha256"])
+    faults = _verify_file(path.with_suffix(".idx"), shard.index_sha256)
     try:
         with path.open("rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         return [*faults, f"{path}: cannot be read ({error})"]
-    if hashlib.sha256(content).hexdigest() == shard["sha256"]:
+    if hashlib.sha256(content).hexdigest() == shard.sha256:
         return faults
     bad = []
     for frame_id in np.flatnonzero(store.table.rows["shard"] == number).tolist():

@@ -2,17 +2,19 @@
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import CACHE_BYTES
-from usucl_fast.frames import FORMAT, FORMAT_VERSION, FRAMES, MANIFEST, ROW, FrameTable, VideoRecord
+from usucl_fast.shards.manifest import MANIFEST, FileRecord, Manifest, ShardRecord
+from usucl_fast.shards.npy import read_npy
+from usucl_fast.shards.table import FRAMES, ROW, FrameTable
+from usucl_fast.shards.videos import VIDEOS, VideoTable
 
 Maps = Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]]
 
@@ -57,17 +59,20 @@ class ShardStore:
     table: the frames and videos.
     name: the folder or URL, as messages show it.
     folder: where their files lie on this machine.
-    fingerprint: hexadecimal digest of the content; equal for byte-identical shards.
+    fingerprint: hexadecimal digest of the frames, groups and splits: what a training depends on.
     """
 
-    def __init__(self, shards: Shards, table: FrameTable, records: list[dict[str, Any]]) -> None:
+    def __init__(self, shards: Shards, manifest: Manifest, table: FrameTable) -> None:
         self._shards = shards
         self.table = table
         self.name = shards.name
         self.folder = shards.folder
-        checksums = "".join(record["sha256"] for record in records)
-        groups = json.dumps([[video.id, video.group] for video in table.videos])
-        self.fingerprint = hashlib.sha256((checksums + groups).encode()).hexdigest()
+        self._lengths = np.array([record.bytes for record in manifest.shards], np.uint64)
+        digest = hashlib.sha256("".join(record.sha256 for record in manifest.shards).encode())
+        for column in (table.videos.id, table.videos.group, table.videos.split):
+            for array in column.arrays().values():
+                digest.update(array.tobytes())
+        self.fingerprint = digest.hexdigest()
 
     def shard_path(self, shard: int) -> Path:
         """The tar file of a shard.
@@ -98,45 +103,43 @@ class ShardStore:
             StoppedError: a shard would have to be waited for, and `close` was called.
         """
         rows = self.table.rows[frame_ids.ravel()]
+        self._check(frame_ids, rows)
         starts, ends, shards = rows["offset"], rows["offset"] + rows["length"], rows["shard"].tolist()
         maps = self._shards.maps(shards)
         return [
             maps[shard][start:end] for shard, start, end in zip(shards, starts.tolist(), ends.tolist(), strict=True)
         ]
 
+    def _check(self, frame_ids: NDArray[np.int64], rows: NDArray[np.void]) -> None:
+        """Raises DataError where a row points out of its shard."""
+        lengths = self._lengths[np.minimum(rows["shard"], len(self._lengths) - 1)]
+        inside = (rows["shard"] < len(self._lengths)) & (rows["length"] <= lengths)
+        inside &= rows["offset"] <= lengths - np.minimum(rows["length"], lengths)
+        if not inside.all():
+            number = int(frame_ids.ravel()[np.argmin(inside)])
+            raise DataError(
+                f"{self.name}: {FRAMES} is damaged, for frame {number} would lie outside its shard;"
+                " pack the videos again"
+            )
+
 
 class LocalShards:
     """The shards in a folder; see `Shards`. Nothing is copied, and nothing waited for."""
 
-    def __init__(self, folder: Path, records: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, records: Sequence[ShardRecord]) -> None:
         self.name = str(folder)
         self.folder = folder
         self._records = records
 
     @functools.cached_property
     def _maps(self) -> list[NDArray[np.uint8]]:
-        maps = []
-        for shard, record in enumerate(self._records):
-            path = self.path(shard)
-            try:
-                data = np.memmap(path, np.uint8, mode="r")
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"shard {path} cannot be read ({error}); restore it or pack the videos again"
-                ) from error
-            if len(data) != record["bytes"]:
-                raise DataError(
-                    f"shard {path} has {len(data)} bytes where the manifest says {record['bytes']};"
-                    " restore it or pack the videos again"
-                )
-            maps.append(data.view(np.ndarray))
-        return maps
+        return [_map(self.folder / record.name, record.bytes) for record in self._records]
 
     def place(self, shard: int) -> str:
         return str(self.path(shard))
 
     def path(self, shard: int) -> Path:
-        return self.folder / str(self._records[shard]["name"])
+        return self.folder / self._records[shard].name
 
     def maps(self, shards: Iterable[int]) -> Maps:
         return self._maps
@@ -159,60 +162,69 @@ def open_shards(shards: str | Path, cache: Path | None = None, cache_bytes: int 
 
     Raises:
         UsageError: they are no shards, of another format version, or cannot be reached; or the cache cannot be used.
-        DataError: the manifest or the frame table is damaged.
+        DataError: the manifest, the video table or the frame table is damaged.
     """
     if is_url(shards):
-        from usucl_fast.feed.cache import Cache, default_folder
-        from usucl_fast.feed.remote import RemoteFolder
-        from usucl_fast.feed.remote_shards import RemoteShards, fetch_frames, fetch_manifest
+        from usucl_fast.shards.cache import Cache, default_folder
+        from usucl_fast.shards.remote import RemoteFolder
+        from usucl_fast.shards.remote_shards import RemoteShards, fetch_manifest
 
         remote = RemoteFolder(str(shards))
         kept = Cache(cache or default_folder(), cache_bytes)
-        return _open(
-            fetch_manifest(remote),
-            remote.name,
-            functools.partial(fetch_frames, remote, kept),
-            functools.partial(RemoteShards, remote, kept),
-        )
+        manifest = Manifest.read(fetch_manifest(remote), remote.name)
+        table = _open_table(manifest, remote.name, lambda name, file: kept.get(remote, name, file.sha256, file.bytes))
+        return ShardStore(RemoteShards(remote, kept, manifest.shards), manifest, table)
     folder = Path(shards)
+    manifest = read_manifest(folder)
+    table = _open_table(manifest, str(folder), lambda name, file: _map(folder / name, file.bytes))
+    return ShardStore(LocalShards(folder, manifest.shards), manifest, table)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the shards in a folder.
+
+    Raises:
+        UsageError, DataError: as `open_shards`.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(f"SHARDS {folder} is not a shard folder (it has no {MANIFEST}); make one with usucl-shard")
-    return _open(
-        path.read_bytes(),
-        str(folder),
-        lambda _: np.load(folder / FRAMES, mmap_mode="r"),
-        functools.partial(LocalShards, folder),
-    )
+    return Manifest.read(path.read_bytes(), str(folder))
 
 
-def _open(
-    text: bytes,
-    name: str,
-    load_frames: Callable[[str], NDArray[np.void]],
-    make_shards: Callable[[list[dict[str, Any]]], Shards],
-) -> ShardStore:
-    """Opens the shards called `name`, from the `text` of their manifest; `load_frames` is given the table's SHA-256."""
+def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord], NDArray[np.uint8]]) -> FrameTable:
+    """Opens the videos and frames of the shards at `place`; `get` maps a file of theirs."""
+    for name in (VIDEOS, FRAMES):
+        if name not in manifest.files:
+            raise DataError(f"SHARDS {place}: {MANIFEST} does not name {name}; pack the videos again")
+    stored = get(VIDEOS, manifest.files[VIDEOS]).tobytes()
+    if hashlib.sha256(stored).hexdigest() != manifest.files[VIDEOS].sha256:
+        raise DataError(f"{place}/{VIDEOS} was changed since it was written; restore it, or pack the videos again")
+    videos = VideoTable.read(stored, f"{place}/{VIDEOS}")
     try:
-        manifest = json.loads(text)
-        format, version = manifest["format"], manifest["version"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise UsageError(
-            f"SHARDS {name} is not a shard folder: its {MANIFEST} is damaged or of another program"
-        ) from error
-    if format != FORMAT:
-        raise UsageError(f"SHARDS {name} is not a shard folder: its {MANIFEST} is of format {format!r}")
-    if version != FORMAT_VERSION:
-        raise UsageError(
-            f"SHARDS {name} is of format version {version}, this usucl_fast reads {FORMAT_VERSION};"
-            " pack the videos again, or use the release that packed them"
+        rows = read_npy(get(FRAMES, manifest.files[FRAMES]))
+    except ValueError as error:
+        raise DataError(f"{place}/{FRAMES} is damaged ({error}); restore it, or pack the videos again") from error
+    frames = int(videos.frames.sum(dtype=np.int64))
+    if rows.dtype != ROW or rows.shape != (frames,) or not frames:
+        raise DataError(
+            f"{place}/{FRAMES} has {len(rows)} rows for the {frames} frames in {VIDEOS}; pack the videos again"
         )
+    return FrameTable(rows, videos)
+
+
+def _map(path: Path, length: int) -> NDArray[np.uint8]:
+    """The bytes of a file, mapped.
+
+    Raises:
+        DataError: it cannot be read, or has another length.
+    """
     try:
-        videos = tuple(VideoRecord(**video) for video in manifest["videos"])
-        rows = load_frames(manifest["files"][FRAMES])
-        records = manifest["shards"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"SHARDS {name}: manifest or {FRAMES} is damaged ({error}); pack the videos again") from error
-    if rows.dtype != ROW or len(rows) != sum(video.frames for video in videos):
-        raise DataError(f"SHARDS {name}: {FRAMES} does not match the manifest; pack the videos again")
-    return ShardStore(make_shards(records), FrameTable(rows, videos), records)
+        data = np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it or pack the videos again") from error
+    if len(data) != length:
+        raise DataError(
+            f"{path} has {len(data)} bytes where the manifest says {length}; restore it or pack the videos again"
+        )
+    return data.view(np.ndarray)

@@ -1,0 +1,16 @@
+"""The format of the shards, whole: `shards/README.md` in code. Without torch.
+
+settings.py       how videos are packed
+manifest.py       `manifest.json`: what a person reads, and the checksums
+videos.py         `videos.npz`: what is known of each video
+table.py          `frames.npy`: one integer names a frame
+npy.py            NumPy's files, read with care
+members.py        a frame -> its header in a tar
+store.py          shards, opened: frame ids -> encoded bytes
+remote_shards.py  those at a URL; remote.py fetches their files, cache.py keeps them
+verification.py   is every byte what was written?
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

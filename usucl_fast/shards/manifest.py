@@ -1,0 +1,197 @@
+"""The manifest: what a person reads of a dataset, and a checksum of every file."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from usucl_fast.errors import DataError, UsageError
+from usucl_fast.files import write_json
+from usucl_fast.shards.settings import PackSettings
+
+FORMAT = "usucl-shards"
+FORMAT_VERSION = 3
+MANIFEST = "manifest.json"
+MANIFEST_BYTES = 1 << 28
+"""More is no manifest of ours: that of ten million shards would be smaller."""
+
+TAR_NAME = re.compile(r"usucl-[0-9]{6,}\.tar")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """One tar file."""
+
+    name: str
+    frames: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+    """Of its `.idx` file."""
+
+    @classmethod
+    def read(cls, record: Any) -> Self:
+        """Raises ValueError where the record is not what `asdict` makes of one."""
+        return cls(
+            name=_text(record, "name", TAR_NAME),
+            frames=_number(record, "frames"),
+            bytes=_number(record, "bytes"),
+            sha256=_text(record, "sha256", SHA256),
+            index_sha256=_text(record, "index_sha256", SHA256),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """A file beside the tars."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The record of a file that is there."""
+        with path.open("rb") as file:
+            return cls(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A video that is not in the shards."""
+
+    source: str
+    """Its name."""
+    reason: str
+    digest: str
+    """Of what is known of the source, as `VideoRecord.source`."""
+
+    @classmethod
+    def read(cls, record: Any) -> Self:
+        """Raises ValueError where the record is not what `asdict` makes of one."""
+        return cls(**{field.name: _text(record, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` says, but for what each video is: that is in the video table."""
+
+    settings: PackSettings
+    salt: str = ""
+    """Tells secrets for hashing apart; empty where nothing is hashed."""
+    quarantined: tuple[LeftOut, ...] = ()
+    """Videos that could not be packed."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Videos that are too short."""
+    totals: Mapping[str, int]
+    """How many `videos`, `frames` and `bytes` there are."""
+    files: Mapping[str, FileRecord]
+    """The files beside the tars, by name."""
+    shards: tuple[ShardRecord, ...]
+
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json`, whole or not at all."""
+        content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        write_json(folder / MANIFEST, {**content, "sha256": _checksum(content)})
+
+    @property
+    def sha256(self) -> str:
+        """Of its content; see `shards/README.md`."""
+        return _checksum({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)})
+
+    @classmethod
+    def read(cls, text: bytes, place: str) -> Self:
+        """Reads what `write` wrote.
+
+        place: the folder or URL of the shards, as messages name it.
+
+        Raises:
+            UsageError: it is no manifest, or of another format version.
+            DataError: it was changed or damaged since it was written.
+        """
+        content = _parse(text, place)
+        damaged = f"SHARDS {place}: {MANIFEST}"
+        if content.get("sha256") != _checksum(content):
+            raise DataError(f"{damaged} was changed since it was written; restore it, or pack the videos again")
+        try:
+            return cls(
+                settings=PackSettings.read(_dict(content, "settings")),
+                salt=_text(content, "salt"),
+                quarantined=tuple(map(LeftOut.read, _list(content, "quarantined"))),
+                left_out=tuple(map(LeftOut.read, _list(content, "left_out"))),
+                totals={name: _number(content["totals"], name) for name in _dict(content, "totals")},
+                files=dict(_read_files(_dict(content, "files"))),
+                shards=tuple(map(ShardRecord.read, _list(content, "shards"))),
+            )
+        except ValueError as error:
+            raise DataError(f"{damaged} is damaged ({error}); restore it, or pack the videos again") from error
+
+
+def _parse(text: bytes, place: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+        format, version = content["format"], content["version"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"SHARDS {place} is not a shard folder: its {MANIFEST} is damaged or of another program"
+        ) from error
+    if format != FORMAT:
+        raise UsageError(f"SHARDS {place} is not a shard folder: its {MANIFEST} is of format {str(format)[:80]!r}")
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"SHARDS {place} is of format version {str(version)[:80]}, this usucl_fast reads {FORMAT_VERSION}; pack the"
+            " videos again, with usucl-shard SOURCE... OUT --overwrite, or use the release that packed them"
+        )
+    assert isinstance(content, dict)
+    return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without its own `sha256`, as JSON with sorted keys and no spaces."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_files(files: dict[str, Any]) -> Iterable[tuple[str, FileRecord]]:
+    for name, record in files.items():
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"files names {name[:80]!r}")
+        yield name, FileRecord(bytes=_number(record, "bytes"), sha256=_text(record, "sha256", SHA256))
+
+
+def _value(record: Any, field: str) -> Any:
+    if not isinstance(record, dict) or field not in record:
+        raise ValueError(f"{field} is missing")
+    return record[field]
+
+
+def _text(record: Any, field: str, pattern: re.Pattern[str] | None = None) -> str:
+    value = _value(record, field)
+    if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
+        raise ValueError(f"{field} is {str(value)[:80]!r}")
+    return value
+
+
+def _number(record: Any, field: str) -> int:
+    value = _value(record, field)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{field} is {str(value)[:80]!r}")
+    return value
+
+
+def _list(record: Any, field: str) -> list[Any]:
+    value = _value(record, field)
+    if not isinstance(value, list):
+        raise ValueError(f"{field} is no list")
+    return value
+
+
+def _dict(record: Any, field: str) -> dict[str, Any]:
+    value = _value(record, field)
+    if not isinstance(value, dict):
+        raise ValueError(f"{field} is no object")
+    return value
