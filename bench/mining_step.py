@@ -51,7 +51,7 @@ def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
     stage = config.make_curriculum()(0.5)
 
     def mine(query: torch.Tensor) -> torch.Tensor:
-        found = bank.cross(query, videos, stage.hard).frame_ids
+        found = bank.cross(query, videos, stage.cross_topk).frame_ids
         bank.rows(bank.intra(anchors, query, stage.window, negatives).frame_ids)
         return soft_negative(query, bank.rows(found), found >= 0, config.tau)
 
@@ -62,7 +62,7 @@ def main(run: Path, shards: str, negatives: int, rounds: int) -> None:
         made = []
         for one, video in zip(query, videos.tolist(), strict=True):
             scores = (rows @ one).masked_fill(group == table.group[video], -torch.inf)
-            best, place = scores.topk(stage.hard)
+            best, place = scores.topk(stage.cross_topk)
             made.append((best / config.tau).softmax(dim=0) @ rows[place])
         return torch.stack(made)
 

@@ -33,11 +33,11 @@ ARMS: dict[str, dict[str, Any]] = {
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "intra-only": {"hard": (0, 0)},
-    "cross-only": {"negatives": (0, 0)},
-    "in-batch-only": {"hard": (0, 0), "negatives": (0, 0)},
-    "no-curriculum": {"floor": 1.0},
-    "published-cosine": {"curriculum": "published-cosine", "floor": 0.0},
+    "intra-only": {"cross_topk": (0, 0)},
+    "cross-only": {"intra_negatives": (0, 0)},
+    "in-batch-only": {"cross_topk": (0, 0), "intra_negatives": (0, 0)},
+    "no-curriculum": {"intra_floor": 1.0},
+    "published-cosine": {"curriculum": "published-cosine", "intra_floor": 0.0},
     "exclude-video": {"exclude": "video"},
     "exclude-none": {"exclude": "none"},
 }
@@ -124,7 +124,7 @@ def passes_a_tuple(own: dict[str, Any]) -> int:
     if config.method == "moco":
         return 4
     assert isinstance(config, Usucl), config.method
-    encoded = max(config.negatives) if config.mining == "encode" else 0
+    encoded = max(config.intra_negatives) if config.intra_mining == "encode" else 0
     return 3 * (1 + encoded) + (3 if config.symmetric else 1)
 
 

@@ -29,7 +29,7 @@ COSINE = {
 )
 def test_curricula_against_the_table(name: str, table: dict[int, tuple[bool, float, float]]) -> None:
     for epoch, (intra, d0, d1) in table.items():
-        stage = Curriculum(name, floor=0.15 if name == "cosine" else 0.0)(epoch / 60)
+        stage = Curriculum(name, intra_floor=0.15 if name == "cosine" else 0.0)(epoch / 60)
         assert stage.intra == intra, epoch
         # The description gives the decayed windows to two digits.
         assert stage.window == pytest.approx((d0, d1), rel=0.2 if epoch >= 45 and name != "cosine" else 0.011), epoch
@@ -47,7 +47,7 @@ def test_windows_only_close(name: str, epochs: int) -> None:
 
 def test_a_run_of_another_length_goes_through_the_same_stages() -> None:
     for name in ("step", "published-cosine"):
-        curriculum = Curriculum(name, hard_share=(0, 1))
+        curriculum = Curriculum(name, intra_hard_share=(0, 1))
         assert [curriculum(epoch / 30) for epoch in range(30)] == [curriculum(epoch / 60) for epoch in range(0, 60, 2)]
 
 
@@ -66,27 +66,35 @@ MOVED = {
 @pytest.mark.parametrize(("name", "epoch"), MOVED)
 def test_what_moves_against_the_table(name: str, epoch: int) -> None:
     moving = Curriculum(
-        name, negatives=(3, 8), hard_share=(0, 1), hard=(64, 16), band_start=(0.1, 0), band_end=(1, 0.5)
+        name,
+        intra_negatives=(3, 8),
+        intra_hard_share=(0, 1),
+        cross_topk=(64, 16),
+        cross_band_start=(0.1, 0),
+        cross_band_end=(1, 0.5),
     )
     stage = moving(epoch / 60)
     negatives, hard_share, hard, band = MOVED[name, epoch]
-    assert (stage.negatives, stage.hard) == (negatives, hard)
-    assert stage.hard_share == pytest.approx(hard_share, abs=0.005)
-    assert stage.band == pytest.approx(band, abs=0.002)
+    assert (stage.intra_negatives, stage.cross_topk) == (negatives, hard)
+    assert stage.intra_hard_share == pytest.approx(hard_share, abs=0.005)
+    assert stage.cross_band == pytest.approx(band, abs=0.002)
 
 
 @pytest.mark.parametrize("name", list(CURRICULA))
 @pytest.mark.parametrize("floor", [0.0, 0.15, 0.3, 1.0])
 def test_no_window_gets_below_the_floor(name: str, floor: float) -> None:
     for epoch in range(600):
-        free, kept = Curriculum(name, floor=0)(epoch / 600).window, Curriculum(name, floor=floor)(epoch / 600).window
+        free, kept = (
+            Curriculum(name, intra_floor=0)(epoch / 600).window,
+            Curriculum(name, intra_floor=floor)(epoch / 600).window,
+        )
         assert kept == (max(free[0], 0.2 * floor), max(free[1], 0.4 * floor))
 
 
 def test_a_band_of_everything_is_none() -> None:
-    assert Curriculum("cosine")(0.9).band is None
-    assert Curriculum("step", band_start=(0.1, 0))(0).band == (0.1, 1)
-    assert Curriculum("step", band_start=(0.1, 0))(0.9).band is None
+    assert Curriculum("cosine")(0.9).cross_band is None
+    assert Curriculum("step", cross_band_start=(0.1, 0))(0).cross_band == (0.1, 1)
+    assert Curriculum("step", cross_band_start=(0.1, 0))(0.9).cross_band is None
 
 
 def test_window_bounds_by_hand() -> None:

@@ -41,7 +41,7 @@ LOOKED_UP = {
         "--help; export --help; --version; --show-curriculum; --show-curriculum --recipe reference --epochs 9",
         "--no-such; --arch; --loader no-such; --dali --loader torch; --resume --overwrite; --resume; --epochs 0",
         "SAMPLE; nowhere --out NEW; SAMPLE --out FULL; nowhere --out FULL --resume; --config nowhere",
-        "--recipe simclr --floor 1; --negatives 0 --hard 0 --no-in-batch",
+        "--recipe simclr --intra-floor 1; --intra-negatives 0 --cross-topk 0 --no-in-batch",
         "export nowhere --format onnx --out NEW; export nowhere --format onnx --out FULL; export x --format no-such",
     ],
     ("evaluate", "all"): [

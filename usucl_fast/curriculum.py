@@ -30,18 +30,18 @@ class Stage:
 
     intra: whether the intra-video negatives count in the loss; if not, only the cross-video negative does.
     window: (d0, d1) as fractions of the video's length.
-    negatives: intra-video negatives a tuple.
-    hard_share: the share of them that are the hardest of the window, as the bank knows it; the others are random.
-    hard: embeddings that the cross-video negative is made of.
-    band: the shares of the allowed rows, the most similar first, between which those are taken; None for (0, 1).
+    intra_negatives: intra-video negatives a tuple.
+    intra_hard_share: the share of them that are the hardest of the window, as the bank knows it; the others are random.
+    cross_topk: embeddings that the cross-video negative is made of.
+    cross_band: the shares of the allowed rows, the most similar first, between which those are taken; None for (0, 1).
     """
 
     intra: bool
     window: tuple[float, float]
-    negatives: int
-    hard_share: float
-    hard: int
-    band: tuple[float, float] | None
+    intra_negatives: int
+    intra_hard_share: float
+    cross_topk: int
+    cross_band: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,18 @@ class Curriculum:
     """A function of the progress of a run, 0 at its start and below 1 in its last epoch.
 
     name: in `CURRICULA`: how it closes.
-    floor: the window never gets below this share of (.2, .4).
-    negatives, hard_share, hard, band_start, band_end: first and last value of what `Stage` describes.
+    intra_floor: the window never gets below this share of (.2, .4).
+    intra_negatives, intra_hard_share, cross_topk, cross_band_start, cross_band_end: first and last value of what
+        `Stage` describes.
     """
 
     name: str
-    floor: float = 0.15
-    negatives: Counts = (3, 3)
-    hard_share: Shares = (0.0, 0.0)
-    hard: Counts = (16, 16)
-    band_start: Shares = (0.0, 0.0)
-    band_end: Shares = (1.0, 1.0)
+    intra_floor: float = 0.15
+    intra_negatives: Counts = (3, 3)
+    intra_hard_share: Shares = (0.0, 0.0)
+    cross_topk: Counts = (16, 16)
+    cross_band_start: Shares = (0.0, 0.0)
+    cross_band_end: Shares = (1.0, 1.0)
 
     def __call__(self, progress: float) -> Stage:
         closed, (d0, d1) = CURRICULA[self.name](progress)
@@ -67,14 +68,14 @@ class Curriculum:
         def at(ends: Counts | Shares) -> float:
             return ends[0] + (ends[1] - ends[0]) * closed
 
-        band = at(self.band_start), at(self.band_end)
+        band = at(self.cross_band_start), at(self.cross_band_end)
         return Stage(
             intra=progress >= WARM_UP,
-            window=(max(d0, self.floor * WIDE[0]), max(d1, self.floor * WIDE[1])),
-            negatives=rounded(at(self.negatives)),
-            hard_share=at(self.hard_share),
-            hard=rounded(at(self.hard)),
-            band=None if band == (0, 1) else band,
+            window=(max(d0, self.intra_floor * WIDE[0]), max(d1, self.intra_floor * WIDE[1])),
+            intra_negatives=rounded(at(self.intra_negatives)),
+            intra_hard_share=at(self.intra_hard_share),
+            cross_topk=rounded(at(self.cross_topk)),
+            cross_band=None if band == (0, 1) else band,
         )
 
 

@@ -11,7 +11,7 @@ from usucl_fast.cli.train import main
 
 def test_mining_step_at_tiny_size(tmp_path: Path) -> None:
     train = [str(SAMPLE), "--loader", "torch", "--out", str(tmp_path / "run"), "--device", "cpu"]
-    small = ["--size", "32", "--epochs", "2", "--batch-size", "2", "--dim", "8", "--hard", "3"]
+    small = ["--size", "32", "--epochs", "2", "--batch-size", "2", "--dim", "8", "--cross-topk", "3"]
     assert CliRunner().invoke(main, [*train, *small]).exit_code == 0
     script = REPOSITORY / "bench" / "mining_step.py"
     arguments = [str(tmp_path / "run"), str(SAMPLE), "--negatives", "2", "--rounds", "1"]

@@ -211,7 +211,7 @@ def test_bad_options_of_training_are_refused(tmp_path: Path) -> None:
     refused(usucl_train(SAMPLE), "SHARDS", "--out", "needed")
     refused(usucl_train("--out", out), "SHARDS", "--out", "needed")
     for bad in ("3:", "3:x", "1:2:3", "-1", "3:1025"):
-        assert usucl_train(SAMPLE, "--out", out, "--negatives", bad).exit_code == 2
+        assert usucl_train(SAMPLE, "--out", out, "--intra-negatives", bad).exit_code == 2
     assert not out.exists()
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
@@ -241,7 +241,7 @@ def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
 
 def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    moved = ["--mining", "encode", "--negatives", "3:8", "--hard-share", "0:.5"]
+    moved = ["--intra-mining", "encode", "--intra-negatives", "3:8", "--intra-hard-share", "0:.5"]
     shown = usucl_train("--show-curriculum", "--curriculum", "step", *moved)
     assert shown.exit_code == 0, shown.output
     table, curves = ([line.split() for line in part.splitlines()] for part in shown.output.split("\n\n"))
@@ -255,18 +255,22 @@ def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [line[0] for line in curves] == ["intra-video", "window", "hardest"]
     assert curves[0][1] == "0"
     assert curves[0][-1] == "8"
-    still = usucl_train("--show-curriculum", "--epochs", 1, "--band-start", ".05", "--mining", "bank", "--hard", 64)
+    still = usucl_train(
+        "--show-curriculum", "--epochs", 1, "--cross-band-start", ".05", "--intra-mining", "bank", "--cross-topk", 64
+    )
     assert still.output.splitlines()[1].split() == ["0", "-", "-", "-", "64", "5-100"]
     long = usucl_train("--show-curriculum", "--epochs", 6000)
     assert len(long.output.splitlines()) < 70
-    refused(usucl_train("--show-curriculum", "--mining", "bank", "--recipe", "reference"), "--candidates batch")
+    refused(
+        usucl_train("--show-curriculum", "--intra-mining", "bank", "--recipe", "reference"), "--cross-candidates batch"
+    )
     refused(usucl_train("--show-curriculum", "--resume"), "--resume needs --out")
     assert not any(tmp_path.iterdir())
 
 
 def test_show_curriculum_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    moving = ["--mining", "encode", "--negatives", "2:5", "--hard-share", "1", "--max-age", 50]
+    moving = ["--intra-mining", "encode", "--intra-negatives", "2:5", "--intra-hard-share", "1", "--bank-max-age", 50]
     assert usucl_train(SAMPLE, "--out", out, *TINY, *moving, "--stop-after", 1).exit_code == 0
     before = tree(out)
     assert usucl_train("--out", out, "--resume", "--show-curriculum").output == (
@@ -456,13 +460,20 @@ def test_settings_from_a_toml_file(tmp_path: Path) -> None:
     """Those of the command line come first; what the run was made with is written beside it."""
     file, out = tmp_path / "settings.toml", tmp_path / "run"
     file.write_text(
-        'recipe = "fast"\nsize = 32\nepochs = 6\nbatch-size = 3\ndim = 16\nchannels = 3\nnegatives = [2, 5]\n'
+        'recipe = "fast"\nsize = 32\nepochs = 6\nbatch-size = 3\ndim = 16\nchannels = 3\nintra_negatives = [2, 5]\n'
         'precision = "fp32"\nhead_norm = true\nthreads = 1\nloader = "torch"\n'
     )
     result = usucl_train(SAMPLE, "--config", file, "--out", out, "--dim", 8, "--stop-after", 1)
     assert result.exit_code == 0, result.output
     settings = json.loads((out / "config.json").read_bytes())["config"]
-    expected = {"recipe": "fast", "mining": "bank", "size": 32, "dim": 8, "channels": 3, "negatives": [2, 5]}
+    expected = {
+        "recipe": "fast",
+        "intra_mining": "bank",
+        "size": 32,
+        "dim": 8,
+        "channels": 3,
+        "intra_negatives": [2, 5],
+    }
     assert {name: settings[name] for name in expected} == expected
     again = usucl_train(SAMPLE, "--config", file, "--out", out, "--dim", 8, "--resume", "--stop-after", 2)
     assert again.exit_code == 0, again.output
@@ -475,7 +486,7 @@ def test_settings_from_a_toml_file(tmp_path: Path) -> None:
         ("size = ", ["settings.toml cannot be read"]),
         ("epochs = 0", ["epochs", "0"]),
         ('recipe = "slow"', ["recipe", "slow"]),
-        ("negatives = [1, 2, 3]", ["negatives"]),
+        ("intra_negatives = [1, 2, 3]", ["intra-negatives"]),
     ],
 )
 def test_a_bad_toml_file_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -490,7 +501,7 @@ def test_a_bad_toml_file_is_refused(tmp_path: Path, text: str, words: list[str])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--recipe", "simclr", "--negatives", "3"], ["--negatives has no effect with --method simclr"]),
+        (["--recipe", "simclr", "--intra-negatives", "3"], ["--intra-negatives has no effect with --method simclr"]),
         (["--recipe", "byol", "--tau", ".1"], ["--tau has no effect with --method byol"]),
         (["--init", "nowhere.pth"], ["nowhere.pth is neither a run, nor a file"]),
         (["--accumulate", "3", "--batch-size", "2"], ["too few", "--accumulate 3"]),

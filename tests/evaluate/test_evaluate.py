@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from tests.helpers import SAMPLE
 from tests.helpers.commands import refused, usucl_eval
+from tests.helpers.forged import change_videos
 from tests.helpers.training import ARCH
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.evaluate import (
@@ -153,17 +155,14 @@ def test_what_cannot_be_evaluated_is_refused(
 
 def test_shards_without_labels_are_refused(phantoms: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
-    manifest = copy / "manifest.json"
-    for label in ("normal", "benign", "malignant"):
-        manifest.write_text(manifest.read_text().replace(f'"label": "{label}"', '"label": ""'))
+    change_videos(copy, lambda video: replace(video, label=""))
     with pytest.raises(UsageError, match="hold no labelled video"):
         evaluated(copy)
 
 
 def test_videos_without_a_label_are_left_out_and_told_of(phantoms: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
-    manifest = copy / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"label": "normal"', '"label": ""'))
+    change_videos(copy, lambda video: replace(video, label=video.label.replace("normal", "")))
     summary = evaluated(copy).summary
     assert summary["classes"] == ["benign", "malignant"]
     assert summary["notes"] == [f"Left out: {12 - summary['videos']} videos without a label."]

@@ -77,10 +77,10 @@ def test_tuples_against_the_published_rules(n: int, window: tuple[float, float])
 
 def test_the_curriculum_says_how_many_negatives_are_planned() -> None:
     table = table_of([100] * 4)
-    moving = planner_of(table, curriculum=Curriculum("step", negatives=(2, 6)))
+    moving = planner_of(table, curriculum=Curriculum("step", intra_negatives=(2, 6)))
     assert [moving.plan(epoch, 0).frame_ids.shape[1] for epoch in (0, 10, 30, 50)] == [2, 4, 6, 8]
     assert moving.most_frames == 4 * 8
-    assert planner_of(table, curriculum=Curriculum("step", negatives=(6, 2))).most_frames == 4 * 8
+    assert planner_of(table, curriculum=Curriculum("step", intra_negatives=(6, 2))).most_frames == 4 * 8
 
 
 def test_anchors_lie_anywhere_where_negatives_are_not_loaded() -> None:

@@ -151,7 +151,7 @@ def test_moco_against_a_naive_loop() -> None:
 
 @pytest.mark.parametrize("exclude", ["video", "group", "none"])
 def test_cycle_against_a_naive_loop(exclude: str) -> None:
-    method, planner = made("cyclecontrast", queue=8, hard=(5, 5), exclude=exclude)
+    method, planner = made("cyclecontrast", queue=8, cross_topk=(5, 5), exclude=exclude)
     config, table = method.config, open_shards(SAMPLE).table
     queue = deque(method.parts["loss"].memory_bank.bank.clone(), maxlen=8)
     cycle_queue = deque(method.parts["cycle_queue"].bank.clone(), maxlen=8)
@@ -216,7 +216,7 @@ def test_methods_without_negatives_against_a_naive_loop(recipe: str) -> None:
 QUEUE: dict[str, Any] = {"queue": 12, "key_momentum": (0.9, 0.9)}
 """For 40 steps: soon full of keys, which follow soon."""
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
-    "default": ({"negatives": (1, 1), "floor": 1.0}, 0),
+    "default": ({"intra_negatives": (1, 1), "intra_floor": 1.0}, 0),
     "fast": ({}, 9),
     "simclr": ({}, 0),
     "mocov2": (QUEUE, 0),
@@ -261,7 +261,7 @@ def test_every_recipe_can_be_run_and_resumed_bit_equal(sample: ShardStore, tmp_p
         ("mocov2", "exclude", "video"),
         ("byol", "tau", 0.1),
         ("simsiam", "head_norm", False),
-        ("cyclecontrast", "negatives", (3, 3)),
+        ("cyclecontrast", "intra_negatives", (3, 3)),
         ("uscl", "reach", 3),
         ("default", "queue", 8),
     ],

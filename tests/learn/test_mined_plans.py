@@ -15,7 +15,9 @@ LENGTHS = [40, 25, 60, 1, 12, 33, 9, 50]
 
 
 def mining(table: FrameTable) -> Planner:
-    return planner_of(table, epochs=8, curriculum=Curriculum("step", negatives=(3, 5), hard_share=(0.34, 0.8)))
+    return planner_of(
+        table, epochs=8, curriculum=Curriculum("step", intra_negatives=(3, 5), intra_hard_share=(0.34, 0.8))
+    )
 
 
 def write(bank: MemoryBank, step: int) -> None:
@@ -42,7 +44,7 @@ def naive(plans: Planner, bank: MemoryBank, step: int, now: int, max_age: int) -
         rows.sort(key=lambda row: float(bank.embeddings[anchor] @ bank.embeddings[row]), reverse=True)
         if bank.written_at[anchor] < 0:
             rows = []
-        for place, row in enumerate(rows[: int(stage.hard_share * negatives + 0.5)]):
+        for place, row in enumerate(rows[: int(stage.intra_hard_share * negatives + 0.5)]):
             views[2 + place] = row
             chosen += 1
     return frame_ids, chosen

@@ -34,7 +34,7 @@ EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, che
 TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen", "lr": 0.001}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
-    "encode": ("default", {"mining": "encode", "symmetric": False, "hard_share": (0.5, 1.0)}),
+    "encode": ("default", {"intra_mining": "encode", "symmetric": False, "intra_hard_share": (0.5, 1.0)}),
     "reference": ("reference", {}),
 }
 METHODS = ("simclr", "mocov2", "byol", "simsiam", "cyclecontrast", "uscl")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import SAMPLE, golden, training
+from tests.helpers.forged import change_videos
 from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import LOOKAHEAD
@@ -35,15 +35,15 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "hardest": (
         "default",
         {
-            "mining": "encode",
+            "intra_mining": "encode",
             "symmetric": False,
-            "hard_share": (0.4, 1.0),
-            "negatives": (2, 4),
-            "max_age": 9,
+            "intra_hard_share": (0.4, 1.0),
+            "intra_negatives": (2, 4),
+            "bank_max_age": 9,
             "curriculum": "step",
         },
     ),
-    "bank": ("fast", {"negatives": (4, 12), "band_start": (0.2, 0.0), "hard": (9, 3)}),
+    "bank": ("fast", {"intra_negatives": (4, 12), "cross_band_start": (0.2, 0.0), "cross_topk": (9, 3)}),
 }
 """Recipe and settings of the runs below, by name."""
 
@@ -158,14 +158,14 @@ def test_the_loaders_see_the_same_plans(sample: ShardStore, tmp_path: Path) -> N
 def test_negatives_from_the_bank_load_nothing_more(finished: dict[str, Path]) -> None:
     lines = RunFolder(finished["bank"]).read_metrics()
     assert [line["frames"] for line in lines] == [4] * 12
-    assert [line["negatives"] for line in lines][-1] > 4
+    assert [line["intra_negatives"] for line in lines][-1] > 4
 
 
 def test_hard_negatives_do_not_depend_on_threads(finished: dict[str, Path], sample: ShardStore, tmp_path: Path) -> None:
     for loader, threads in (("torch", 0), ("resident", 3)):
         run(sample, tmp_path / loader, "hardest", loader=loader, threads=threads)
         assert curve(tmp_path / loader) == curve(finished["hardest"])
-    drawn = {**RUNS["hardest"][1], "hard_share": (0.0, 0.0)}
+    drawn = {**RUNS["hardest"][1], "intra_hard_share": (0.0, 0.0)}
     train(make_config("default", {**TINY, **drawn}), sample, tmp_path / "drawn", EXECUTION)
     differ = [a != b for (a, _), (b, _) in zip(curve(tmp_path / "drawn"), curve(finished["hardest"]), strict=True)]
     assert not any(differ[: LOOKAHEAD + 1])  # the bank was empty when these were planned
@@ -241,12 +241,24 @@ def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Pat
     ("recipe", "changes", "words"),
     [
         ("nonsense", {}, "no such recipe"),
-        ("reference", {"negatives": (0, 3)}, "--candidates batch needs --negatives"),
-        ("reference", {"mining": "bank"}, "--mining bank encodes no negatives, and --candidates batch needs them"),
-        ("reference", {"band_start": (0.1, 0.0)}, "need --candidates bank"),
-        ("reference", {"max_age": 10}, "--max-age has no effect with --candidates batch"),
-        ("default", {"mining": "bank", "hard_share": (0.0, 1.0)}, "--hard-share has no effect with --mining bank"),
-        ("default", {"band_start": (0.0, 0.5), "band_end": (1.0, 0.5)}, "--band-start 0.5 is not below --band-end 0.5"),
+        ("reference", {"intra_negatives": (0, 3)}, "--cross-candidates batch needs --intra-negatives"),
+        (
+            "reference",
+            {"intra_mining": "bank"},
+            "--intra-mining bank encodes no negatives, and --cross-candidates batch needs them",
+        ),
+        ("reference", {"cross_band_start": (0.1, 0.0)}, "need --cross-candidates bank"),
+        ("reference", {"bank_max_age": 10}, "--bank-max-age has no effect with --cross-candidates batch"),
+        (
+            "default",
+            {"intra_mining": "bank", "intra_hard_share": (0.0, 1.0)},
+            "--intra-hard-share has no effect with --intra-mining bank",
+        ),
+        (
+            "default",
+            {"cross_band_start": (0.0, 0.5), "cross_band_end": (1.0, 0.5)},
+            "--cross-band-start 0.5 is not below --cross-band-end 0.5",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(recipe: str, changes: dict[str, Any], words: str) -> None:
@@ -262,8 +274,7 @@ def test_an_unknown_arch_is_refused(sample: ShardStore, tmp_path: Path) -> None:
 
 def test_an_exclusion_that_leaves_no_negatives_is_refused(tmp_path: Path) -> None:
     shutil.copytree(SAMPLE, tmp_path / "s")
-    manifest = tmp_path / "s" / "manifest.json"
-    manifest.write_text(re.sub(r'"patient-\d+"', '"patient-00"', manifest.read_text()))
+    change_videos(tmp_path / "s", lambda video: dataclasses.replace(video, group="patient-00"))
     store = open_shards(tmp_path / "s")
     with pytest.raises(UsageError, match="holds one group alone; use --exclude video"):
         train(make_config("default", TINY), store, tmp_path / "run", EXECUTION)

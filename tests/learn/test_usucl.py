@@ -34,7 +34,7 @@ def naive_loss(network: Network, plan: BatchPlan, query: torch.Tensor, positive:
     assert isinstance(config, Usucl)
     table = open_shards(SAMPLE).table
     rows = bank.embeddings.float()
-    known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, plan.step - config.max_age)]
+    known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, plan.step - config.bank_max_age)]
     anchors = plan.frame_ids[:, 0].tolist()
     group_of = table.group[table.rows["video"]]
     for anchor, q, p in zip(anchors, query, positive, strict=True):
@@ -44,12 +44,12 @@ def naive_loss(network: Network, plan: BatchPlan, query: torch.Tensor, positive:
             0
         ]
         window = {first + int(frame) for frame in (*range(left, left_end), *range(right, right_end))}
-        intra = sorted((dot(q, rows[row]) for row in known if row in window), reverse=True)[: stage.negatives]
+        intra = sorted((dot(q, rows[row]) for row in known if row in window), reverse=True)[: stage.intra_negatives]
         others = [row for row in known if table.group[table.rows["video"][row]] != table.group[video]]
         others.sort(key=lambda row: dot(q, rows[row]), reverse=True)
-        assert stage.band is not None
-        start, end = math.floor(stage.band[0] * len(others)), math.ceil(stage.band[1] * len(others))
-        members = others[start : min(start + stage.hard, end)]
+        assert stage.cross_band is not None
+        start, end = math.floor(stage.cross_band[0] * len(others)), math.ceil(stage.cross_band[1] * len(others))
+        members = others[start : min(start + stage.cross_topk, end)]
         weights = [math.exp(dot(q, rows[row]) / config.tau) for row in members]
         synthetic = sum(weight * rows[row] for weight, row in zip(weights, members, strict=True)) / sum(weights)
         assert isinstance(synthetic, torch.Tensor)
@@ -67,8 +67,9 @@ def naive_loss(network: Network, plan: BatchPlan, query: torch.Tensor, positive:
 def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric: bool) -> None:
     store = open_shards(SAMPLE)
     config = Usucl(
-        mining="bank", size=32, dim=16, precision="fp32", negatives=(negatives, negatives), hard=(5, 5),
-        band_start=(0.1, 0.1), band_end=(0.9, 0.9), max_age=6, epochs=6, symmetric=symmetric,
+        intra_mining="bank", size=32, dim=16, precision="fp32",
+        intra_negatives=(negatives, negatives), cross_topk=(5, 5),
+        cross_band_start=(0.1, 0.1), cross_band_end=(0.9, 0.9), bank_max_age=6, epochs=6, symmetric=symmetric,
     )  # fmt: skip
     curriculum = config.make_curriculum()
     planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], tuples="pair")

@@ -2,13 +2,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.helpers.forged import change_videos, reseal
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.shards import FileRecord, VideoTable, open_shards, read_manifest
+from usucl_fast.shards import open_shards, read_manifest
 
 
 @pytest.fixture
@@ -52,12 +52,6 @@ def test_a_changed_video_table_is_refused(copy: Path) -> None:
         open_shards(copy)
 
 
-def reseal(folder: Path, **changes: Any) -> None:
-    """Changes the manifest, with the checksums as they would have to be."""
-    files = {name: FileRecord.of(folder / name) for name in read_manifest(folder).files}
-    replace(read_manifest(folder), **{"files": files, **changes}).write(folder)
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [("height", 0), ("width", 1 << 16), ("frames", 0), ("color", "blue"), ("frame_rate", float("nan"))],
@@ -65,9 +59,7 @@ def reseal(folder: Path, **changes: Any) -> None:
 def test_what_no_packing_writes_is_refused_though_the_checksums_are_right(
     copy: Path, field: str, value: object
 ) -> None:
-    videos = list(open_shards(copy).table.videos)
-    VideoTable.of([replace(videos[0], **{field: value}), *videos[1:]]).save(copy / "videos.npz")  # type: ignore[arg-type]
-    reseal(copy)
+    change_videos(copy, lambda video: replace(video, **{field: value}))  # type: ignore[arg-type]
     with pytest.raises(DataError, match=f"videos.npz is damaged .*{field}|a video has no frames"):
         open_shards(copy)
 
@@ -110,9 +102,7 @@ def test_a_row_that_points_out_of_its_shard_is_refused(copy: Path, field: str, v
 
 def test_the_fingerprint_is_the_contents(shards: Path, copy: Path) -> None:
     assert open_shards(copy).fingerprint == open_shards(shards).fingerprint
-    videos = list(open_shards(copy).table.videos)
-    VideoTable.of([replace(video, group=video.group.replace("1", "2")) for video in videos]).save(copy / "videos.npz")
-    reseal(copy)
+    change_videos(copy, lambda video: replace(video, group=video.group.replace("1", "2")))
     assert open_shards(copy).fingerprint != open_shards(shards).fingerprint
 
 

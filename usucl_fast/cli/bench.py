@@ -292,7 +292,7 @@ def train_command(
     store = open_given(shards, cache, cache_gb)
     settings: dict[str, Any] = {"arch": arch, "size": size, "batch_size": batch_size}
     if learn.RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
-        settings |= {"mining": "encode", "symmetric": False}
+        settings |= {"intra_mining": "encode", "symmetric": False}
     config = learn.make_config(recipe, settings)
     if loader == "auto":
         loader, _ = feed.choose_loader(store, config.channels, feed.RESIDENT_BYTES)

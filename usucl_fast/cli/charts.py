@@ -26,13 +26,13 @@ def curriculum_text(stages: Sequence[Stage]) -> str:
 
 
 def _cells(stage: Stage) -> tuple[str, ...]:
-    start, end = stage.band or (0, 1)
+    start, end = stage.cross_band or (0, 1)
     return (
-        str(stage.negatives) if stage.intra else "-",
+        str(stage.intra_negatives) if stage.intra else "-",
         _percents(stage.window) if stage.intra else "-",
-        f"{stage.hard_share:.0%}".rstrip("%") if stage.intra else "-",
-        str(stage.hard),
-        _percents((start, end)) if stage.band else "-",
+        f"{stage.intra_hard_share:.0%}".rstrip("%") if stage.intra else "-",
+        str(stage.cross_topk),
+        _percents((start, end)) if stage.cross_band else "-",
     )
 
 
@@ -42,12 +42,12 @@ def _percents(shares: tuple[float, float]) -> str:
 
 def _curves(stages: Sequence[Stage]) -> list[str]:
     figures: dict[str, list[float]] = {
-        "intra-video": [stage.negatives * stage.intra for stage in stages],
+        "intra-video": [stage.intra_negatives * stage.intra for stage in stages],
         "window %": [100 * stage.window[1] for stage in stages],
-        "hardest %": [100 * stage.hard_share for stage in stages],
-        "cross-video": [stage.hard for stage in stages],
-        "band from %": [100 * (stage.band or (0, 1))[0] for stage in stages],
-        "band to %": [100 * (stage.band or (0, 1))[1] for stage in stages],
+        "hardest %": [100 * stage.intra_hard_share for stage in stages],
+        "cross-video": [stage.cross_topk for stage in stages],
+        "band from %": [100 * (stage.cross_band or (0, 1))[0] for stage in stages],
+        "band to %": [100 * (stage.cross_band or (0, 1))[1] for stage in stages],
     }
     return [
         f"{name:>11}  {values[0]:3.0f} {sparkline(values)} {values[-1]:.0f}"

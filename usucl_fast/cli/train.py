@@ -101,8 +101,8 @@ main.add_command(export)
     is_eager=True,
     expose_value=False,
     callback=_read_options,
-    help='TOML file with options, as in: recipe = "fast", epochs = 100, negatives = [3, 8]. Those given here as well'
-    " replace them.",
+    help='TOML file with options, as in: recipe = "fast", epochs = 100, intra_negatives = [3, 8]. Those given here'
+    " as well replace them.",
 )
 @click.option(
     "--loader",

@@ -33,7 +33,7 @@ TUPLES = ("mined", "full", "pair", "thirds")
 """What a tuple may be made of, see `Planner`."""
 REACH = 3
 """Frames from an anchor to its positive, at most, as published."""
-NO_STAGE = Stage(intra=False, window=(0.0, 0.0), negatives=0, hard_share=0.0, hard=0, band=None)
+NO_STAGE = Stage(intra=False, window=(0.0, 0.0), intra_negatives=0, intra_hard_share=0.0, cross_topk=0, cross_band=None)
 """Of a plan that belongs to no run."""
 
 
@@ -141,7 +141,7 @@ class Planner:
     @property
     def most_views(self) -> int:
         """Views of the largest tuple."""
-        return {"pair": 2, "thirds": 3}.get(self.tuples, 2 + max(self.curriculum.negatives))
+        return {"pair": 2, "thirds": 3}.get(self.tuples, 2 + max(self.curriculum.intra_negatives))
 
     @property
     def most_frames(self) -> int:
@@ -175,7 +175,7 @@ class Planner:
         elif self.tuples == "pair":
             frames, valid = draw_tuple(length, stage.window, draws, EVERYWHERE, self.reach)
         else:
-            planned = stage.negatives if stage.intra or self.tuples == "full" else 0
+            planned = stage.intra_negatives if stage.intra or self.tuples == "full" else 0
             frames, valid = draw_tuple(length, stage.window, draws[:, : 2 + planned], EARLY, self.reach)
         views = frames.shape[1]
         draws = _uniform(self.seed, epoch, AUGMENTATION_STREAM, tuples, self.most_views * PICTURE_DRAWS)

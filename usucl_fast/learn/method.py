@@ -154,7 +154,7 @@ class MomentumMethod(Method):
 class BankMethod(Method):
     """A method with a memory bank of all frames, which it asks for the most similar rows of other videos."""
 
-    hard: tuple[int, int] = setting(
+    cross_topk: tuple[int, int] = setting(
         (16, 16),
         "Stored embeddings that the cross-video hard negative (cycle: the soft nearest neighbour) is made of; 0 for no"
         " such negative.",

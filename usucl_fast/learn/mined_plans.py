@@ -65,7 +65,7 @@ class MinedPlans:
     def _harden(self, plan: BatchPlan) -> BatchPlan:
         """The plan with its first intra-video negatives replaced by the hardest, as many of them as the stage says and
         the bank has."""
-        hard = rounded(plan.stage.hard_share * (plan.frame_ids.shape[1] - 2))
+        hard = rounded(plan.stage.intra_hard_share * (plan.frame_ids.shape[1] - 2))
         if not hard or self._bank is None:
             return plan
         anchors = torch.from_numpy(plan.frame_ids[:, 0]).to(self._bank.embeddings.device)

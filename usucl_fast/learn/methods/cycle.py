@@ -29,11 +29,11 @@ class CycleContrast(BankMethod, MoCo):
     method: str = "cycle"
 
     def check(self) -> None:
-        if not min(self.hard):
-            raise UsageError("--hard is at least 1 with --method cycle: they are the way there and back")
+        if not min(self.cross_topk):
+            raise UsageError("--cross-topk is at least 1 with --method cycle: they are the way there and back")
 
     def make_curriculum(self) -> Curriculum:
-        return Curriculum("cosine", hard=self.hard)
+        return Curriculum("cosine", cross_topk=self.cross_topk)
 
     def make_head(self, width: int) -> "nn.Module":
         """MoCo's twice: the embeddings `[M, 2 D]` of the intra-video loss, then those of the cycle loss."""
@@ -70,7 +70,7 @@ class CycleContrast(BankMethod, MoCo):
         cycle_query, cycle_key = F.normalize(cycle_query, dim=1), F.normalize(cycle_key, dim=1)
 
         exclude = None if self.exclude == "none" else tuples.video
-        members = bank.cross(cycle_query.detach(), exclude, plan.stage.hard).frame_ids
+        members = bank.cross(cycle_query.detach(), exclude, plan.stage.cross_topk).frame_ids
         found = members >= 0
         neighbour = F.normalize(soft_negative(cycle_query, bank.rows(members), found, self.tau), dim=1)
         _, negatives = network.parts["cycle_queue"](cycle_key, update=True)

@@ -30,34 +30,34 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
     """An encoder, or a momentum pair of them, and a bank of the embeddings of all frames."""
 
     method: str = "usucl"
-    mining: str = setting(
+    intra_mining: str = setting(
         "bank",
         "What intra-video negatives are: encode, frames of the window, loaded and encoded with gradient; bank, the most"
         " similar rows that the memory bank has of it, with nothing more to load.",
         choices=("encode", "bank"),
     )
-    negatives: tuple[int, int] = setting((3, 3), "Intra-video negatives a tuple.", low=0, high=1024)
-    hard_share: tuple[float, float] = setting(
+    intra_negatives: tuple[int, int] = setting((3, 3), "Intra-video negatives a tuple.", low=0, high=1024)
+    intra_hard_share: tuple[float, float] = setting(
         (0.0, 0.0),
-        "With --mining encode, the share of them that are the hardest of the window by the bank, not random.",
+        "With --intra-mining encode, the share of them that are the hardest of the window by the bank, not random.",
         low=0,
         high=1,
     )
-    band_start: tuple[float, float] = setting(
+    cross_band_start: tuple[float, float] = setting(
         (0.0, 0.0),
-        "Share of the bank, the most similar first, that is passed over before those of --hard.",
+        "Share of the bank, the most similar first, that is passed over before those of --cross-topk.",
         low=0,
         high=1,
     )
-    band_end: tuple[float, float] = setting(
-        (1.0, 1.0), "Share of the bank beyond which none of those of --hard lies.", low=0, high=1
+    cross_band_end: tuple[float, float] = setting(
+        (1.0, 1.0), "Share of the bank beyond which none of those of --cross-topk lies.", low=0, high=1
     )
-    max_age: int = setting(
+    bank_max_age: int = setting(
         0, "Rows of the bank written more steps ago than this are no negatives; 0 for no limit.", low=0
     )
-    candidates: str = setting(
+    cross_candidates: str = setting(
         "bank",
-        "Where those of --hard come from: the memory bank of all frames, or the negatives of the batch.",
+        "Where those of --cross-topk come from: the memory bank of all frames, or the negatives of the batch.",
         choices=("bank", "batch"),
     )
     in_batch: bool = setting(
@@ -75,62 +75,69 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         "How the window of the intra-video negatives closes, and by how much all A:B move; see --show-curriculum.",
         choices=tuple(CURRICULA),
     )
-    floor: float = setting(0.15, "The window stays above this share of its first size.", low=0, high=1)
+    intra_floor: float = setting(0.15, "The window stays above this share of its first size.", low=0, high=1)
 
     def check(self) -> None:
         if self.symmetric and self.batch_norm == "shuffle":
             raise UsageError("--batch-norm shuffle is about keys, and --symmetric has none; add --no-symmetric")
-        if not (min(self.hard) or min(self.negatives) or self.in_batch):
-            raise UsageError("--negatives 0 --hard 0 --no-in-batch leaves no negatives at all; remove one of them")
-        banded = (self.band_start, self.band_end) != ((0, 0), (1, 1))
-        if self.candidates == "batch":
-            if min(self.negatives) == 0:
-                raise UsageError("--candidates batch needs --negatives of at least 1: they are the candidates")
-            if self.mining == "bank":
+        if not (min(self.cross_topk) or min(self.intra_negatives) or self.in_batch):
+            raise UsageError(
+                "--intra-negatives 0 --cross-topk 0 --no-in-batch leaves no negatives at all; remove one of them"
+            )
+        banded = (self.cross_band_start, self.cross_band_end) != ((0, 0), (1, 1))
+        if self.cross_candidates == "batch":
+            if min(self.intra_negatives) == 0:
                 raise UsageError(
-                    "--mining bank encodes no negatives, and --candidates batch needs them; remove one of them"
+                    "--cross-candidates batch needs --intra-negatives of at least 1: they are the candidates"
+                )
+            if self.intra_mining == "bank":
+                raise UsageError(
+                    "--intra-mining bank encodes no negatives, and --cross-candidates batch needs them;"
+                    " remove one of them"
                 )
             if banded:
-                raise UsageError("--band-start and --band-end choose from the bank; they need --candidates bank")
-            if self.max_age and not any(self.hard_share):
                 raise UsageError(
-                    "--max-age has no effect with --candidates batch and without --hard-share: the bank is not asked;"
-                    " remove it"
+                    "--cross-band-start and --cross-band-end choose from the bank; they need --cross-candidates bank"
                 )
-        if self.mining == "bank" and any(self.hard_share):
+            if self.bank_max_age and not any(self.intra_hard_share):
+                raise UsageError(
+                    "--bank-max-age has no effect with --cross-candidates batch and without --intra-hard-share:"
+                    " the bank is not asked; remove it"
+                )
+        if self.intra_mining == "bank" and any(self.intra_hard_share):
             raise UsageError(
-                "--hard-share has no effect with --mining bank, where all are the hardest of the window; remove it, or"
-                " add --mining encode"
+                "--intra-hard-share has no effect with --intra-mining bank, where all are the hardest of the window;"
+                " remove it, or add --intra-mining encode"
             )
-        for start, end in zip(self.band_start, self.band_end, strict=True):
+        for start, end in zip(self.cross_band_start, self.cross_band_end, strict=True):
             if start >= end:
-                raise UsageError(f"--band-start {start:g} is not below --band-end {end:g}")
+                raise UsageError(f"--cross-band-start {start:g} is not below --cross-band-end {end:g}")
 
     def check_data(self, table: FrameTable, name: str) -> None:
-        if self.candidates == "bank":
+        if self.cross_candidates == "bank":
             super().check_data(table, name)
 
     def has_keys(self) -> bool:
         return not self.symmetric
 
     def tuples(self) -> str:
-        if self.mining == "bank":
+        if self.intra_mining == "bank":
             return "pair"
-        return "full" if self.candidates == "batch" else "mined"
+        return "full" if self.cross_candidates == "batch" else "mined"
 
     def make_curriculum(self) -> Curriculum:
         return Curriculum(
             self.curriculum,
-            floor=self.floor,
-            negatives=self.negatives,
-            hard_share=(1.0, 1.0) if self.mining == "bank" else self.hard_share,
-            hard=self.hard,
-            band_start=self.band_start,
-            band_end=self.band_end,
+            intra_floor=self.intra_floor,
+            intra_negatives=self.intra_negatives,
+            intra_hard_share=(1.0, 1.0) if self.intra_mining == "bank" else self.intra_hard_share,
+            cross_topk=self.cross_topk,
+            cross_band_start=self.cross_band_start,
+            cross_band_end=self.cross_band_end,
         )
 
     def max_row_age(self) -> int | None:
-        return self.max_age or None
+        return self.bank_max_age or None
 
     def stage_metrics(self, stage: Stage) -> dict[str, Any]:
         return dataclasses.asdict(stage)
@@ -190,11 +197,11 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         candidates, members = self._candidates(network, bank, plan, tuples, query, encoded)
         synthetic = soft_negative(query, candidates, members >= 0, self.tau)
         negatives, valid = encoded, tuples.valid[:, 2:]
-        if self.mining == "bank" and stage.intra and stage.negatives:
+        if self.intra_mining == "bank" and stage.intra and stage.intra_negatives:
             anchors = tuples.frame_ids[:, view]
             limit = self.max_row_age()
             found = bank.intra(
-                anchors, query.detach(), stage.window, stage.negatives, max_age=limit, step=plan.step
+                anchors, query.detach(), stage.window, stage.intra_negatives, max_age=limit, step=plan.step
             ).frame_ids
             negatives, valid = bank.rows(found), found >= 0
         counted = negatives.shape[1] if stage.intra else 0
@@ -227,16 +234,18 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         from usucl_fast.mining import nearest_in
 
         stage = plan.stage
-        if self.candidates == "batch":
+        if self.cross_candidates == "batch":
             valid = _places(plan.valid[:, 2:], network)
             buffer, of = encoded.detach().flatten(0, 1)[valid], tuples.frame_ids[:, 2:].flatten()[valid]
-            nearest = nearest_in(query, buffer, stage.hard)
+            nearest = nearest_in(query, buffer, stage.cross_topk)
             return buffer[nearest], of[nearest]
-        if not stage.hard:
+        if not stage.cross_topk:
             return query.new_empty(len(query), 0, self.dim), tuples.frame_ids.new_empty(len(query), 0)
         exclude = None if self.exclude == "none" else tuples.video
         limit = self.max_row_age()
-        found = bank.cross(query.detach(), exclude, stage.hard, max_age=limit, step=plan.step, band=stage.band)
+        found = bank.cross(
+            query.detach(), exclude, stage.cross_topk, max_age=limit, step=plan.step, band=stage.cross_band
+        )
         return bank.rows(found.frame_ids), found.frame_ids
 
 
@@ -275,14 +284,14 @@ def reference() -> Usucl:
         init=IMAGENET,
         channels=3,
         reach=REACH,
-        mining="encode",
-        hard=(4, 4),
-        candidates="batch",
+        intra_mining="encode",
+        cross_topk=(4, 4),
+        cross_candidates="batch",
         in_batch=False,
         symmetric=False,
         exclude="none",
         curriculum="published-cosine",
-        floor=0.0,
+        intra_floor=0.0,
         tau=0.07,
         head_norm=False,
         key_momentum=(0.999, 0.999),
