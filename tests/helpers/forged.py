@@ -12,10 +12,12 @@ def reseal(folder: Path, **changes: Any) -> None:
     """Changes fields of the manifest, and makes all checksums in it those of the files that are there."""
     manifest = read_manifest(folder)
     files = {name: FileRecord.of(folder / name) for name in manifest.files}
-    replace(manifest, **{"files": files, **changes}).write(folder)
+    replace(manifest, **{"files": files, **changes}).write(folder, ())
 
 
 def change_videos(folder: Path, change: Callable[[VideoRecord], VideoRecord]) -> None:
     """Replaces what is known of each video."""
-    VideoTable.of([change(video) for video in open_shards(folder).table.videos]).save(folder / "videos.npz")
-    reseal(folder)
+    videos = [change(video) for video in open_shards(folder).table.videos]
+    VideoTable.of(videos).save(folder / "videos.npz")
+    files = {name: FileRecord.of(folder / name) for name in read_manifest(folder).files}
+    replace(read_manifest(folder), files=files).write(folder, videos)

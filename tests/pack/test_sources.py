@@ -98,6 +98,8 @@ def test_a_name_that_is_not_utf8_is_told_apart(tmp_path: Path) -> None:
         ("video,label\na.mp4,x\na.mp4,y\n", "more than once"),
         ("video,label\na.mp4,x,y,z\n", "entry 1 has more fields than the header"),
         ("video,colour\na.mp4,x\n", "has none of the columns label, group, split"),
+        ("video,label,Label \na.mp4,x,y\n", "has the column 'label' more than once"),
+        ("video,groups\na.mp4,x\n", "has a column 'groups'; if group is meant"),
         ("", "needs a column video"),
         ("video,label\n\0\n", "readable|zero byte|not in SOURCE"),
     ],
@@ -106,6 +108,23 @@ def test_wrong_labels_are_refused(videos: Path, tmp_path: Path, text: str, messa
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_labels(tmp_path / "l.csv", find_sources([videos])[0])
+
+
+def test_columns_and_names_are_taken_as_they_are_meant(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "herz-u\u0308.mp4").touch()  # as macOS writes it
+    (tmp_path / "v" / "b.mp4").touch()
+    text = "\ufeff Video ,LABEL, Group,age\nherz-\u00fc.mp4, lung ,mu\u0308ller,40\nb.mp4,NA,m\u00fcller,nan\n"
+    (tmp_path / "L.CSV").write_text(text, encoding="utf-8")
+    b, heart = read_labels(tmp_path / "L.CSV", find_sources([tmp_path / "v"])[0])
+    assert (heart.label, heart.group, b.label, b.group) == ("lung", "m\u00fcller", "", "m\u00fcller")
+
+
+def test_half_a_letter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "l.jsonl").write_text('{"video": "a.mp4", "label": "\\ud800"}')
+    with pytest.raises(UsageError, match=r"entry 1, label .* is no Unicode text"):
+        read_labels(tmp_path / "l.jsonl", find_sources([tmp_path])[0])
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -131,7 +150,7 @@ def test_a_list_stands_for_a_folder(tmp_path: Path, suffix: str) -> None:
         ("l.csv", "path,id\na.mp4,x\na.mp4,x\n", "names 'x' more than once"),
         ("l.csv", "path\n", "lists no video"),
         ("l.jsonl", '{"path": "a.mp4"}\n[]\n', "not a readable"),
-        ("l.jsonl", '{"id": "x"}\n', "entry 1 has no path"),
+        ("l.jsonl", '{"id": "x"}\n', "needs a column path"),
         ("l.jsonl", "{", "not a readable"),
     ],
 )

@@ -45,7 +45,7 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, "tor
             groups.
         DataError: images do not exist or do not decode.
     """
-    rows = read_rows(path, str(path), {"path", "label"})
+    rows = read_rows(path, str(path), {"path", "label"}, ("path", "label", "video", "group"))
     if not rows:
         raise UsageError(f"{path} lists no image")
     for number, row in enumerate(rows, 1):

@@ -286,7 +286,7 @@ def _claim(job: _Job, overwrite: bool) -> None:
     facts = [
         asdict(job.settings),
         job.pseudonyms and job.pseudonyms.fingerprint,
-        job.known and job.known.manifest.sha256,
+        job.known and FileRecord.of(job.out / MANIFEST).sha256,
         [[order.name, order.digest, [file.stat().st_mtime_ns for file in order.source.files]] for order in job.orders],
     ]
     digest = {"job": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
@@ -345,7 +345,7 @@ def _pack(job: _Job) -> None:
     )
     summary = _summary(manifest, writer.videos, outcome, time.perf_counter() - started, job.orders)
     write_json(job.partial / SUMMARY, {**summary, "duplicates": duplicates})
-    manifest.write(job.partial)
+    manifest.write(job.partial, writer.videos)
 
 
 def _append_all(job: _Job, writer: ShardWriter) -> _Outcome:

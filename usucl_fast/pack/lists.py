@@ -1,8 +1,10 @@
 """What a list says of the videos: which they are, their labels, groups and splits."""
 
 import csv
+import difflib
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +16,8 @@ from usucl_fast.pack.sources import Source, source_of
 
 LISTS = frozenset((".csv", ".jsonl"))
 FACTS = ("label", "group", "split")
+NOTHING = frozenset(("na", "nan", "n/a", "null", "none"))
+"""Texts that programs write where there is nothing."""
 
 
 def read_list(path: Path) -> list[Source]:
@@ -26,7 +30,7 @@ def read_list(path: Path) -> list[Source]:
         UsageError: the file is no such list, or names a video that does not exist, or one name twice.
     """
     sources: dict[str, Source] = {}
-    for number, row in enumerate(read_rows(path, f"SOURCE {path}", {"path"}), 1):
+    for number, row in enumerate(read_rows(path, f"SOURCE {path}", {"path"}, ("path", "id", *FACTS)), 1):
         file = path.parent / row["path"]
         if not row["path"] or not file.exists():
             raise UsageError(f"SOURCE {path}: entry {number}, {row['path']!r}, does not exist beside the list")
@@ -47,22 +51,23 @@ def read_labels(path: Path, sources: list[Source]) -> list[Source]:
     Raises:
         UsageError: the file is no such table, names a video twice, or names one that is not among `sources`.
     """
-    known = {source.name: source for source in sources}
-    rows = read_rows(path, f"--labels {path}", {"video"})
+    known = {_one_form(source.name): source for source in sources}
+    rows = read_rows(path, f"--labels {path}", {"video"}, ("video", *FACTS))
     if not any(row.keys() & set(FACTS) for row in rows):
         raise UsageError(f"--labels {path}: has none of the columns {', '.join(FACTS)}")
-    missing = [row["video"] for row in rows if row["video"] not in known]
+    names = [_one_form(row["video"]) for row in rows]
+    missing = [name for name in names if name not in known]
     if missing:
         raise UsageError(
             f"--labels {path}: {len(missing)} of its {len(rows)} videos are not in SOURCE, first {missing[0]!r};"
             " names are paths relative to SOURCE"
         )
-    twice = [name for name, count in Counter(row["video"] for row in rows).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UsageError(f"--labels {path}: names {twice[0]!r} more than once")
-    for row in rows:
-        known[row["video"]] = replace(known[row["video"]], **_facts(row))
-    return [known[source.name] for source in sources]
+    for name, row in zip(names, rows, strict=True):
+        known[name] = replace(known[name], **_facts(row))
+    return [known[_one_form(source.name)] for source in sources]
 
 
 def group_by_name(sources: list[Source], pattern: str) -> list[Source]:
@@ -93,30 +98,77 @@ def _facts(row: dict[str, str]) -> dict[str, Any]:
     return {column: row[column] for column in FACTS if column in row}
 
 
-def read_rows(path: Path, what: str, needed: Iterable[str]) -> list[dict[str, str]]:
+def read_rows(path: Path, what: str, needed: Iterable[str], known: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header, or of a JSONL file, as texts by column; empty where there is none.
+
+    Column names are taken without capitals and the spaces around them. A label, group or split `NA` or `nan` stands for
+    none, and they are brought into one form of Unicode (NFC): letters may be written in several ways that look alike.
+
+    Args:
+        path: the file.
+        what: what it is, for messages.
+        needed: columns that it must have.
+        known: columns that it may have. Others are passed over.
+
+    Raises:
+        UsageError: it is no such file, lacks a column, has one twice, or one that is nearly called like a known one.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            if path.suffix.lower() == ".jsonl":
+            is_jsonl = path.suffix.lower() == ".jsonl"
+            if is_jsonl:
                 rows = [json.loads(line) for line in file if line.strip()]
                 if not all(isinstance(row, dict) for row in rows):
                     raise ValueError("a line is not a JSON object")
+                columns = list(dict.fromkeys(column for row in rows for column in row))
             else:
                 reader = csv.DictReader(file)
-                absent = set(needed) - set(reader.fieldnames or ())
-                if absent:
-                    raise UsageError(f"{what}: needs a column {min(absent)}, has {sorted(reader.fieldnames or ())}")
+                columns = list(reader.fieldnames or ())
                 rows = list(reader)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UsageError(f"{what}: not a readable CSV or JSONL file in UTF-8 ({error})") from error
+    meant = _columns(columns, what, needed if columns or not is_jsonl else (), known)
     texts = []
     for number, row in enumerate(rows, 1):
         if None in row:
             raise UsageError(f"{what}: entry {number} has more fields than the header")
-        text = {key: "" if value is None else str(value).strip() for key, value in row.items()}
+        text = {meant[column]: _text(meant[column], value) for column, value in row.items() if column in meant}
         absent = set(needed) - text.keys()
         if absent:
             raise UsageError(f"{what}: entry {number} has no {min(absent)}")
-        if any("\0" in value for value in text.values()):
-            raise UsageError(f"{what}: entry {number} holds a zero byte")
+        for column, value in text.items():
+            if "\0" in value:
+                raise UsageError(f"{what}: entry {number} holds a zero byte")
+            if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise UsageError(f"{what}: entry {number}, {column} {value!r}, is no Unicode text (half a letter)")
         texts.append(text)
     return texts
+
+
+def _columns(columns: list[str], what: str, needed: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """What each column is, by its name as written."""
+    meant: dict[str, str] = {}
+    for column in columns:
+        name = unicodedata.normalize("NFC", str(column)).strip().lower()
+        if name in meant.values():
+            raise UsageError(f"{what}: has the column {name!r} more than once; remove all but one")
+        near = difflib.get_close_matches(name, set(known) - {name}, 1, cutoff=0.8)
+        if name not in known and near:
+            raise UsageError(f"{what}: has a column {column!r}; if {near[0]} is meant, rename it, or else remove it")
+        meant[column] = name
+    absent = set(needed) - set(meant.values())
+    if absent:
+        raise UsageError(f"{what}: needs a column {min(absent)}, has {sorted(columns)}")
+    return meant
+
+
+def _text(column: str, value: Any) -> str:
+    text = "" if value is None else str(value).strip()
+    if column not in FACTS:  # a name is as its file has it
+        return text
+    return "" if text.lower() in NOTHING else unicodedata.normalize("NFC", text)
+
+
+def _one_form(name: str) -> str:
+    """A name in one form of Unicode: it may be written in several ways that look alike."""
+    return unicodedata.normalize("NFC", name)

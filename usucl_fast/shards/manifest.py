@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import write_json
 from usucl_fast.shards.settings import PackSettings
+from usucl_fast.shards.videos import VideoRecord
 
 FORMAT = "usucl-shards"
 FORMAT_VERSION = 3
@@ -18,6 +19,8 @@ MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1 << 28
 """More is no manifest of ours: that of ten million shards would be smaller."""
 
+LISTED = 1000
+"""Videos that a manifest lists, at most."""
 TAR_NAME = re.compile(r"usucl-[0-9]{6,}\.tar")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -78,7 +81,7 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says, but for what each video is: that is in the video table."""
+    """What `manifest.json` says; what each video is, the video table says."""
 
     settings: PackSettings
     salt: str = ""
@@ -93,15 +96,15 @@ class Manifest:
     """The files beside the tars, by name."""
     shards: tuple[ShardRecord, ...]
 
-    def write(self, folder: Path) -> None:
-        """Writes `manifest.json`, whole or not at all."""
-        content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
-        write_json(folder / MANIFEST, {**content, "sha256": _checksum(content)})
+    def write(self, folder: Path, videos: Sequence[VideoRecord]) -> None:
+        """Writes `manifest.json`, whole or not at all.
 
-    @property
-    def sha256(self) -> str:
-        """Of its content; see `shards/README.md`."""
-        return _checksum({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)})
+        videos: those of the video table; a few are listed too, for whoever opens the file, and nobody reads them there.
+        """
+        content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        if len(videos) <= LISTED:
+            content["videos"] = [asdict(video) for video in videos]
+        write_json(folder / MANIFEST, {**content, "sha256": _checksum(content)})
 
     @classmethod
     def read(cls, text: bytes, place: str) -> Self:
