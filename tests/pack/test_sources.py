@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,48 @@ def test_frame_folders_keep_gaps_and_take_any_image(tmp_path: Path, names: list[
     ]
     assert [at for _, at in found] == times
     assert np.allclose([value for value, _ in found], [0, 60, 120], atol=2)
+
+
+def test_shards_and_what_systems_leave_behind_are_no_videos(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    for folder in ("@eaDir", "__MACOSX", "out", "lost+found", ".ipynb_checkpoints"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "b.mp4").touch()
+    (tmp_path / "out" / "sectors-000.png").touch()
+    (tmp_path / "out" / "usucl-000000.tar").touch()
+    (tmp_path / "out" / "manifest.json").touch()
+    sources, others = find_sources([tmp_path])
+    assert [source.name for source in sources] == ["a.mp4"]
+    assert others == {"folders of the system's": 3, "folders of shards": 1}
+
+
+def test_what_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "notes").touch()
+    iterdir, opened = Path.iterdir, Path.open
+
+    def refuse(work: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def refused(path: Path, *arguments: Any) -> Any:
+            if path.name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return work(path, *arguments)
+
+        return refused
+
+    monkeypatch.setattr(Path, "iterdir", refuse(iterdir, "closed"))
+    monkeypatch.setattr(Path, "open", refuse(opened, "notes"))
+    sources, others = find_sources([tmp_path])
+    assert [source.name for source in sources] == ["a.mp4"]
+    assert others == {f"folder {tmp_path / 'closed'} (Permission denied)": 1, "without extension": 1}
+
+
+def test_a_colon_in_a_bare_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "x.mp4", moving_texture(3, 32, 32, 0), "libx264")
+    (tmp_path / "x.mp4").rename(tmp_path / "2021-03-04T12:30:05.mp4")
+    monkeypatch.chdir(tmp_path)
+    (source,) = find_sources([Path()])[0]
+    assert len(list(open_video(source).pictures)) == 3
 
 
 def test_equal_names_in_two_roots_are_refused(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def _timed(pictures: Iterator[av.VideoFrame], step: float) -> Iterator[tuple[av.
 
 def _open(file: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(file), **LENIENT)
+        container = av.open(str(file.absolute()), **LENIENT)  # a colon in a bare name would be a protocol's
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(f"does not open: {_reason(error)}") from error
     streams = container.streams.video

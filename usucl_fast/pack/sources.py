@@ -19,6 +19,19 @@ IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 DICOM = frozenset((".dcm", ".dicom"))
 # fmt: on
 
+LITTER = frozenset(
+    (
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "#recycle",
+        "$recycle.bin",
+        "lost+found",
+        "system volume information",
+    )
+)
+"""Folders that systems leave behind, by their names in small letters."""
+
 Kind = Literal["container", "images", "dicom"]
 
 
@@ -45,8 +58,9 @@ def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[
     """Finds the videos in files and folders, sorted by name.
 
     A file whose extension is in `CONTAINERS` is a video, and so is a DICOM file of any name; a folder that holds
-    images and none of these is a video too, its images being the frames. Hidden files are passed over, and so are
-    symbolic links that lead out of the folder they were found in, unless `follow_links`.
+    images and none of these is a video too, its images being the frames. Hidden files, what systems leave behind,
+    shards and folders that may not be read are passed over, and so are symbolic links that lead out of the folder they
+    were found in, unless `follow_links`.
 
     Returns the sources and, by kind, how many files were none.
 
@@ -116,7 +130,12 @@ def _walk(
     """Yields every folder with its files. `root` and `above`, the folders on the way down, are resolved paths."""
     here = folder.resolve()
     files, folders = [], []
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:  # costs itself alone
+        others[f"folder {folder} ({error.strerror})"] += 1
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_symlink():
@@ -130,7 +149,12 @@ def _walk(
             if target in (*above, here):  # it leads back to where we came from
                 continue
         if entry.is_dir():
-            folders.append(entry)
+            if entry.name.lower() in LITTER:
+                others["folders of the system's"] += 1
+            elif any(entry.glob("usucl-*.tar")):
+                others["folders of shards"] += 1  # OUT, from the last time
+            else:
+                folders.append(entry)
         elif entry.is_file():
             files.append(entry)
     yield folder, files
@@ -152,9 +176,12 @@ def _is_video(file: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's mark; its name need not tell."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    """Whether the file has DICOM's mark; its name need not tell. One that cannot be read has none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _is_image(file: Path) -> bool:
