@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import Image
 
 from tests.helpers import SAMPLE
 from tests.helpers.commands import refused, tree, usucl_shard, usucl_train
+from tests.helpers.forged import change_videos
 from tests.helpers.processes import warm_processes
 from tests.helpers.training import curve, tiny_options
 from tests.helpers.videos import moving_texture, write_video
@@ -266,6 +268,19 @@ def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     refused(usucl_train("--show-curriculum", "--resume"), "--resume needs --out")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_terminal_without_all_letters_is_no_end(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(SAMPLE, tmp_path / "s"))
+    change_videos(copy, lambda video: replace(video, label="h\u00fcfte"))
+    done = subprocess.run(
+        [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()", "list", str(copy)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"h\\xfcfte" in done.stdout
 
 
 def test_show_curriculum_of_a_run(tmp_path: Path) -> None:

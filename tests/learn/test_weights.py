@@ -137,6 +137,23 @@ def test_old_and_half_precise_files(tmp_path: Path) -> None:
     assert torch.equal(found["conv1.weight"], state["conv1.weight"].float())
 
 
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.target_encoder.net."]
+)
+def test_what_wrappers_put_before_names(tmp_path: Path, prefix: str) -> None:
+    weights = torchvision.models.resnet18().state_dict()
+    state = {prefix + name: tensor for name, tensor in weights.items()}
+    state[f"{prefix}prototypes.weight"] = torch.zeros(3, 2)  # SwAV's
+    torch.save(state, tmp_path / "x.pth")
+    assert torch.equal(read_backbone(tmp_path / "x.pth", "resnet18")["conv1.weight"], weights["conv1.weight"])
+
+
+def test_averaged_weights_come_first(tmp_path: Path) -> None:
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save({"state_dict": {n: 0 * t for n, t in weights.items()}, "state_dict_ema": weights}, tmp_path / "x.pth")
+    assert read_backbone(tmp_path / "x.pth", "resnet18")["conv1.weight"].abs().sum() > 0
+
+
 def test_reading_draws_nothing(tmp_path: Path) -> None:
     torch.save(trained("resnet18"), tmp_path / "file.pth")
     before = torch.get_rng_state()

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import io
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +35,9 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # not every terminal has every letter, and none is worth an end
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         with _one_line(ctx):
             return super().invoke(ctx)
 

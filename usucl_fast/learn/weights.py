@@ -19,8 +19,10 @@ from usucl_fast.learn.checkpoint import NETWORK, QUERY_BACKBONE
 from usucl_fast.learn.config import IMAGENET
 from usucl_fast.learn.run_folder import RunFolder
 
-ENVELOPES = ("state_dict", NETWORK, "model")
-"""Keys under which checkpoints keep the weights, one within another too."""
+ENVELOPES = ("state_dict_ema", "state_dict", NETWORK, "model")
+"""Keys under which checkpoints keep the weights, one within another too; averaged ones first, as timm does."""
+COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of whatever it wraps."""
 
 PREFIXES = tuple(
     wrapper + place
@@ -34,6 +36,7 @@ PREFIXES = tuple(
             "backbone.",  # lightly
             "features.",  # USCL
             "encoder.",
+            "target_encoder.net.",  # BYOL's, of PyTorch Lightning Bolts and others
         ),
     )
 )
@@ -43,6 +46,7 @@ HEADS = frozenset(
     (
         *("fc", "classifier", "head", "head_dist", "heads", "last_linear", "linear", "l1", "l2"),
         *("mlp", "predictor", "prediction_head", "projector", "projection", "projection_head"),
+        "prototypes",  # SwAV
     )
 )
 """Modules beside a backbone's own that are no part of it: classifiers, projectors, predictors."""
@@ -82,7 +86,8 @@ def unwrap(state: Any) -> dict[str, Tensor]:
     while isinstance(state, Mapping):
         inner = next((state[key] for key in ENVELOPES if isinstance(state.get(key), Mapping)), None)
         if inner is None:
-            return {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+            tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+            return {name.replace(COMPILED, ""): value for name, value in tensors.items()}
         state = inner
     return {}
 
