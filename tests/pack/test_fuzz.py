@@ -112,7 +112,8 @@ def test_damaged_lists(tmp_path: Path, kind: str) -> None:
     for name in ("a ü.mp4", "b.mp4", "c.mp4"):
         (tmp_path / name).write_bytes(b"x")
     if kind == "jsonl":
-        whole = '{"path": "a ü.mp4", "group": 1}\n{"path": "b.mp4", "split": "val"}\n'.encode()
+        group = "a hospital's own, long name for one of its patients"  # damage to it is no fault of the list
+        whole = f'{{"path": "a ü.mp4", "group": "{group}"}}\n{{"path": "b.mp4", "split": "val"}}\n'.encode()
     else:
         whole = 'path,group,label\n"a ü.mp4",1,x\nb.mp4,"2, 3",\n'.encode()
     if kind == "labels":

@@ -16,7 +16,7 @@ from usucl_fast.pack.sources import Source, source_of
 
 LISTS = frozenset((".csv", ".jsonl"))
 FACTS = ("label", "group", "split")
-NOTHING = frozenset(("na", "nan", "n/a", "null", "none"))
+NOTHING = frozenset(("na", "nan", "n/a"))
 """Texts that programs write where there is nothing."""
 
 
