@@ -149,7 +149,7 @@ def _columns(columns: list[str], what: str, needed: Iterable[str], known: Iterab
     """What each column is, by its name as written."""
     meant: dict[str, str] = {}
     for column in columns:
-        name = unicodedata.normalize("NFC", str(column)).strip().lower()
+        name = _one_form(str(column)).strip().lower()
         if name in meant.values():
             raise UsageError(f"{what}: has the column {name!r} more than once; remove all but one")
         near = difflib.get_close_matches(name, set(known) - {name}, 1, cutoff=0.8)
@@ -166,9 +166,9 @@ def _text(column: str, value: Any) -> str:
     text = "" if value is None else str(value).strip()
     if column not in FACTS:  # a name is as its file has it
         return text
-    return "" if text.lower() in NOTHING else unicodedata.normalize("NFC", text)
+    return "" if text.lower() in NOTHING else _one_form(text)
 
 
 def _one_form(name: str) -> str:
-    """A name in one form of Unicode: it may be written in several ways that look alike."""
+    """A text in one form of Unicode: it may be written in several ways that look alike."""
     return unicodedata.normalize("NFC", name)
