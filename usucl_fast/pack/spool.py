@@ -26,7 +26,7 @@ from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.picture import Storage, has_color, luma
 from usucl_fast.pack.sector import Polygon, Sector, similar
 from usucl_fast.pack.sources import Source
-from usucl_fast.pack.video import Header, thin
+from usucl_fast.pack.video import Header, Kept, thin
 from usucl_fast.shards import BLOCK, MEMBER_SUFFIX, ROW, MemberHeader, PackSettings, VideoRecord
 
 # The sector is looked for in the first frames, which wait for the answer; every so many later ones are asked too.
@@ -38,7 +38,7 @@ REARM_SECONDS = 0.1  # setting the time limit anew starts a thread, which takes 
 
 MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves"  # how a sector is found
 
-Pictures = Iterator[tuple[av.VideoFrame, float]]
+Pictures = Iterator[Kept]
 
 
 class TooShortError(DecodeError):
@@ -150,7 +150,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
     warning = _check_annotation(video.header, settings)
     pictures = limit.each(thin(video, settings.every, settings.fps))
     early = _take_early(pictures)
-    first, shown = early[0][0], len(early) // 2
+    first, shown = early[0].picture, len(early) // 2
     stages.lap("decode")
 
     motion = None
@@ -160,8 +160,8 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
             from usucl_fast.pack.motion import Motion  # brings SciPy, which the command's own process need not import
 
             motion = Motion(first.height, first.width, video.header.regions if video.header else ())
-            for picture, _ in early:
-                motion.add(luma(picture))
+            for one in early:
+                motion.add(luma(one.picture))
             way = _with_sector(way, motion.sector(), video.header, size)
         else:
             way = replace(way, sector=_given(order.outline, size), how=FILE)
@@ -183,7 +183,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
     stages.lap("clean")
 
     with order.path.open("wb") as file:
-        for number, (picture, at) in enumerate(itertools.chain(_drain(early), pictures)):
+        for number, (picture, at, _) in enumerate(itertools.chain(_drain(early), pictures)):
             stages.lap("decode")
             if way.grey and settings.color == "auto" and has_color(picture, sector.box):
                 raise _AnotherWayError(replace(way, grey=False, sector=None if motion else sector))
@@ -326,12 +326,12 @@ def is_late(path: Path) -> bool:
     return late.exists() and late.stat().st_size > 0
 
 
-def _take_early(pictures: Pictures) -> deque[tuple[av.VideoFrame, float]]:
-    early: deque[tuple[av.VideoFrame, float]] = deque()
+def _take_early(pictures: Pictures) -> deque[Kept]:
+    early: deque[Kept] = deque()
     room = float(EARLY_BYTES)
-    for picture, at in pictures:
-        early.append((picture, at))
-        room -= sum(plane.buffer_size for plane in picture.planes)
+    for kept in pictures:
+        early.append(kept)
+        room -= sum(plane.buffer_size for plane in kept.picture.planes)
         if len(early) == EARLY_FRAMES or room < 0:
             break
     if not early:
@@ -339,6 +339,6 @@ def _take_early(pictures: Pictures) -> deque[tuple[av.VideoFrame, float]]:
     return early
 
 
-def _drain(early: deque[tuple[av.VideoFrame, float]]) -> Pictures:
+def _drain(early: deque[Kept]) -> Pictures:
     while early:
         yield early.popleft()  # and its memory is free

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import av
 
@@ -30,6 +31,18 @@ class Header:
     regions: tuple[Box, ...]
 
 
+class Kept(NamedTuple):
+    """A picture that is packed.
+
+    time: in seconds from the video's first picture.
+    number: of the picture in its source, from 0.
+    """
+
+    picture: av.VideoFrame
+    time: float
+    number: int
+
+
 @dataclass(frozen=True)
 class Video:
     """An opened source.
@@ -47,7 +60,7 @@ class Video:
     header: Header | None = None
 
 
-def thin(video: Video, every: int, fps: float) -> Iterator[tuple[av.VideoFrame, float]]:
+def thin(video: Video, every: int, fps: float) -> Iterator[Kept]:
     """The pictures that are kept: of `every` so many one, or, where `fps` is not 0, so many a second.
 
     Raises:
@@ -64,4 +77,4 @@ def thin(video: Video, every: int, fps: float) -> Iterator[tuple[av.VideoFrame, 
             due = (math.floor(time * fps + 1e-6) + 1) / fps
         elif number % every:
             continue
-        yield picture, time
+        yield Kept(picture, time, number)
