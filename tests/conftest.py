@@ -53,7 +53,7 @@ def shards(videos: Path, made_once: Callable[..., Path]) -> Path:
     """Those videos, packed at 64 pixels into several shards."""
 
     def make(folder: Path) -> None:
-        sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
+        sources = read_labels([videos / "labels.csv"], find_sources([videos])[0])[0]
         pack(sources, folder / "shards", PackSettings(size=64, shard_mb=1), workers=2)
 
     return made_once("shards", make) / "shards"
@@ -67,7 +67,7 @@ def phantoms(made_once: Callable[..., Path]) -> Path:
         videos = folder / "videos"
         arguments = [str(videos), "--videos", "12", "--frames", "4", "--width", "96", "--height", "72"]
         assert CliRunner().invoke(make_phantoms.main, arguments).exit_code == 0
-        sources = read_labels(videos / "labels.csv", find_sources([videos])[0])
+        sources = read_labels([videos / "labels.csv"], find_sources([videos])[0])[0]
         pack(sources, folder / "shards", PackSettings(size=64), workers=1)
 
     return made_once("phantoms", make) / "shards"

@@ -25,7 +25,8 @@ from usucl_fast.cli.shard import main
 from usucl_fast.errors import UsageError
 from usucl_fast.pack import find_sources, pack
 from usucl_fast.pack.identity import Pseudonyms
-from usucl_fast.pack.lists import read_labels, read_list
+from usucl_fast.pack.labels import read_labels
+from usucl_fast.pack.lists import read_list
 from usucl_fast.shards import PackSettings, open_shards, verify
 
 FILES = int(os.environ.get("USUCL_FUZZ", "42"))
@@ -125,7 +126,7 @@ def test_damaged_lists(tmp_path: Path, kind: str) -> None:
         path.write_bytes(damage(whole, b"\0\xff\x00DICM", draw))
         message = ""
         try:
-            read = read_labels(path, sources) if kind == "labels" else read_list(path)
+            read, _ = read_labels([path], sources) if kind == "labels" else read_list(path)
             assert 0 < len(read) <= 3
         except UsageError as error:
             message = str(error)

@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.helpers.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_frame_folder, write_video
 from usucl_fast.errors import UsageError
-from usucl_fast.pack import find_sources, read_labels
+from usucl_fast.pack import by_name, find_sources, read_labels
 from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.identity import LONGEST_ID, escape, read_pseudonyms
-from usucl_fast.pack.lists import group_by_name, read_list
+from usucl_fast.pack.lists import read_list
 
 
 def test_sources_are_found_by_kind(videos: Path) -> None:
@@ -138,20 +138,20 @@ def test_a_name_that_is_not_utf8_is_told_apart(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("video,label\nno.mp4,x\n", r"1 of its 1 videos are not in SOURCE, first 'no\.mp4'"),
-        ("file,label\na.mp4,x\n", "needs a column video"),
+        ("name,label\na.mp4,x\n", "needs a column video"),
         ("video,label\na.mp4,x\na.mp4,y\n", "more than once"),
         ("video,label\na.mp4,x,y,z\n", "entry 1 has more fields than the header"),
         ("video,colour\na.mp4,x\n", "has none of the columns label, group, split"),
         ("video,label,Label \na.mp4,x,y\n", "has the column 'label' more than once"),
         ("video,groups\na.mp4,x\n", "has a column 'groups'; if group is meant"),
-        ("", "needs a column video"),
+        ("", "has none of the columns"),
         ("video,label\n\0\n", "readable|zero byte|not in SOURCE"),
     ],
 )
 def test_wrong_labels_are_refused(videos: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
-        read_labels(tmp_path / "l.csv", find_sources([videos])[0])
+        read_labels([tmp_path / "l.csv"], find_sources([videos])[0])
 
 
 def test_columns_and_names_are_taken_as_they_are_meant(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_columns_and_names_are_taken_as_they_are_meant(tmp_path: Path) -> None:
     (tmp_path / "v" / "b.mp4").touch()
     text = "\ufeff Video ,LABEL, Group,age\nherz-\u00fc.mp4, lung ,mu\u0308ller,40\nb.mp4,NA,m\u00fcller,nan\n"
     (tmp_path / "L.CSV").write_text(text, encoding="utf-8")
-    b, heart = read_labels(tmp_path / "L.CSV", find_sources([tmp_path / "v"])[0])
+    b, heart = read_labels([tmp_path / "L.CSV"], find_sources([tmp_path / "v"])[0])[0]
     assert (heart.label, heart.group, b.label, b.group) == ("lung", "m\u00fcller", "", "m\u00fcller")
 
 
@@ -168,7 +168,7 @@ def test_half_a_letter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     (tmp_path / "l.jsonl").write_text('{"video": "a.mp4", "label": "\\ud800"}')
     with pytest.raises(UsageError, match=r"entry 1, label .* is no Unicode text"):
-        read_labels(tmp_path / "l.jsonl", find_sources([tmp_path])[0])
+        read_labels([tmp_path / "l.jsonl"], find_sources([tmp_path])[0])
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -182,7 +182,8 @@ def test_a_list_stands_for_a_folder(tmp_path: Path, suffix: str) -> None:
         rows = [{"path": "a b.mp4", "id": "one", "label": "lung", "group": "p1", "split": "train"}]
         rows.append({"path": "x/frames", "group": "p2"})
         path.write_text("\n".join(json.dumps(row) for row in rows))
-    one, frames = read_list(path)
+    (one, frames), note = read_list(path)
+    assert note.endswith("uses path, id, label, group, split")
     assert (one.name, one.label, one.group, one.split, one.kind) == ("one", "lung", "p1", "train", "container")
     assert (frames.name, frames.group, frames.kind, len(frames.files)) == ("x/frames", "p2", "images", 3)
 
@@ -207,13 +208,13 @@ def test_wrong_lists_are_refused(tmp_path: Path, name: str, text: str, message: 
 
 def test_groups_from_names(videos: Path) -> None:
     sources = find_sources([videos])[0]
-    grouped = {source.name: source.group for source in group_by_name(sources, r"^(.)")}
+    grouped = {source.name: source.group for source in by_name(sources, "group", r"^(.)")}
     assert grouped["a.mp4"] == "a"
     assert grouped["deep/f.MPEG"] == "d"
     with pytest.raises(UsageError, match=r"finds no group in 'a\.mp4'"):
-        group_by_name(sources, "deep")
+        by_name(sources, "group", "deep")
     with pytest.raises(UsageError, match="not a regular expression"):
-        group_by_name(sources, "(")
+        by_name(sources, "group", "(")
 
 
 def test_escaped_names_are_safe_and_different() -> None:

@@ -46,4 +46,4 @@ def test_the_command_writes_videos_and_labels(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "v" / "phantom-005.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert [(frame.height, frame.width) for frame in container.decode(video=0)] == [(72, 96)] * 5
-    assert len(read_labels(tmp_path / "v" / "labels.csv", find_sources([tmp_path / "v"])[0])) == 6
+    assert len(read_labels([tmp_path / "v" / "labels.csv"], find_sources([tmp_path / "v"])[0])[0]) == 6

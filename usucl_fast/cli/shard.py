@@ -34,9 +34,16 @@ def main() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
-    help="CSV or JSONL with video (path relative to SOURCE) and any of label, group, split.",
+    multiple=True,
+    metavar="FILE|FOLDER|folder",
+    help="Table (CSV, TSV, JSONL, Excel) with video (path relative to SOURCE) and any of label, value, group, split; of"
+    " single frames with first and last, frame, or start and end in seconds; or JSON of Label Studio, XML of CVAT; or"
+    " the word folder: a video's folder in SOURCE is its label. May be given several times.",
 )
+@click.option(
+    "--label-fps", metavar="F", type=click.FloatRange(0, min_open=True), help="Frame rate that Label Studio was told."
+)
+@click.option("--label-regex", metavar="REGEX", help="Takes a video's label from its name: the first bracket.")
 @click.option("--group-regex", metavar="REGEX", help="Takes a video's group from its name: the first bracket.")
 @click.option(
     "--split",
@@ -134,7 +141,9 @@ def pack_command(
     ctx: click.Context,
     source: tuple[Path, ...],
     out: Path,
-    labels: Path | None,
+    labels: tuple[str, ...],
+    label_fps: float | None,
+    label_regex: str | None,
     group_regex: str | None,
     split: str | None,
     sector: str,
@@ -150,8 +159,8 @@ def pack_command(
     """Packs the ultrasound videos in SOURCE... into shards in the folder OUT.
 
     SOURCE is a video file (mp4, avi, mov, mpeg, gif and whatever else FFmpeg opens, or DICOM), a folder that is
-    searched for these and for folders of numbered images (video/00000.jpg), or a list: a .csv or .jsonl with path
-    and any of id, label, group, split.
+    searched for these and for folders of numbered images (video/00000.jpg), or a list: a .csv, .tsv, .xlsx or .jsonl
+    with path and any of id, label, group, split.
 
     The same command goes on where it was interrupted, and adds videos that are new in SOURCE to finished shards.
 
@@ -164,11 +173,12 @@ def pack_command(
     """
     if fps and settings["every"] > 1:
         raise UsageError("--every and --fps: give one of them")
-    sources, others = _find(source, follow_links)
-    if labels:
-        sources = pack.read_labels(labels, sources)
-    if group_regex:
-        sources = pack.group_by_name(sources, group_regex)
+    sources, others, notes = _find(source, follow_links)
+    sources, more = pack.read_labels(map(Path, labels), sources, label_fps)
+    notes += more
+    for fact, regex in (("group", group_regex), ("label", label_regex)):
+        if regex:
+            sources = pack.by_name(sources, fact, regex)
     pack.check_splits(sources)
     sector_from_file = sector not in ("auto", "none")
     chosen = PackSettings(
@@ -178,6 +188,8 @@ def pack_command(
         sector="file" if sector_from_file else sector,
         split=pack.parse_split(split) if split else {},
     )
+    for note in notes:
+        click.echo(note, err=True)
     hashes = any(pack.is_hashed(one, chosen) or one.kind == "dicom" for one in sources)
     try:
         summary = pack.pack(
@@ -189,6 +201,7 @@ def pack_command(
             pseudonyms=pack.read_pseudonyms(salt) if hashes else None,
             time_limit=time_limit,
             overwrite=overwrite,
+            notes=notes,
         )
     except KeyboardInterrupt:
         click.echo(f"{ctx.command_path}: interrupted; the same command goes on from here", err=True)
@@ -201,13 +214,15 @@ def pack_command(
         ctx.exit(1)
 
 
-def _find(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str]]:
+def _find(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:
+    """The sources, how many files were none by kind, and what a list was taken for."""
     lists = [path for path in paths if path.suffix.lower() in pack.LISTS and path.is_file()]
     if not lists:
-        return pack.find_sources(paths, follow_links=follow_links)
+        return *pack.find_sources(paths, follow_links=follow_links), []
     if len(paths) > 1:
         raise UsageError(f"SOURCE {lists[0]} is a list; give it alone")
-    return pack.read_list(lists[0]), Counter()
+    sources, note = pack.read_list(lists[0])
+    return sources, Counter(), [note]
 
 
 def _tell(out: Path, summary: dict[str, Any]) -> None:
@@ -260,17 +275,14 @@ def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
     from rich.table import Table
 
     table = open_given(shards, cache, cache_gb).table
-    shown = Table("first frame id", "frames", "size", "colour", "frames/s", "label", "group", "split", "video")
+    head = ["first frame id", "frames", "size", "colour", "frames/s", "label", "group", "split", "video"]
+    shown = Table(*head, *(["labels of frames"] if table.labels else []))
     for video, first in zip(table.videos, table.first_row[:-1].tolist(), strict=True):
         size, rate = f"{video.width}x{video.height}", f"{video.frame_rate:.4g}"
-        shown.add_row(
-            str(first),
-            str(video.frames),
-            size,
-            video.color,
-            rate,
-            *map(escape, (video.label, video.group, video.split, video.name)),
-        )
+        texts = [video.label, video.group, video.split, video.name]
+        if table.labels:
+            texts.append(table.labels.counts(slice(first, first + video.frames)))
+        shown.add_row(str(first), str(video.frames), size, video.color, rate, *map(escape, texts))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.evaluate.samples import Samples, Split
 from usucl_fast.machine import cores
-from usucl_fast.pack.lists import read_rows
+from usucl_fast.pack.tables import read_rows
 from usucl_fast.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, "tor
             groups.
         DataError: images do not exist or do not decode.
     """
-    rows = read_rows(path, str(path), {"path", "label"}, ("path", "label", "video", "group"))
+    rows = read_rows(path, str(path), {"path", "label"}, ("path", "label", "video", "group")).texts
     if not rows:
         raise UsageError(f"{path} lists no image")
     for number, row in enumerate(rows, 1):

@@ -1,7 +1,10 @@
 """Videos in, shards out.
 
 sources.py       files and folders -> the list of videos
-lists.py         what a list says of them: labels, groups, splits
+lists.py         a list of videos in place of a folder
+labels.py        what is known of them: labels, also of single frames, groups, splits
+tables.py        a table in a file -> its rows; annotations.py the files of Label Studio and CVAT
+segments.py      labelled segments of a video -> a label of each frame
 identity.py      what videos and patients are called in the shards
 outlines.py      the sector of each video, as a person says
 video.py         what an opened source is: pictures and their times

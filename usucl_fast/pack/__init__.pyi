@@ -5,13 +5,14 @@ from .job import SHEETS as SHEETS
 from .job import SUMMARY as SUMMARY
 from .job import is_hashed as is_hashed
 from .job import pack as pack
+from .labels import by_name as by_name
+from .labels import read_labels as read_labels
 from .limits import TIME_LIMIT as TIME_LIMIT
 from .lists import LISTS as LISTS
-from .lists import group_by_name as group_by_name
-from .lists import read_labels as read_labels
 from .lists import read_list as read_list
 from .outlines import read_outlines as read_outlines
 from .sources import Source as Source
 from .sources import find_sources as find_sources
 from .splits import check_splits as check_splits
 from .splits import parse_split as parse_split
+from .tables import read_rows as read_rows

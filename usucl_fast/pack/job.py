@@ -22,7 +22,7 @@ import json
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,10 @@ from usucl_fast.pack.writer import ShardWriter
 from usucl_fast.progress import Progress
 from usucl_fast.shards import (
     FORMAT,
+    FRAME_LABELS,
     FRAMES,
     MANIFEST,
     MEMBER_SUFFIX,
-    ROW,
     VIDEOS,
     FileRecord,
     FrameTable,
@@ -63,7 +63,7 @@ from usucl_fast.shards import (
 
 SPOOL = "spool"
 SECTORS, SHEETS, SUMMARY = "sectors.json", "sectors-*.png", "summary.json"
-OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, MANIFEST, SECTORS, SHEETS, SUMMARY)
+OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, FRAME_LABELS, MANIFEST, SECTORS, SHEETS, SUMMARY)
 SCAFFOLDING = (SPOOL, "job.json", "usucl-*.receipt")
 
 
@@ -90,6 +90,7 @@ class _Job:
     out: Path
     partial: Path
     workers: int
+    notes: Sequence[str]
 
 
 @dataclass
@@ -118,6 +119,7 @@ def pack(
     pseudonyms: Pseudonyms | None = None,
     time_limit: float = TIME_LIMIT,
     overwrite: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Packs `sources` into the shard folder `out` and returns its summary (also in `summary.json`).
 
@@ -128,6 +130,7 @@ def pack(
 
     outlines: by name of the source, polygons to keep of its picture, for the setting `sector="file"`.
     pseudonyms: hashes names and patients; needed where DICOM files are among the sources or names are hashed.
+    notes: how lists and labels were read, for the summary.
 
     Raises:
         UsageError: `out` holds something else, shards of other settings or changed videos; another job is unfinished
@@ -151,7 +154,7 @@ def pack(
     )
     if known and not orders:
         return _read_summary(out)
-    job = _Job(orders, settings, pseudonyms, known, out, partial, workers)
+    job = _Job(orders, settings, pseudonyms, known, out, partial, workers, notes)
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         _claim(job, overwrite)
@@ -229,7 +232,7 @@ def _order(
         id = name = pseudonyms.of("video", name)
     if pseudonyms and group and settings.names == "hash":
         group = pseudonyms.of("group", group)
-    facts = json.dumps([source.bytes, group, source.label, source.split, outline])
+    facts = json.dumps([source.bytes, group, source.label, source.split, outline, *map(asdict, source.segments)])
     # Keyed where the name is: the size of a file tells which one it is to whoever has the files.
     if pseudonyms and is_hashed(source, settings):
         digest = pseudonyms.of("source", facts)
@@ -312,8 +315,7 @@ def _pack(job: _Job) -> None:
         job.settings.shard_mb * 10**6,
         MEMBER_SUFFIX[job.settings.codec],
         known.manifest.shards if known else (),
-        known.table.videos if known else (),
-        np.array(known.table.rows) if known else np.empty(0, ROW),
+        known.table if known else None,
     )
     outcome = _append_all(job, writer)
     if known:
@@ -327,6 +329,7 @@ def _pack(job: _Job) -> None:
     tars = [job.partial / shard.name for shard in writer.shards]
     duplicates = find_duplicates(tars, rows, writer.videos, job.workers)
     before = {name: list(getattr(known.manifest, name)) if known else [] for name in outcome.gone}
+    tables = [job.partial / name for name in (FRAMES, VIDEOS, FRAME_LABELS)]
     manifest = Manifest(
         settings=job.settings,
         salt=job.pseudonyms.fingerprint if job.pseudonyms else known.manifest.salt if known else "",
@@ -338,13 +341,12 @@ def _pack(job: _Job) -> None:
             "bytes": sum(shard.bytes for shard in writer.shards),
         },
         files={
-            path.name: FileRecord.of(path)
-            for path in (job.partial / FRAMES, job.partial / VIDEOS, *sorted(job.partial.glob("sectors*")))
+            path.name: FileRecord.of(path) for path in (*tables, *sorted(job.partial.glob("sectors*"))) if path.exists()
         },
         shards=tuple(writer.shards),
     )
     summary = _summary(manifest, writer.videos, outcome, time.perf_counter() - started, job.orders)
-    write_json(job.partial / SUMMARY, {**summary, "duplicates": duplicates})
+    write_json(job.partial / SUMMARY, {**summary, "duplicates": duplicates, "notes": list(job.notes)})
     manifest.write(job.partial, writer.videos)
 
 

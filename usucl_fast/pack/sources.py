@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from usucl_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    from usucl_fast.pack.segments import Segment
 
 # fmt: off
 CONTAINERS = frozenset((
@@ -43,6 +46,7 @@ class Source:
         list, its `id` or else its `path`.
     files: the video file, or the images of a frame folder in order.
     bytes: their total size.
+    segments: labels and values of its frames.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Source:
     group: str = ""
     label: str = ""
     split: str = ""
+    segments: "tuple[Segment, ...]" = ()
 
 
 def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[list[Source], Counter[str]]:

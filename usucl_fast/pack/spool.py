@@ -25,6 +25,7 @@ from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.picture import Storage, has_color, luma
 from usucl_fast.pack.sector import Polygon, Sector, similar
+from usucl_fast.pack.segments import Timed, VideoLabels, label_frames
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.video import Header, Kept, thin
 from usucl_fast.shards import BLOCK, MEMBER_SUFFIX, ROW, MemberHeader, PackSettings, VideoRecord
@@ -79,6 +80,7 @@ class Spooled:
         where nothing was looked for.
     pair: uint8 `[h, w, 3]`, a frame before and after; without pixels where nothing was looked for.
     warning: what a person should look at.
+    labels: of its frames, where any has one.
     stages: seconds spent by stage.
     """
 
@@ -88,13 +90,18 @@ class Spooled:
     sector: dict[str, Any]
     pair: NDArray[np.uint8]
     warning: str
+    labels: VideoLabels | None
     stages: dict[str, float]
 
     def save(self, path: Path) -> None:
         """Writes all but the frames, whole or not at all."""
         facts = {**vars(self), "record": asdict(self.record), "rows": None, "pair": None}
+        arrays: dict[str, Any] = {"rows": self.rows, "pair": self.pair}
+        if self.labels:
+            facts["labels"] = self.labels.names
+            arrays |= {"label": self.labels.label, "value": self.labels.value, "segments": self.labels.segments}
         with write_whole(path) as file:
-            np.savez(file, rows=self.rows, pair=self.pair, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
+            np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
 
     @staticmethod
     def load(path: Path) -> "Spooled":
@@ -102,6 +109,8 @@ class Spooled:
         with np.load(path) as file:
             facts = json.loads(file["facts"].tobytes())
             facts |= {"record": VideoRecord(**facts["record"]), "rows": file["rows"], "pair": file["pair"]}
+            if facts["labels"]:
+                facts["labels"] = VideoLabels(facts["labels"], file["label"], file["value"], file["segments"])
             return Spooled(**facts)
 
 
@@ -148,7 +157,8 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
     settings = order.settings
     video = open_video(order.source)
     warning = _check_annotation(video.header, settings)
-    pictures = limit.each(thin(video, settings.every, settings.fps))
+    timed = Timed(video.pictures)
+    pictures = limit.each(thin(replace(video, pictures=iter(timed)), settings.every, settings.fps))
     early = _take_early(pictures)
     first, shown = early[0].picture, len(early) // 2
     stages.lap("decode")
@@ -178,12 +188,13 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
     )
     member = MemberHeader(order.id, MEMBER_SUFFIX[settings.codec])
     rows: list[tuple[int, float, int, int, int, int, int]] = []
+    numbers: list[int] = []
     pair = np.empty((0, 0, 3), np.uint8)
     checksum, length = hashlib.sha256(), 0
     stages.lap("clean")
 
     with order.path.open("wb") as file:
-        for number, (picture, at, _) in enumerate(itertools.chain(_drain(early), pictures)):
+        for number, (picture, at, in_source) in enumerate(itertools.chain(_drain(early), pictures)):
             stages.lap("decode")
             if way.grey and settings.color == "auto" and has_color(picture, sector.box):
                 raise _AnotherWayError(replace(way, grey=False, sector=None if motion else sector))
@@ -195,6 +206,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
             data = storage.encode(pixels)
             stages.lap("encode")
             rows.append((length + BLOCK, at, len(data), 0, 0, number, zlib.crc32(data)))
+            numbers.append(in_source)
             length += file.write(b"".join((member.of(number, len(data)), data, bytes(-len(data) % BLOCK))))
             checksum.update(data)
             stages.lap("write")
@@ -209,6 +221,11 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
     if len(rows) < settings.min_frames:
         raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
     warning = warning or _check_found(video.header, settings, way.how)
+    labels = None
+    if order.source.segments:
+        labels = label_frames(order.source.segments, timed.times, video.frame_rate).of(np.array(numbers))
+        if unseen := labels.unseen():
+            warning = "; ".join(filter(None, (warning, f"no frame that is kept has the label {', '.join(unseen)}")))
     patient = video.header.patient if video.header else ""
     record = VideoRecord(
         id=order.id,
@@ -232,6 +249,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
         {} if settings.sector == "none" else kept,
         pair,
         warning,
+        labels,
         dict(stages.seconds),
     )
 

@@ -12,8 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.files import write_json, write_whole
+from usucl_fast.pack.segments import VideoLabels
 from usucl_fast.pack.spool import Spooled
-from usucl_fast.shards import FRAMES, VIDEOS, ShardRecord, VideoRecord, VideoTable
+from usucl_fast.shards import (
+    FRAME_LABELS,
+    FRAMES,
+    ROW,
+    SEGMENT,
+    VIDEOS,
+    FrameLabels,
+    FrameTable,
+    ShardRecord,
+    Texts,
+    VideoRecord,
+    VideoTable,
+)
 
 END_OF_ARCHIVE = bytes(1024)
 
@@ -27,8 +40,7 @@ class ShardWriter:
     Beside every finished shard lies its **receipt**: whoever appends the same videos again, after an
     interruption, does not write these shards again, and no longer needs the spool files, which are deleted.
 
-    shards, videos, rows: what is known of all that is appended so far. They may begin with
-    the shards of an earlier packing, whose files lie elsewhere.
+    shards, videos: what is known of all that is appended so far.
     """
 
     def __init__(
@@ -36,16 +48,17 @@ class ShardWriter:
         folder: Path,
         shard_bytes: int,
         suffix: str,
-        shards: Iterable[ShardRecord],
-        videos: Iterable[VideoRecord],
-        rows: NDArray[np.void],
+        shards: Iterable[ShardRecord] = (),
+        table: FrameTable | None = None,
     ) -> None:
+        """shards, table: of an earlier packing, whose files lie elsewhere, and which is added to."""
         self.folder = folder
         self.shard_bytes = shard_bytes
         self.suffix = suffix
         self.shards = list(shards)
-        self.videos = list(videos)
-        self._rows = [rows]
+        self.videos: list[VideoRecord] = list(table.videos) if table else []
+        self._rows = [np.array(table.rows) if table else np.empty(0, ROW)]
+        self._labels = _LabelColumns(table.labels if table else None, len(self._rows[0]))
         self._begin()
 
     def _begin(self) -> None:
@@ -84,6 +97,7 @@ class ShardWriter:
             for row in rows
         ]
         self._rows.append(rows)
+        self._labels.append(video.labels, len(rows), len(self.videos))
         self.videos.append(video.record)
         self._length += video.length
 
@@ -118,4 +132,37 @@ class ShardWriter:
         VideoTable.of(self.videos).save(self.folder / VIDEOS)
         with write_whole(self.folder / FRAMES) as file:
             np.save(file, rows)
+        if labels := self._labels.joined():
+            labels.save(self.folder / FRAME_LABELS)
         return rows
+
+
+class _LabelColumns:
+    """The labels of all frames, appended video by video."""
+
+    def __init__(self, known: FrameLabels | None, frames: int) -> None:
+        self._codes = {name: code for code, name in enumerate(known.label.different if known else [""])}
+        self._parts: list[tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.void]]] = []
+        if known:
+            self._parts.append((known.label.codes, known.value, known.segments))
+        else:
+            self.append(None, frames, 0)
+        self._is_any = known is not None
+
+    def append(self, labels: VideoLabels | None, frames: int, video: int) -> None:
+        if not labels:
+            none = np.full(frames, self._codes.setdefault("", len(self._codes)), np.uint32)
+            self._parts.append((none, np.full(frames, np.nan, np.float32), np.empty(0, SEGMENT)))
+            return
+        codes = np.array([self._codes.setdefault(name, len(self._codes)) for name in labels.names], np.uint32)
+        segments = labels.segments.copy()
+        segments["video"], segments["label"] = video, codes[segments["label"]]
+        self._parts.append((codes[labels.label], labels.value, segments))
+        self._is_any = True
+
+    def joined(self) -> FrameLabels | None:
+        """All of them; None where no frame has one."""
+        if not self._is_any:
+            return None
+        codes, values, segments = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        return FrameLabels(Texts.coded(codes, list(self._codes)), values, segments)

@@ -4,6 +4,8 @@ settings.py       how videos are packed
 manifest.py       `manifest.json`: what a person reads, and the checksums
 videos.py         `videos.npz`: what is known of each video
 table.py          `frames.npy`: one integer names a frame
+frame_labels.py   `frame_labels.npz`: labels and values of single frames
+columns.py        columns of texts and numbers, as these tables are stored
 npy.py            NumPy's files, read with care
 members.py        a frame -> its header in a tar
 store.py          shards, opened: frame ids -> encoded bytes

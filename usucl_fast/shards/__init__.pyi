@@ -1,3 +1,7 @@
+from .columns import Texts as Texts
+from .frame_labels import FRAME_LABELS as FRAME_LABELS
+from .frame_labels import SEGMENT as SEGMENT
+from .frame_labels import FrameLabels as FrameLabels
 from .manifest import FORMAT as FORMAT
 from .manifest import FORMAT_VERSION as FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import CACHE_BYTES
+from usucl_fast.shards.frame_labels import FRAME_LABELS, FrameLabels
 from usucl_fast.shards.manifest import MANIFEST, FileRecord, Manifest, ShardRecord
 from usucl_fast.shards.npy import read_npy
 from usucl_fast.shards.table import FRAMES, ROW, FrameTable
@@ -197,10 +198,14 @@ def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord],
     for name in (VIDEOS, FRAMES):
         if name not in manifest.files:
             raise DataError(f"SHARDS {place}: {MANIFEST} does not name {name}; pack the videos again")
-    stored = get(VIDEOS, manifest.files[VIDEOS]).tobytes()
-    if hashlib.sha256(stored).hexdigest() != manifest.files[VIDEOS].sha256:
-        raise DataError(f"{place}/{VIDEOS} was changed since it was written; restore it, or pack the videos again")
-    videos = VideoTable.read(stored, f"{place}/{VIDEOS}")
+
+    def read(name: str) -> bytes:
+        stored = get(name, manifest.files[name]).tobytes()
+        if hashlib.sha256(stored).hexdigest() != manifest.files[name].sha256:
+            raise DataError(f"{place}/{name} was changed since it was written; restore it, or pack the videos again")
+        return stored
+
+    videos = VideoTable.read(read(VIDEOS), f"{place}/{VIDEOS}")
     try:
         rows = read_npy(get(FRAMES, manifest.files[FRAMES]))
     except ValueError as error:
@@ -210,7 +215,10 @@ def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord],
         raise DataError(
             f"{place}/{FRAMES} has {len(rows)} rows for the {frames} frames in {VIDEOS}; pack the videos again"
         )
-    return FrameTable(rows, videos)
+    labels = None
+    if FRAME_LABELS in manifest.files:
+        labels = FrameLabels.read(read(FRAME_LABELS), f"{place}/{FRAME_LABELS}", frames, len(videos))
+    return FrameTable(rows, videos, labels)
 
 
 def _map(path: Path, length: int) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.shards.frame_labels import FrameLabels
 from usucl_fast.shards.videos import VideoTable
 
 ROW = np.dtype(
@@ -42,10 +43,12 @@ class FrameTable:
 
     rows: structured array `[N]` of `ROW`, possibly memory-mapped.
     videos: what is known of each video, in the order of their rows.
+    labels: labels and values of single frames; None where there are none.
     """
 
     rows: NDArray[np.void]
     videos: VideoTable
+    labels: FrameLabels | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

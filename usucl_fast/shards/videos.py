@@ -1,8 +1,7 @@
 """What is known of each video, a column a field: a million of them open in a second."""
 
-import io
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, overload
@@ -10,9 +9,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.errors import DataError
-from usucl_fast.files import write_whole
-from usucl_fast.shards.npy import read_npy
+from usucl_fast.shards.columns import Texts, read_columns, read_numbers, read_texts, write_columns
 
 VIDEOS = "videos.npz"
 
@@ -56,60 +53,6 @@ SIDES = (1, 1 << 16)
 """Pixels that a stored frame may have along a side: from, below."""
 
 
-class Texts(Sequence[str]):
-    """A column of strings in which each different one is stored once.
-
-    codes: `[V]`, which of the different ones each is; they are numbered as they first appear.
-    """
-
-    def __init__(self, codes: NDArray[np.uint32], ends: NDArray[np.int64], utf8: NDArray[np.uint8]) -> None:
-        self.codes = codes
-        self._ends, self._utf8 = ends, utf8
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Self:
-        """The column of some strings."""
-        number: dict[str, int] = {}
-        codes = np.array([number.setdefault(text, len(number)) for text in texts], "<u4")
-        encoded = [text.encode() for text in number]
-        ends = np.cumsum([len(text) for text in encoded], dtype="<i8")
-        return cls(codes, ends, np.frombuffer(b"".join(encoded), np.uint8))
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[str]: ...
-    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
-        if isinstance(place, slice):
-            return [self._text(code) for code in self.codes[place].tolist()]
-        return self._text(int(self.codes[place]))
-
-    def __iter__(self) -> Iterator[str]:
-        different = self.different
-        return (different[code] for code in self.codes.tolist())
-
-    @property
-    def different(self) -> list[str]:
-        """The different strings, by their codes."""
-        return [self._text(code) for code in range(len(self._ends))]
-
-    @property
-    def is_empty(self) -> NDArray[np.bool_]:
-        """`[V]`: whether a string is the empty one."""
-        return (np.diff(self._ends, prepend=0) == 0)[self.codes]
-
-    def _text(self, code: int) -> str:
-        start = int(self._ends[code - 1]) if code else 0
-        return self._utf8[start : int(self._ends[code])].tobytes().decode(errors="replace")
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """What the column is made of, by name."""
-        return {"codes": self.codes, "ends": self._ends, "utf8": self._utf8}
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VideoTable(Sequence[VideoRecord]):
     """The videos of a dataset, in the order of their frames: `table[v]` is a record, `table.frames` a column `[V]`."""
@@ -150,14 +93,8 @@ class VideoTable(Sequence[VideoRecord]):
         return VideoRecord(**{name: value.item() if name in NUMBERS else value for name, value in values.items()})
 
     def save(self, path: Path) -> None:
-        """Writes the table as an uncompressed NumPy archive, whole or not at all."""
-        arrays: dict[str, NDArray[Any]] = {}
-        for field in fields(self):
-            column = getattr(self, field.name)
-            parts = column.arrays() if isinstance(column, Texts) else {"": column}
-            arrays |= {f"{field.name}.{part}".rstrip("."): array for part, array in parts.items()}
-        with write_whole(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        """Writes the table, whole or not at all."""
+        write_columns(path, {field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def read(cls, data: bytes, place: str) -> Self:
@@ -168,35 +105,17 @@ class VideoTable(Sequence[VideoRecord]):
         Raises:
             DataError: it is damaged.
         """
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                columns = {field.name: _read_column(archive, field.name) for field in fields(cls)}
+
+        def read(archive: zipfile.ZipFile) -> dict[str, Any]:
+            names = [field.name for field in fields(cls)]
+            columns = {
+                name: read_numbers(archive, name, NUMBERS[name]) if name in NUMBERS else read_texts(archive, name)
+                for name in names
+            }
             _check(columns)
-        except (ValueError, LookupError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{place} is damaged ({error}); restore it, or pack the videos again") from error
-        return cls(**columns)
+            return columns
 
-
-def _read_column(archive: zipfile.ZipFile, name: str) -> Any:
-    if name in NUMBERS:
-        return _read_array(archive, name, NUMBERS[name])
-    codes = _read_array(archive, f"{name}.codes", np.dtype("<u4"))
-    ends = _read_array(archive, f"{name}.ends", np.dtype("<i8"))
-    utf8 = _read_array(archive, f"{name}.utf8", np.dtype("u1"))
-    starts_and_ends = np.concatenate(([0], ends))
-    if (np.diff(starts_and_ends) < 0).any() or starts_and_ends[-1] != len(utf8) or (codes >= len(ends)).any():
-        raise ValueError(f"the texts of {name} reach out of its bytes")
-    return Texts(codes, ends, utf8)
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED:  # its bytes are then no more than the file's
-        raise ValueError(f"{name} is compressed")
-    array = read_npy(np.frombuffer(archive.read(member), np.uint8))
-    if array.dtype != dtype or array.ndim != 1:
-        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {dtype} [V]")
-    return array
+        return cls(**read_columns(data, place, read))
 
 
 def _check(columns: dict[str, Any]) -> None:

@@ -1,0 +1,121 @@
+"""Columns of texts and numbers in an uncompressed NumPy archive: how the tables of the shards are stored."""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usucl_fast.errors import DataError
+from usucl_fast.files import write_whole
+from usucl_fast.shards.npy import read_npy
+
+Table = TypeVar("Table")
+
+
+class Texts(Sequence[str]):
+    """A column of strings in which each different one is stored once.
+
+    codes: `[V]`, which of the different ones each is; they are numbered as they first appear.
+    """
+
+    def __init__(self, codes: NDArray[np.uint32], ends: NDArray[np.int64], utf8: NDArray[np.uint8]) -> None:
+        self.codes = codes
+        self._ends, self._utf8 = ends, utf8
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Self:
+        """The column of some strings."""
+        number: dict[str, int] = {}
+        return cls.coded(np.array([number.setdefault(text, len(number)) for text in texts], "<u4"), list(number))
+
+    @classmethod
+    def coded(cls, codes: NDArray[np.uint32], different: Sequence[str]) -> Self:
+        """The column of codes `[V]` of some different strings."""
+        encoded = [text.encode() for text in different]
+        ends = np.cumsum([len(text) for text in encoded], dtype="<i8")
+        return cls(codes.astype("<u4"), ends, np.frombuffer(b"".join(encoded), np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[str]: ...
+    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
+        if isinstance(place, slice):
+            return [self._text(code) for code in self.codes[place].tolist()]
+        return self._text(int(self.codes[place]))
+
+    def __iter__(self) -> Iterator[str]:
+        different = self.different
+        return (different[code] for code in self.codes.tolist())
+
+    @property
+    def different(self) -> list[str]:
+        """The different strings, by their codes."""
+        return [self._text(code) for code in range(len(self._ends))]
+
+    @property
+    def is_empty(self) -> NDArray[np.bool_]:
+        """`[V]`: whether a string is the empty one."""
+        return (np.diff(self._ends, prepend=0) == 0)[self.codes]
+
+    def _text(self, code: int) -> str:
+        start = int(self._ends[code - 1]) if code else 0
+        return self._utf8[start : int(self._ends[code])].tobytes().decode(errors="replace")
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What the column is made of, by name."""
+        return {"codes": self.codes, "ends": self._ends, "utf8": self._utf8}
+
+
+def write_columns(path: Path, columns: Mapping[str, Texts | NDArray[Any]]) -> None:
+    """Writes columns as an uncompressed NumPy archive, whole or not at all."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        parts = column.arrays() if isinstance(column, Texts) else {"": column}
+        arrays |= {f"{name}.{part}".rstrip("."): array for part, array in parts.items()}
+    with write_whole(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_columns(data: bytes, place: str, read: Callable[[zipfile.ZipFile], Table]) -> Table:
+    """What `read` makes of an archive of columns, by `read_texts` and `read_numbers`.
+
+    place: the file, as messages name it.
+
+    Raises:
+        DataError: it is damaged, or `read` raises ValueError.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return read(archive)
+    except (ValueError, LookupError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{place} is damaged ({error}); restore it, or pack the videos again") from error
+
+
+def read_texts(archive: zipfile.ZipFile, name: str) -> Texts:
+    """A column of texts. Raises ValueError where it is damaged."""
+    codes = read_numbers(archive, f"{name}.codes", np.dtype("<u4"))
+    ends = read_numbers(archive, f"{name}.ends", np.dtype("<i8"))
+    utf8 = read_numbers(archive, f"{name}.utf8", np.dtype("u1"))
+    starts_and_ends = np.concatenate(([0], ends))
+    if (np.diff(starts_and_ends) < 0).any() or starts_and_ends[-1] != len(utf8) or (codes >= len(ends)).any():
+        raise ValueError(f"the texts of {name} reach out of its bytes")
+    return Texts(codes, ends, utf8)
+
+
+def read_numbers(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A column of numbers, or of records of them. Raises ValueError where it is damaged."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:  # its bytes are then no more than the file's
+        raise ValueError(f"{name} is compressed")
+    array = read_npy(np.frombuffer(archive.read(member), np.uint8))
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {dtype} [V]")
+    return array
