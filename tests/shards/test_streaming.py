@@ -43,7 +43,10 @@ def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shard for every video."""
     out = tmp_path_factory.mktemp("packed") / "shards"
     pack(
-        read_labels([videos / "labels.csv"], find_sources([videos])[0])[0], out, PackSettings(size=64, shard_mb=0), workers=2
+        read_labels([videos / "labels.csv"], find_sources([videos])[0])[0],
+        out,
+        PackSettings(size=64, shard_mb=0),
+        workers=2,
     )
     return out
 
