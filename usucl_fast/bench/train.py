@@ -43,7 +43,7 @@ def train_arms(names: list[str], store: ShardStore, config: Method, execution: E
         UsageError: the published manner is to be compared with a recipe whose tuples have no intra-video negatives.
     """
     # A third of a run has the intra-video negatives in their first window, from a sixth of its epochs on.
-    per_epoch = -(-len(store.table.videos) // config.batch_size)
+    per_epoch = config.make_planner(store.table).steps_per_epoch
     warm_up = math.ceil((SPARE + steps + LOOKAHEAD) / (2 * per_epoch))
     config = dataclasses.replace(with_precision(config, execution.device), epochs=6 * warm_up, init="random")
     first = warm_up * per_epoch

@@ -192,9 +192,11 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
             "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
         )
     store = open_given(shards, options["cache"], options["cache_gb"])
+    config = learn.with_split(config, store)
     begin = {"resume": options["resume"], "overwrite": options["overwrite"]}
     if _first():  # before torch, which takes seconds to import
         run_folder.check(config, store.fingerprint, **begin)
+        click.echo(learn.describe_split(config.split, store.table))
     loader = _find_loader(store, config, options)
     with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
         execution = learn.Execution(

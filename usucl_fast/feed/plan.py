@@ -111,6 +111,7 @@ class Part(NamedTuple):
 class Planner:
     """Plans the batches of a run over `table`: one tuple a video an epoch, in shuffled order.
 
+    videos: int64, numbers of the videos that are planned; None for all.
     tuples: what a tuple is made of, in `TUPLES`:
         `mined`: anchor, positive, and the curriculum's intra-video negatives while they count in the loss.
         `full`: those always.
@@ -127,11 +128,22 @@ class Planner:
     augmentation: Augmentation
     tuples: str = "mined"
     reach: int = REACH
+    videos: NDArray[np.int64] | None = None
+
+    @functools.cached_property
+    def planned(self) -> NDArray[np.int64]:
+        """Numbers of the videos that are planned."""
+        return np.arange(len(self.table.videos)) if self.videos is None else self.videos
+
+    @property
+    def tuples_per_epoch(self) -> int:
+        """One of every video that is planned."""
+        return len(self.planned)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch. Their sizes differ by one at most: a small last batch would upset batch norm."""
-        return -(-len(self.table.videos) // self.batch_size)
+        return -(-self.tuples_per_epoch // self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -146,7 +158,7 @@ class Planner:
     @property
     def most_frames(self) -> int:
         """Frames of the largest batch."""
-        return -(-len(self.table.videos) // self.steps_per_epoch) * self.most_views
+        return -(-self.tuples_per_epoch // self.steps_per_epoch) * self.most_views
 
     def stage(self, epoch: int) -> Stage:
         """What the curriculum asks for in an epoch."""
@@ -159,13 +171,13 @@ class Planner:
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
         """The plan of one step of one epoch, counted from 0."""
-        videos, steps = len(self.table.videos), self.steps_per_epoch
-        return self.plan_tuples(epoch, step * videos // steps, (step + 1) * videos // steps)
+        tuples, steps = self.tuples_per_epoch, self.steps_per_epoch
+        return self.plan_tuples(epoch, step * tuples // steps, (step + 1) * tuples // steps)
 
     def plan_tuples(self, epoch: int, first: int, end: int) -> BatchPlan:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
         stage = self.stage(epoch)
-        video = _order(self.seed, epoch, len(self.table.videos))[first:end]
+        video = self.planned[_order(self.seed, epoch, self.tuples_per_epoch)[first:end]]
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
         tuples = range(first, first + len(video))
@@ -193,7 +205,7 @@ class Planner:
             mix=mix,
             video=video,
             group=self.table.group[video],
-            step=epoch * steps + ((first + 1) * steps - 1) // len(self.table.videos),  # that the first tuple is of
+            step=epoch * steps + ((first + 1) * steps - 1) // self.tuples_per_epoch,  # that the first tuple is of
             epoch=epoch,
             stage=stage,
         )
@@ -280,9 +292,9 @@ def _scale(draws: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.i
 
 
 @functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, videos: int) -> NDArray[np.int64]:
+def _order(seed: int, epoch: int, tuples: int) -> NDArray[np.int64]:
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, ORDER_STREAM, 0, 0]))
-    return generator.permutation(videos)
+    return generator.permutation(tuples)
 
 
 def _uniform(seed: int, epoch: int, stream: int, tuples: range, count: int) -> NDArray[np.float64]:

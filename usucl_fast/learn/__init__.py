@@ -1,6 +1,7 @@
 """Batches in, a backbone out.
 
 config.py      the settings that all runs have
+splits.py      which videos are trained on
 method.py      what a method is: its settings, its head, its loss
 methods/       one file a method, with its recipes
 recipes.py     all methods and recipes by name

@@ -35,6 +35,10 @@ class TrainConfig:
     channels: int = setting(
         1, "1 loads the luma alone (fast, and all there is in a grey video), 3 loads RGB.", choices=("1", "3")
     )
+    split: str = setting(
+        "auto",
+        "Split whose videos are trained on; all for every video. auto is train where the videos have splits, else all.",
+    )
     epochs: int = setting(60, "Epochs; one tuple a video an epoch.", low=1)
     batch_size: int = setting(32, "Tuples a step.", low=1)
     seed: int = setting(0, "Seed of the weights and of all draws.", low=0)

@@ -28,6 +28,7 @@ from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.splits import with_split
 from usucl_fast.learn.watch import Watch, import_writer
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
@@ -86,7 +87,7 @@ def train(
         DataError: the loss or the gradient is not finite; the message names the step and the frames.
     """
     ranks = ranks or Ranks()
-    config = with_precision(config, execution.device)
+    config = with_split(with_precision(config, execution.device), store)
     folder = RunFolder(out)
     with ranks.telling_of_lost_ones(), _telling_of_memory(config):
         if ranks.first:
@@ -145,7 +146,7 @@ class Run:
         self.planner = config.make_planner(store.table)
         self.steps = self.planner.steps
         _check_shares(config, self.planner, ranks)
-        config.check_data(store.table, store.name)
+        config.check_data(store.table, self.planner.planned, store.name)
         self.loader = loader or self._make_loader()
         torch.manual_seed(config.seed)
         self.network = Network(config, store.table, execution.device, ranks)
@@ -292,6 +293,8 @@ class Run:
         summary = {
             "steps": self.step,
             "of": self.steps,
+            "split": self.config.split,
+            "videos": len(self.planner.planned),
             "loss": lines[-1]["loss"],
             "mean_cosine": lines[-1]["mean_cosine"],
             "effective_rank": lines[-1]["effective_rank"],
@@ -354,7 +357,7 @@ def _read_metrics(
 
 def _check_shares(config: Method, planner: Planner, ranks: Ranks) -> None:
     """Raises where a rank would have nothing to do, or batch norm is not to be had."""
-    least = len(planner.table.videos) // planner.steps_per_epoch
+    least = planner.tuples_per_epoch // planner.steps_per_epoch
     if least < ranks.count * config.accumulate:
         raise UsageError(
             f"batches of {least} tuples are too few for {ranks.count} ranks and --accumulate {config.accumulate}: start"

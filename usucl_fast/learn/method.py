@@ -9,10 +9,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from usucl_fast.curriculum import Curriculum, Stage
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, Planner
 from usucl_fast.learn.config import TrainConfig, setting
+from usucl_fast.learn.splits import find_split, videos_of_split
 from usucl_fast.shards import FrameTable
 
 if TYPE_CHECKING:
@@ -41,8 +45,10 @@ class Method(TrainConfig):
             UsageError: they contradict each other, or one would have no effect.
         """
 
-    def check_data(self, table: FrameTable, name: str) -> None:
+    def check_data(self, table: FrameTable, videos: NDArray[np.int64], name: str) -> None:
         """Checks the settings against the dataset, called `name` in messages.
+
+        videos: numbers of those that are trained on.
 
         Raises:
             UsageError: nothing could be learned from it.
@@ -78,6 +84,7 @@ class Method(TrainConfig):
             curriculum=self.make_curriculum(),
             augmentation=AUGMENTATIONS[self.augment],
             tuples=self.tuples(),
+            videos=videos_of_split(find_split(self.split, table, "the dataset"), table),
         )
 
     def max_row_age(self) -> int | None:
@@ -172,10 +179,11 @@ class BankMethod(Method):
         group = table.group if self.exclude == "group" else None
         return MemoryBank(table.first_row, self.dim, device=device, group=group)
 
-    def check_data(self, table: FrameTable, name: str) -> None:
-        kinds = {"group": len(set(table.group)), "video": len(table.videos), "none": 2}[self.exclude]
+    def check_data(self, table: FrameTable, videos: NDArray[np.int64], name: str) -> None:
+        kinds = {"group": len(set(table.group[videos])), "video": len(videos), "none": 2}[self.exclude]
         if kinds < 2:
+            of_split = "" if len(videos) == len(table.videos) else f" to train on (--split {self.split})"
             raise UsageError(
                 f"--exclude {self.exclude} leaves no cross-video negatives: {name} holds one {self.exclude}"
-                f" alone; use --exclude {'video' if len(table.videos) > 1 else 'none'}"
+                f" alone{of_split}; use --exclude {'video' if len(videos) > 1 else 'none'}"
             )

@@ -11,7 +11,7 @@ from usucl_fast.files import holds_only, write_json
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
 
-FORMAT = 2
+FORMAT = 3
 """Version of the settings and checkpoints in a run folder: a run goes on only from its own."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from usucl_fast.curriculum import CURRICULA, Curriculum, Stage
 from usucl_fast.errors import UsageError
@@ -113,9 +114,9 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
             if start >= end:
                 raise UsageError(f"--cross-band-start {start:g} is not below --cross-band-end {end:g}")
 
-    def check_data(self, table: FrameTable, name: str) -> None:
+    def check_data(self, table: FrameTable, videos: NDArray[np.int64], name: str) -> None:
         if self.cross_candidates == "bank":
-            super().check_data(table, name)
+            super().check_data(table, videos, name)
 
     def has_keys(self) -> bool:
         return not self.symmetric
