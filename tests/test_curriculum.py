@@ -91,6 +91,22 @@ def test_no_window_gets_below_the_floor(name: str, floor: float) -> None:
         assert kept == (max(free[0], 0.2 * floor), max(free[1], 0.4 * floor))
 
 
+@pytest.mark.parametrize("name", list(CURRICULA))
+def test_another_first_window_closes_in_proportion(name: str) -> None:
+    """(.1, .3) is the published (.2, .4), times 1/2 and 3/4, at any time and with its floor."""
+    for epoch in range(60):
+        d0, d1 = Curriculum(name, intra_floor=0.15)(epoch / 60).window
+        found = Curriculum(name, intra_window=(0.1, 0.3), intra_floor=0.15)(epoch / 60).window
+        assert found == pytest.approx((d0 / 2, d1 * 0.75))
+
+
+def test_negatives_are_let_in_when_told() -> None:
+    late = Curriculum("cosine", intra_from=0.5, cross_from=0.25, cross_topk=(8, 8))
+    assert [(late(p).intra, late(p).cross_topk) for p in (0, 0.2499, 0.25, 0.4999, 0.5, 0.99)] == [
+        *((False, 0), (False, 0), (False, 8), (False, 8), (True, 8), (True, 8))
+    ]
+
+
 def test_a_band_of_everything_is_none() -> None:
     assert Curriculum("cosine")(0.9).cross_band is None
     assert Curriculum("step", cross_band_start=(0.1, 0))(0).cross_band == (0.1, 1)

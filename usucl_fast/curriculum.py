@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 PUBLISHED_EPOCHS = 60
-WARM_UP = 1 / 6
-"""Progress up to which the cross-video negative is alone."""
+INTRA_FROM = 1 / 6
+"""Progress up to which intra-video negatives do not count, as published."""
 WIDE = (0.2, 0.4)
+"""The published first window."""
 NEAREST = 4
 """Frames from an anchor to its nearest intra-video negative, at least; a positive is nearer."""
 
@@ -28,11 +29,11 @@ Shares = tuple[float, float]
 class Stage:
     """What the curriculum asks for at one moment.
 
-    intra: whether the intra-video negatives count in the loss; if not, only the cross-video negative does.
+    intra: whether the intra-video negatives count in the loss.
     window: (d0, d1) as fractions of the video's length.
     intra_negatives: intra-video negatives a tuple.
     intra_hard_share: the share of them that are the hardest of the window, as the bank knows it; the others are random.
-    cross_topk: embeddings that the cross-video negative is made of.
+    cross_topk: embeddings that the cross-video negative is made of; 0 for no such negative.
     cross_band: the shares of the allowed rows, the most similar first, between which those are taken; None for (0, 1).
     """
 
@@ -46,16 +47,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """A function of the progress of a run, 0 at its start and below 1 in its last epoch.
+    """A function of the progress of a run, 0 at its start and below 1 in its last epoch or step.
 
     name: in `CURRICULA`: how it closes.
-    intra_floor: the window never gets below this share of (.2, .4).
+    intra_window: the first window.
+    intra_floor: the window never gets below this share of the first one.
+    intra_from, cross_from: the progress from which on the intra-video negatives count, and the cross-video one.
     intra_negatives, intra_hard_share, cross_topk, cross_band_start, cross_band_end: first and last value of what
         `Stage` describes.
     """
 
     name: str
+    intra_window: Shares = WIDE
     intra_floor: float = 0.15
+    intra_from: float = INTRA_FROM
+    cross_from: float = 0.0
     intra_negatives: Counts = (3, 3)
     intra_hard_share: Shares = (0.0, 0.0)
     cross_topk: Counts = (16, 16)
@@ -63,24 +69,26 @@ class Curriculum:
     cross_band_end: Shares = (1.0, 1.0)
 
     def __call__(self, progress: float) -> Stage:
-        closed, (d0, d1) = CURRICULA[self.name](progress)
+        closed, published = CURRICULA[self.name](progress)
+        first = self.intra_window
+        d0, d1 = (first[side] / WIDE[side] * published[side] for side in (0, 1))
 
         def at(ends: Counts | Shares) -> float:
             return ends[0] + (ends[1] - ends[0]) * closed
 
         band = at(self.cross_band_start), at(self.cross_band_end)
         return Stage(
-            intra=progress >= WARM_UP,
-            window=(max(d0, self.intra_floor * WIDE[0]), max(d1, self.intra_floor * WIDE[1])),
+            intra=progress >= self.intra_from,
+            window=(max(d0, self.intra_floor * first[0]), max(d1, self.intra_floor * first[1])),
             intra_negatives=rounded(at(self.intra_negatives)),
             intra_hard_share=at(self.intra_hard_share),
-            cross_topk=rounded(at(self.cross_topk)),
+            cross_topk=rounded(at(self.cross_topk)) if progress >= self.cross_from else 0,
             cross_band=None if band == (0, 1) else band,
         )
 
 
 Closing = tuple[float, tuple[float, float]]
-"""How far a curriculum has closed, 0 to 1, and its window, before any floor."""
+"""How far a curriculum has closed, 0 to 1, and what it makes of the published first window, before any floor."""
 
 
 def step(progress: float) -> Closing:

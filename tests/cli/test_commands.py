@@ -223,6 +223,32 @@ def test_bad_options_of_training_are_refused(tmp_path: Path) -> None:
     assert (out / "thesis.tex").exists()
 
 
+def test_an_interval_is_written_as_one(tmp_path: Path) -> None:
+    for bad in (".2", ".2:", "x:.4", ".2:1.5"):
+        assert usucl_train(SAMPLE, "--out", tmp_path / "run", "--intra-window", bad).exit_code == 2
+    alone = usucl_train("--show-curriculum", "--intra-window", ".2")
+    assert "an interval is written as A:B" in alone.stderr
+    refused(usucl_train("--show-curriculum", "--intra-window", ".4:.2"), "--intra-window 0.4:0.2 is empty")
+    shown = usucl_train("--show-curriculum", "--steps", 6, "--intra-window", ".1:.3", "--intra-from", ".5")
+    assert [line.split()[:3] for line in shown.output.splitlines()[:3]] == [
+        ["steps", "intra-video", "window"], ["0-2", "-", "-"], ["3", "3", "10-30"]
+    ]  # fmt: skip
+
+
+def test_a_run_of_so_many_steps_goes_on_and_keeps_its_length(tmp_path: Path) -> None:
+    out, tiny = tmp_path / "run", tiny_options(1)
+    place = tiny.index("--epochs")
+    del tiny[place : place + 2]
+    refused(usucl_train(SAMPLE, "--out", out, *tiny, "--steps", 5, "--epochs", 2), "--steps and --epochs both say")
+    refused(usucl_train(SAMPLE, "--out", out, *tiny, "--steps", 5, "--warm-up", 5), "--warm-up 5 is all of the run")
+    first = usucl_train(SAMPLE, "--out", out, *tiny, "--steps", 5, "--tuples-per-video", 2, "--stop-after", 2)
+    assert "step 2 of 5" in first.output, first.output
+    refused(usucl_train(SAMPLE, "--out", out, "--resume", "--steps", 9), "begun with steps 5, not 9")
+    refused(usucl_train(SAMPLE, "--out", out, "--resume", "--tuples-per-video", 1), "begun with tuples_per_video 2")
+    assert "step 5 of 5" in usucl_train(SAMPLE, "--out", out, "--resume").output
+    assert [line["tuples"] for line in RunFolder(out).read_metrics()] == [2, 3, 3, 2, 3]
+
+
 def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = usucl_train(SAMPLE, "--out", out, *TINY, "--stop-after", 3)

@@ -52,6 +52,34 @@ def test_negatives_are_planned_when_they_count_or_are_candidates() -> None:
     assert np.array_equal(both[0].frame_ids, both[1].frame_ids[:, :2])
 
 
+def test_several_tuples_of_every_video_by_hand() -> None:
+    """Two videos and three tuples of each are six places in an epoch's order; place i is of video i % 2."""
+    planner = planner_of(table_of([30, 40]), tuples_per_video=3, batch_size=4, epochs=2, tuples="pair")
+    assert (planner.steps_per_epoch, planner.steps, planner.most_frames) == (2, 4, 3 * 2)
+    for epoch in range(2):
+        philox = np.random.Philox(key=[3, epoch], counter=[0, 0, 0, 0])
+        order = np.random.Generator(philox).permutation(6)
+        plans = [planner.plan(epoch, step) for step in range(2)]
+        assert np.concatenate([plan.video for plan in plans]).tolist() == [number % 2 for number in order.tolist()]
+        anchors = np.concatenate([plan.frame_ids[:, 0] for plan in plans])
+        assert len(set(anchors.tolist())) > 2  # drawn for each tuple, not for each video
+
+
+def test_a_run_of_so_many_steps_goes_through_the_curriculum_step_by_step() -> None:
+    """Ten steps of four an epoch: two and a half epochs, the window halved where the cosine is at a half, at 7.5."""
+    table = table_of([100] * 8)
+    planner = planner_of(table, batch_size=2, length=10, epochs=0)
+    assert planner.steps == 10
+    plans = list(planner.plans())
+    assert [(plan.step, plan.epoch) for plan in plans] == [(step, step // 4) for step in range(10)]
+    assert [plan.stage for plan in plans] == [Curriculum("cosine")(step / 10) for step in range(10)]
+    assert [plan.stage.intra for plan in plans] == [False, False, *[True] * 8]  # from a sixth on
+    assert [plan.digest() for plan in planner.plans(start=7)] == [plan.digest() for plan in plans[7:]]
+    in_epochs = planner_of(table, batch_size=2, epochs=60)
+    same = [plan.frame_ids[:, :2].tolist() for plan in plans]
+    assert same == [in_epochs.plan(*divmod(step, 4)).frame_ids[:, :2].tolist() for step in range(10)]
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 7, 8, 9, 12, 50, 333])
 @pytest.mark.parametrize("window", [(0.2, 0.4), (0.03, 0.06), (0.0, 0.0)])
 def test_tuples_against_the_published_rules(n: int, window: tuple[float, float]) -> None:
@@ -115,7 +143,7 @@ def test_a_plan_says_where_it_belongs(store: ShardStore) -> None:
     assert [plan.step for plan in planner.plans()] == list(range(planner.steps))
     for plan in planner.plans():
         assert plan.epoch == plan.step // planner.steps_per_epoch
-        assert plan.stage == planner.stage(plan.epoch)
+        assert plan.stage == planner.stage(plan.step)
         assert np.array_equal(plan.video, store.table.rows["video"][plan.frame_ids[:, 0]])
         assert np.array_equal(plan.group, store.table.group[plan.video])
 

@@ -144,9 +144,11 @@ def test_the_other_tuples_positives_are_negatives_where_told() -> None:
     """Against a loop: with nothing else, tuple 0 and 2 of one group."""
     torch.manual_seed(3)
     query, positive, group = unit(4, 8).double(), unit(4, 8).double(), [0, 1, 0, 2]
-    others = torch.tensor([[a != b for b in group] for a in group])
+    valid = torch.tensor([[a != b for b in group] for a in group])
     nothing, none = torch.zeros(4, 8).double(), torch.zeros(4, dtype=torch.bool)
-    found = usucl_loss(query, positive, query[:, None, :][:, :0], none[:, None][:, :0], nothing, none, TAU, others)
+    found = usucl_loss(
+        query, positive, query[:, None, :][:, :0], none[:, None][:, :0], nothing, none, TAU, positive, valid
+    )
     total = 0.0
     for a in range(4):
         top = math.exp(dot(query[a].tolist(), positive[a].tolist()) / TAU)

@@ -30,7 +30,7 @@ def write(bank: MemoryBank, step: int) -> None:
 def naive(plans: Planner, bank: MemoryBank, step: int, now: int, max_age: int) -> tuple[list[list[int]], int]:
     """The frame ids of the plan of `step` made at the step `now`, by a loop, and how many were chosen by hardness."""
     table, epoch = plans.table, step // plans.steps_per_epoch
-    stage, chosen = plans.stage(epoch), 0
+    stage, chosen = plans.stage(step), 0
     frame_ids: list[list[int]] = plans.plan(epoch, step % plans.steps_per_epoch).frame_ids.tolist()
     for views in frame_ids:
         anchor, negatives = views[0], len(views) - 2

@@ -14,17 +14,26 @@ from usucl_fast.learn.recipes import make_config
 def rates(epochs: int, steps_per_epoch: int, **changes: Any) -> list[float]:
     config = make_config("default", {"epochs": epochs, "lr": 1.0, **changes})
     steps = epochs * steps_per_epoch
-    return [learning_rate(config, step, steps) for step in range(steps)]
+    return [learning_rate(config, step, steps, steps_per_epoch) for step in range(steps)]
 
 
 def test_the_learning_rate_in_closed_form() -> None:
-    assert rates(4, 5) == pytest.approx([(1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)])
-    by_epoch = rates(4, 5, lr_schedule="epoch")
+    assert rates(4, 5, warm_up=0) == pytest.approx([(1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)])
+    by_epoch = rates(4, 5, lr_schedule="epoch", warm_up=0)
     assert by_epoch == pytest.approx([(1 + math.cos(math.pi * (step // 5) / 4)) / 2 for step in range(20)])
-    warmed = rates(4, 5, warm_up=1.0)
+    warmed = rates(4, 5, warm_up=5)
     assert warmed[:5] == pytest.approx([n / 6 for n in range(1, 6)])
     assert warmed[5:] == pytest.approx([(1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)])
-    assert max(rates(4, 5, warm_up=1.5, lr_schedule="epoch")) == 1.0
+    assert max(rates(4, 5, warm_up=7, lr_schedule="epoch")) == 1.0
+
+
+def test_warm_up_is_a_tenth_of_the_run_or_200_steps_or_what_is_said() -> None:
+    assert rates(4, 5)[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [make_config("default", {}).warm_up_steps(steps) for steps in (9, 10, 1999, 2000, 10**6)] == [
+        *(0, 1, 199, 200, 200)
+    ]
+    assert make_config("default", {"warm_up": 7}).warm_up_steps(10**6) == 7
+    assert make_config("reference", {}).warm_up_steps(10**6) == 0
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])

@@ -86,7 +86,7 @@ def compare(
         if each_from_ours:
             copy_state(run, published)
         epoch = step // run.planner.steps_per_epoch
-        stage = run.planner.stage(epoch)
+        stage = run.planner.stage(step)
         pictures = normalise(batch.frames.flatten(0, 1)).unflatten(0, batch.frames.shape[:2])
         theirs = published.step(pictures, epoch, stage.intra)
         line = run.one_step(batch)

@@ -44,6 +44,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "bank": ("fast", {"intra_negatives": (4, 12), "cross_band_start": (0.2, 0.0), "cross_topk": (9, 3)}),
+    "steps": ("default", {"epochs": 0, "steps": 12, "tuples_per_video": 3, "batch_size": 5, "cross_from": 0.3}),
 }
 """Recipe and settings of the runs below, by name."""
 
@@ -241,6 +242,9 @@ def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Pat
     ("recipe", "changes", "words"),
     [
         ("nonsense", {}, "no such recipe"),
+        ("default", {"steps": 5, "epochs": 5}, "--steps and --epochs both say how long the run is"),
+        ("default", {"intra_window": (0.4, 0.2)}, "--intra-window 0.4:0.2 is empty"),
+        ("reference", {"cross_from": 0.1}, "leave no negatives at the start"),
         ("reference", {"intra_negatives": (0, 3)}, "--cross-candidates batch needs --intra-negatives"),
         (
             "reference",

@@ -28,16 +28,18 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def naive_loss(network: Network, plan: BatchPlan, query: torch.Tensor, positive: torch.Tensor) -> float:
-    """The loss with negatives from the bank, by loops over samples and rows."""
+    """The loss with negatives from the bank, by loops over samples and rows. Queries are of the plan's first view."""
     bank, config, stage, total = network.bank, network.config, plan.stage, 0.0
     assert bank is not None
     assert isinstance(config, Usucl)
     table = open_shards(SAMPLE).table
     rows = bank.embeddings.float()
     known = [row for row in range(len(rows)) if bank.written_at[row] >= max(0, plan.step - config.bank_max_age)]
-    anchors = plan.frame_ids[:, 0].tolist()
-    group_of = table.group[table.rows["video"]]
-    for anchor, q, p in zip(anchors, query, positive, strict=True):
+    anchors, positives = plan.frame_ids[:, 0].tolist(), plan.frame_ids[:, 1].tolist()
+    seen = [*zip(range(len(query)), positives, positive, strict=True)]
+    if config.symmetric:
+        seen += zip(range(len(query)), anchors, query, strict=True)
+    for number, (anchor, q, p) in enumerate(zip(anchors, query, positive, strict=True)):
         video = int(table.rows["video"][anchor])
         first, length = int(table.first_row[video]), len(np.flatnonzero(table.rows["video"] == video))
         left, left_end, right, right_end = window_bounds(np.array([anchor - first]), np.array([length]), stage.window)[
@@ -56,15 +58,24 @@ def naive_loss(network: Network, plan: BatchPlan, query: torch.Tensor, positive:
         top = math.exp(dot(q, p) / config.tau)
         bottom = top + math.exp(dot(q, synthetic) / config.tau)
         bottom += sum(math.exp(similarity / config.tau) for similarity in intra)
-        of_batch = [z for other, z in zip(anchors, positive, strict=True) if group_of[other] != group_of[anchor]]
+        nearest = max(4, math.floor(stage.window[0] * length))
+        of_batch = []
+        for other, frame, z in seen:
+            others_video = int(table.rows["video"][frame])
+            if others_video == video:
+                negative = other != number and stage.intra_negatives > 0 and abs(frame - anchor) >= nearest
+            else:
+                negative = table.group[others_video] != table.group[video]
+            of_batch += [z] if negative else []
         bottom += sum(math.exp(dot(q, z) / config.tau) for z in of_batch)
         total -= math.log(top / bottom)
     return total / len(query)
 
 
+@pytest.mark.parametrize(("tuples", "reach"), [(1, 0), (3, 2)])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("negatives", [0, 2, 500])
-def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric: bool) -> None:
+def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric: bool, tuples: int, reach: int) -> None:
     store = open_shards(SAMPLE)
     config = Usucl(
         intra_mining="bank", size=32, dim=16, precision="fp32",
@@ -72,7 +83,9 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric:
         cross_band_start=(0.1, 0.1), cross_band_end=(0.9, 0.9), bank_max_age=6, epochs=6, symmetric=symmetric,
     )  # fmt: skip
     curriculum = config.make_curriculum()
-    planner = Planner(store.table, 0, 6, 4, curriculum, AUGMENTATIONS["crops"], tuples="pair")
+    planner = Planner(
+        store.table, 0, 6, 4 * tuples, curriculum, AUGMENTATIONS["crops"], "pair", reach, tuples_per_video=tuples
+    )
     torch.manual_seed(0)
     usucl = Network(config, store.table, CPU, Ranks())
     assert usucl.bank is not None
@@ -82,7 +95,8 @@ def test_negatives_from_the_bank_against_a_naive_loop(negatives: int, symmetric:
     plan = dataclasses.replace(planner.plan(2, 0), step=10)
     assert plan.stage == curriculum(2 / 6)
     assert plan.stage.intra
-    assert plan.frame_ids.shape == (4, 2)
+    assert plan.frame_ids.shape == (4 * tuples, 2)
+    assert len(set(plan.video)) == 4
     (batch,) = make_loader(
         "torch", store, Delivery(size=32, channels=1, device=CPU, threads=1, most_frames=planner.most_frames)
     ).run([plan])

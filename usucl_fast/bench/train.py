@@ -15,10 +15,12 @@ import torch.nn.functional as F
 
 from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published_step import PublishedStep
+from usucl_fast.curriculum import INTRA_FROM
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOOKAHEAD, Batch, BatchPlan, Loader, Normaliser
 from usucl_fast.learn import Execution, Method, RunFolder
 from usucl_fast.learn.engine import Run, with_precision
+from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.shards import ShardStore
 
@@ -43,9 +45,11 @@ def train_arms(names: list[str], store: ShardStore, config: Method, execution: E
         UsageError: the published manner is to be compared with a recipe whose tuples have no intra-video negatives.
     """
     # A third of a run has the intra-video negatives in their first window, from a sixth of its epochs on.
+    if isinstance(config, Usucl):
+        config = dataclasses.replace(config, intra_from=INTRA_FROM, cross_from=0.0)
     per_epoch = config.make_planner(store.table).steps_per_epoch
     warm_up = math.ceil((SPARE + steps + LOOKAHEAD) / (2 * per_epoch))
-    config = dataclasses.replace(with_precision(config, execution.device), epochs=6 * warm_up, init="random")
+    config = dataclasses.replace(with_precision(config, execution.device), epochs=6 * warm_up, steps=0, init="random")
     first = warm_up * per_epoch
     made = Run(config, store, NOWHERE, execution, Ranks())
     plans = [made.planner.plan(*divmod(step, per_epoch)) for step in range(first, first + SPARE + steps)]

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from usucl_fast.curriculum import Stage
 
 BARS = "▁▂▃▄▅▆▇█"
-HEADER = ("epochs", "intra-video", "window %", "hardest %", "cross-video", "band %")
+HEADER = ("intra-video", "window %", "hardest %", "cross-video", "band %")
 
 
-def curriculum_text(stages: Sequence[Stage]) -> str:
-    """The stages of a run, one an epoch.
+def curriculum_text(unit: str, stages: Sequence[Stage]) -> str:
+    """The stages of a run, one a `unit`: epochs or steps.
 
-    A line of the table stands for all epochs in a row that look the same in it: shares are rounded to whole percents.
+    A line of the table stands for all of them in a row that look the same in it: shares are rounded to whole percents.
     """
-    rows: list[tuple[str, ...]] = [HEADER]
+    rows: list[tuple[str, ...]] = [(unit, *HEADER)]
     first = 0
-    for cells, epochs in itertools.groupby(map(_cells, stages)):
-        last = first + len(list(epochs)) - 1
+    for cells, alike in itertools.groupby(map(_cells, stages)):
+        last = first + len(list(alike)) - 1
         rows.append((f"{first}-{last}" if last > first else f"{first}", *cells))
         first = last + 1
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

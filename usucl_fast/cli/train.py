@@ -40,6 +40,17 @@ class _Moved(click.ParamType):
         return self._number.convert(start, param, ctx), self._number.convert(end if colon else start, param, ctx)
 
 
+class _Interval(_Moved):
+    """`A:B`: from A to B, at any time."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
+        if isinstance(value, str) and ":" not in value:
+            self.fail(f"{value} is one number; an interval is written as A:B", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds an option a setting; the default shown is the `default` recipe's."""
     for field in reversed(learn.all_settings()):
@@ -54,7 +65,8 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
         elif kind in (int, float) and (meta["low"], meta["high"]) != (None, None):
             value = (click.IntRange if kind is int else click.FloatRange)(meta["low"], meta["high"])
         if moved:
-            value, default = _Moved(value), ":".join(f"{end:g}" for end in dict.fromkeys(default))
+            value = (_Interval if meta["interval"] else _Moved)(value)
+            default = ":".join(f"{end:g}" for end in dict.fromkeys(default))
         text = f"{meta['help']}  [default: {default}]"
         name = f"{option}/--no-{field.name.replace('_', '-')}" if kind is bool else option
         command = click.option(name, field.name, type=value, default=None, help=text)(command)
@@ -184,8 +196,9 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         options |= {"resume": True, "overwrite": False}
     config = _find_config(run_folder, options)
     if show_curriculum:
-        curriculum = config.make_curriculum()
-        click.echo(curriculum_text([curriculum(epoch / config.epochs) for epoch in range(config.epochs)]))
+        curriculum, length = config.make_curriculum(), config.steps or config.epochs
+        stages = [curriculum(moment / length) for moment in range(length)]
+        click.echo(curriculum_text("steps" if config.steps else "epochs", stages))
         return
     if shards is None or run_folder is None:
         raise UsageError(

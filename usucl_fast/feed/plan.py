@@ -109,9 +109,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """Plans the batches of a run over `table`: one tuple a video an epoch, in shuffled order.
+    """Plans the batches of a run over `table`: an epoch is some tuples of every video, in shuffled order.
 
+    epochs: of the run.
+    length: steps of the run, in place of `epochs`; the curriculum then goes on with every step. 0 for none.
     videos: int64, numbers of the videos that are planned; None for all.
+    tuples_per_video: tuples of every video in an epoch.
     tuples: what a tuple is made of, in `TUPLES`:
         `mined`: anchor, positive, and the curriculum's intra-video negatives while they count in the loss.
         `full`: those always.
@@ -129,6 +132,8 @@ class Planner:
     tuples: str = "mined"
     reach: int = REACH
     videos: NDArray[np.int64] | None = None
+    tuples_per_video: int = 1
+    length: int = 0
 
     @functools.cached_property
     def planned(self) -> NDArray[np.int64]:
@@ -137,8 +142,8 @@ class Planner:
 
     @property
     def tuples_per_epoch(self) -> int:
-        """One of every video that is planned."""
-        return len(self.planned)
+        """`tuples_per_video` of every video that is planned."""
+        return len(self.planned) * self.tuples_per_video
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,7 +153,7 @@ class Planner:
     @property
     def steps(self) -> int:
         """Batches of the run."""
-        return self.epochs * self.steps_per_epoch
+        return self.length or self.epochs * self.steps_per_epoch
 
     @property
     def most_views(self) -> int:
@@ -160,9 +165,9 @@ class Planner:
         """Frames of the largest batch."""
         return -(-self.tuples_per_epoch // self.steps_per_epoch) * self.most_views
 
-    def stage(self, epoch: int) -> Stage:
-        """What the curriculum asks for in an epoch."""
-        return self.curriculum(epoch / self.epochs)
+    def stage(self, step: int) -> Stage:
+        """What the curriculum asks for at a step of the run."""
+        return self.curriculum(step / self.length if self.length else step // self.steps_per_epoch / self.epochs)
 
     def plans(self, start: int = 0) -> Iterator[BatchPlan]:
         """All plans of the run from step `start` on, counted over the whole run."""
@@ -176,8 +181,11 @@ class Planner:
 
     def plan_tuples(self, epoch: int, first: int, end: int) -> BatchPlan:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
-        stage = self.stage(epoch)
-        video = self.planned[_order(self.seed, epoch, self.tuples_per_epoch)[first:end]]
+        steps = self.steps_per_epoch
+        run_step = epoch * steps + ((first + 1) * steps - 1) // self.tuples_per_epoch  # that the first tuple is of
+        stage = self.stage(run_step)
+        order = _order(self.seed, epoch, self.tuples_per_epoch)[first:end]
+        video = self.planned[order % len(self.planned)]
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
         tuples = range(first, first + len(video))
@@ -195,7 +203,6 @@ class Planner:
         boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
         photometry = draw_photometry(self.augmentation, draws[..., BOX_DRAWS:])
         mix = _uniform(self.seed, epoch, MIX_STREAM, tuples, 2)
-        steps = self.steps_per_epoch
         return BatchPlan(
             frame_ids=frames + self.table.first_row[video][:, None],
             valid=valid,
@@ -205,7 +212,7 @@ class Planner:
             mix=mix,
             video=video,
             group=self.table.group[video],
-            step=epoch * steps + ((first + 1) * steps - 1) // self.tuples_per_epoch,  # that the first tuple is of
+            step=run_step,
             epoch=epoch,
             stage=stage,
         )

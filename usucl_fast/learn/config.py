@@ -6,18 +6,26 @@ from typing import Any
 
 from usucl_fast.feed import AUGMENTATIONS
 
+WARM_UP_STEPS = 200
 IMAGENET = "imagenet"
 """The word that stands for the weights of a network's own publishers."""
 
 
 def setting(
-    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    interval: bool = False,
 ) -> Any:
     """A field that the command line offers as an option.
 
     low, high: the smallest and the largest value allowed.
+    interval: of a pair, whether it is the two ends of an interval; else it is a first and a last value.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "interval": interval}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -25,7 +33,7 @@ def setting(
 class TrainConfig:
     """All that the result of a run depends on, beside the shards and the settings of its method. See `Method`.
 
-    A pair is the first and the last value of what the curriculum, see `Curriculum`, or the run moves.
+    A pair is the first and the last value of what the curriculum, see `Curriculum`, or the run moves; or an interval.
     """
 
     recipe: str = "default"
@@ -39,7 +47,13 @@ class TrainConfig:
         "auto",
         "Split whose videos are trained on; all for every video. auto is train where the videos have splits, else all.",
     )
-    epochs: int = setting(60, "Epochs; one tuple a video an epoch.", low=1)
+    epochs: int = setting(60, "Length of the run in epochs, of --tuples-per-video tuples of every video.", low=1)
+    steps: int = setting(
+        0, "Length of the run in steps, in place of --epochs; the curriculum then goes on with every step.", low=1
+    )
+    tuples_per_video: int = setting(
+        1, "Tuples of every video in an epoch. With more, few videos fill large batches.", low=1
+    )
     batch_size: int = setting(32, "Tuples a step.", low=1)
     seed: int = setting(0, "Seed of the weights and of all draws.", low=0)
     init: str = setting(
@@ -57,7 +71,11 @@ class TrainConfig:
     optimizer: str = setting("sgd", "What moves the weights.", choices=("sgd", "lars", "adamw"))
     lr: float = setting(0.03, "Peak learning rate.", low=0)
     lr_schedule: str = setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
-    warm_up: float = setting(0.0, "Epochs over which the learning rate rises to its peak.", low=0)
+    warm_up: int = setting(
+        -1,
+        f"Steps over which the learning rate rises to its peak; -1 for a tenth of the run, {WARM_UP_STEPS} at most.",
+        low=-1,
+    )
     momentum: float = setting(0.9, "Momentum of SGD and LARS.", low=0, high=1)
     weight_decay: float = setting(1e-4, "Weight decay.", low=0)
     accumulate: int = setting(
@@ -77,3 +95,7 @@ class TrainConfig:
         choices=("auto", "bf16", "fp32"),
     )
     compile: bool = setting(False, "Compile the encoders with torch.compile: a slow start, then faster steps.")
+
+    def warm_up_steps(self, steps: int) -> int:
+        """Steps of a run of `steps` over which the learning rate rises."""
+        return min(WARM_UP_STEPS, steps // 10) if self.warm_up < 0 else self.warm_up

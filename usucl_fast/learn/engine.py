@@ -261,7 +261,7 @@ class Run:
 
     def _begin(self) -> float:
         """Begins a step; returns its learning rate."""
-        lr = learning_rate(self.config, self.step, self.steps)
+        lr = learning_rate(self.config, self.step, self.steps, self.planner.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.begin(self.step / self.steps)
@@ -363,5 +363,7 @@ def _check_shares(config: Method, planner: Planner, ranks: Ranks) -> None:
             f"batches of {least} tuples are too few for {ranks.count} ranks and --accumulate {config.accumulate}: start"
             " fewer ranks, or raise --batch-size"
         )
+    if config.warm_up >= planner.steps:
+        raise UsageError(f"--warm-up {config.warm_up} is all of the run, which has {planner.steps} steps; lower it")
     if config.batch_norm == "sync" and ranks.count > 1 and not torch.cuda.is_available():
         raise UsageError("--batch-norm sync works on GPUs only; use rank or shuffle")

@@ -85,6 +85,8 @@ class Method(TrainConfig):
             augmentation=AUGMENTATIONS[self.augment],
             tuples=self.tuples(),
             videos=videos_of_split(find_split(self.split, table, "the dataset"), table),
+            tuples_per_video=self.tuples_per_video,
+            length=self.steps,
         )
 
     def max_row_age(self) -> int | None:

@@ -34,10 +34,9 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
     return lars
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """At a step of a run of `steps`: rising in a line over the first `warm_up` epochs, then falling along a cosine."""
-    steps_per_epoch = steps // config.epochs
-    warm = config.warm_up * steps_per_epoch
+def learning_rate(config: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
+    """At a step of a run of `steps`: rising in a line over the first `warm_up`, then falling along a cosine."""
+    warm = config.warm_up_steps(steps)
     if step < warm:
         return config.lr * (step + 1) / (warm + 1)
     if config.lr_schedule == "epoch":

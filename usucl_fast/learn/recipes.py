@@ -34,6 +34,10 @@ def make_config(recipe: str, overrides: dict[str, Any]) -> Method:
     """
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: there is no such recipe; choose from {', '.join(RECIPES)}")
+    if overrides.get("steps"):
+        if overrides.get("epochs"):
+            raise UsageError("--steps and --epochs both say how long the run is; remove one of them")
+        overrides = {**overrides, "epochs": 0}  # so that nothing reads a length that it does not have
     config = with_overrides(RECIPES[recipe](), {"recipe": recipe, **overrides})
     config.check()
     return config

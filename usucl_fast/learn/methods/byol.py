@@ -54,7 +54,7 @@ class BYOL(MomentumMethod, PairMethod):
 
 def byol() -> BYOL:
     """Predicts the key encoder's view; no negatives. Source: Grill et al., NeurIPS 2020."""
-    return BYOL(dim=256, key_momentum=(0.99, 1.0), warm_up=1.0)
+    return BYOL(dim=256, key_momentum=(0.99, 1.0))
 
 
 METHOD, RECIPES = BYOL, (byol,)

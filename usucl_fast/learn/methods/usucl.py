@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.curriculum import CURRICULA, Curriculum, Stage
+from usucl_fast.curriculum import CURRICULA, INTRA_FROM, NEAREST, WIDE, Curriculum, Stage
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import REACH
 from usucl_fast.learn.config import IMAGENET, setting
@@ -63,8 +63,8 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
     )
     in_batch: bool = setting(
         True,
-        "The positives of the batch's other tuples are negatives as well, but for what --exclude says. Without them, a"
-        " fresh network is not pulled apart.",
+        "Views of the batch's other tuples are negatives as well, but for what --exclude says: both where --symmetric,"
+        " else the positives. Without them, a fresh network is not pulled apart.",
     )
     symmetric: bool = setting(
         True,
@@ -76,7 +76,19 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         "How the window of the intra-video negatives closes, and by how much all A:B move; see --show-curriculum.",
         choices=tuple(CURRICULA),
     )
+    intra_window: tuple[float, float] = setting(
+        WIDE,
+        "Where intra-video negatives lie at first: an interval of distances from the anchor, as shares of the video's"
+        " length. Not a movement from A to B: the curriculum closes the whole window.",
+        low=0,
+        high=1,
+        interval=True,
+    )
     intra_floor: float = setting(0.15, "The window stays above this share of its first size.", low=0, high=1)
+    intra_from: float = setting(
+        INTRA_FROM, "Share of the run before intra-video negatives count in the loss.", low=0, high=1
+    )
+    cross_from: float = setting(0.0, "Share of the run before n̂ counts in the loss.", low=0, high=1)
 
     def check(self) -> None:
         if self.symmetric and self.batch_norm == "shuffle":
@@ -85,6 +97,12 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
             raise UsageError(
                 "--intra-negatives 0 --cross-topk 0 --no-in-batch leaves no negatives at all; remove one of them"
             )
+        if self.cross_from > 0 and self.intra_from > 0 and not self.in_batch:
+            raise UsageError(
+                "--cross-from and --intra-from with --no-in-batch leave no negatives at the start; lower one to 0"
+            )
+        if self.intra_window[0] >= self.intra_window[1]:
+            raise UsageError("--intra-window {:g}:{:g} is empty; its start is below its end".format(*self.intra_window))
         banded = (self.cross_band_start, self.cross_band_end) != ((0, 0), (1, 1))
         if self.cross_candidates == "batch":
             if min(self.intra_negatives) == 0:
@@ -129,7 +147,10 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
     def make_curriculum(self) -> Curriculum:
         return Curriculum(
             self.curriculum,
+            intra_window=self.intra_window,
             intra_floor=self.intra_floor,
+            intra_from=self.intra_from,
+            cross_from=self.cross_from,
             intra_negatives=self.intra_negatives,
             intra_hard_share=(1.0, 1.0) if self.intra_mining == "bank" else self.intra_hard_share,
             cross_topk=self.cross_topk,
@@ -190,6 +211,8 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         view: of the plan, which the queries are of.
         encoded: `[B, J, D]`, the embeddings of the negatives that were loaded.
         """
+        import torch
+
         from usucl_fast.learn.losses import usucl_loss
         from usucl_fast.mining import soft_negative
 
@@ -206,10 +229,12 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
             ).frame_ids
             negatives, valid = bank.rows(found), found >= 0
         counted = negatives.shape[1] if stage.intra else 0
-        others = None
-        if self.in_batch:  # neither a tuple's own positive, nor one of its group
-            of = tuples.group if self.exclude == "group" else tuples.video
-            others = of[:, None] != of
+        others = others_valid = None
+        if self.in_batch:  # both views, where both take a gradient, as in NT-Xent
+            views = [1 - view, view] if self.symmetric else [1]
+            others = torch.cat([positive, query]) if self.symmetric else positive
+            valid_of = np.concatenate([self._others(plan, bank.first_row, view, other) for other in views], axis=1)
+            others_valid = torch.from_numpy(valid_of).to(network.device, non_blocking=True)
         loss = usucl_loss(
             query,
             positive,
@@ -219,8 +244,24 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
             (members >= 0).any(dim=1),
             self.tau,
             others,
+            others_valid,
         )
         return loss, members
+
+    def _others(self, plan: "BatchPlan", first_row: NDArray[np.int64], view: int, other: int) -> NDArray[np.bool_]:
+        """Of which other tuples the view `other` is a negative of an anchor, the view `view`: `[B, B]`.
+
+        Not of the anchor's group; but frames of its own video, as far away as the window begins, are intra-video
+        negatives, where such ones count.
+        """
+        of = plan.group if self.exclude == "group" else plan.video
+        allowed = of[:, None] != of
+        if plan.stage.intra and plan.stage.intra_negatives:
+            length = first_row[plan.video + 1] - first_row[plan.video]
+            nearest = np.maximum(np.floor(plan.stage.window[0] * length), NEAREST)
+            far = abs(plan.frame_ids[:, view, None] - plan.frame_ids[:, other]) >= nearest[:, None]
+            allowed |= far & (plan.video[:, None] == plan.video) & ~np.eye(len(of), dtype=np.bool_)
+        return allowed
 
     def _candidates(
         self,
@@ -235,13 +276,13 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         from usucl_fast.mining import nearest_in
 
         stage = plan.stage
+        if not stage.cross_topk:
+            return query.new_empty(len(query), 0, self.dim), tuples.frame_ids.new_empty(len(query), 0)
         if self.cross_candidates == "batch":
             valid = _places(plan.valid[:, 2:], network)
             buffer, of = encoded.detach().flatten(0, 1)[valid], tuples.frame_ids[:, 2:].flatten()[valid]
             nearest = nearest_in(query, buffer, stage.cross_topk)
             return buffer[nearest], of[nearest]
-        if not stage.cross_topk:
-            return query.new_empty(len(query), 0, self.dim), tuples.frame_ids.new_empty(len(query), 0)
         exclude = None if self.exclude == "none" else tuples.video
         limit = self.max_row_age()
         found = bank.cross(
@@ -298,6 +339,7 @@ def reference() -> Usucl:
         key_momentum=(0.999, 0.999),
         lr=0.003,
         lr_schedule="epoch",
+        warm_up=0,
         augment="reference",
         precision="fp32",
     )
