@@ -49,7 +49,19 @@ def main() -> None:
     callback=lambda ctx, param, value: tuple(dict.fromkeys(value.split(","))),
     help=f"By commas: {', '.join(evaluate.PROTOCOLS)}. Of several, each gets its own folder in --out.",
 )
-@option("--frames", default=16, type=click.IntRange(1), help="Frames a video of SHARDS, evenly spread.")
+@option(
+    "--frames",
+    default=16,
+    type=click.IntRange(1),
+    help="Frames a video of SHARDS, evenly spread; of each label in it, where frames have their own.",
+)
+@option(
+    "--target",
+    type=click.Choice(evaluate.TARGETS),
+    help="What is predicted: the label of a frame, of its video, or the frame's value.  [default: frame, where there"
+    " are labels of frames, else video]",
+)
+@option("--split", help="Videos of this split of SHARDS alone.  [default: all]")
 @option("--folds", type=click.IntRange(2), help="Parts, each tested once.  [default: 5, or groups of the rarest class]")
 @option("--by", type=click.Choice(evaluate.UNITS), help="What is never on both sides of a fold.  [default: group]")
 @option("--allow-leakage", is_flag=True, help="Allow --by frame: frames of one video are then on both sides of a fold.")

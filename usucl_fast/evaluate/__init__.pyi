@@ -24,8 +24,10 @@ from .job import Evaluation as Evaluation
 from .job import evaluate as evaluate
 from .metrics import Figure as Figure
 from .metrics import summarise as summarise
+from .metrics import summarise_videos as summarise_videos
 from .page import write_page as write_page
 from .probes import predict as predict
+from .probes import predict_values as predict_values
 from .protocols import EPOCHS as EPOCHS
 from .protocols import GBCU as GBCU
 from .protocols import PROTOCOLS as PROTOCOLS
@@ -34,6 +36,7 @@ from .protocols import Protocol as Protocol
 from .retrieval import check_embeddings_path as check_embeddings_path
 from .retrieval import retrieval_picture as retrieval_picture
 from .retrieval import write_embeddings as write_embeddings
+from .samples import TARGETS as TARGETS
 from .samples import Predictions as Predictions
 from .samples import Samples as Samples
 from .samples import Split as Split

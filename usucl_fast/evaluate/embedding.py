@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from usucl_fast import feed, learn
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate.samples import spread_frames
+from usucl_fast.evaluate.samples import Samples, spread_frames
 from usucl_fast.files import CACHE_BYTES
 from usucl_fast.machine import cores, pick_device
 from usucl_fast.progress import Progress
@@ -91,6 +91,18 @@ def find_model(name: str | Path, config: InputConfig) -> Model:
         own = run.read_config()
         arch, size, channels = arch or own.arch, size or own.size, own.channels
     return Model(name, arch or learn.TrainConfig.arch, size or learn.TrainConfig.size, channels, config.seed)
+
+
+def groups_trained_on(model: str, store: ShardStore, samples: Samples) -> int | None:
+    """How many of the samples' groups a run was trained on; -1 where its shards were others, None where it is no run."""
+    run = learn.RunFolder.of(Path(model))
+    if model in (learn.IMAGENET, RANDOM) or not run.holds_run():
+        return None
+    if run.read_fingerprint() != store.fingerprint:
+        return -1
+    split = run.read_config().split
+    trained = np.array([split in ("", "all", one) for one in store.table.videos.split])
+    return len(set(store.table.group[trained].tolist()) & set(samples.groups.tolist()))
 
 
 def load_backbone(source: str | Path | None, arch: str, seed: int = 0) -> nn.Module:

@@ -16,8 +16,9 @@ from usucl_fast.evaluate import images
 from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find_model, load_frames
 from usucl_fast.evaluate.folds import make_folds, most_folds
 from usucl_fast.evaluate.protocols import PROTOCOLS, FineTune
-from usucl_fast.evaluate.samples import Predictions, Samples, Split, labelled_frames, shuffled_by_group
+from usucl_fast.evaluate.samples import TARGETS, Predictions, Samples, Split, find_samples, shuffled_by_group
 from usucl_fast.machine import pick_device
+from usucl_fast.shards import FrameTable
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,11 @@ class EvaluateConfig(InputConfig):
     protocols: tuple[str, ...] = ("knn",)
     """Names in `PROTOCOLS`; there is an evaluation for each."""
     frames: int = 16
-    """Frames of each video of shards, at most, evenly spread."""
+    """Frames of each video of shards, at most, evenly spread; where frames have labels of their own, of each label."""
+    target: str | None = None
+    """What is predicted, in `TARGETS`; None for labels of frames where there are any, else labels of videos."""
+    split: str | None = None
+    """Only videos of this split; None for all."""
     folds: int | None = None
     """Parts that the samples are split into, each tested once."""
     repeats: int | None = None
@@ -75,6 +80,8 @@ class EvaluateConfig(InputConfig):
         for name in self.protocols:
             if name not in PROTOCOLS:
                 raise UsageError(f"--protocol {name}: choose from {', '.join(PROTOCOLS)}")
+        if self.target not in (None, *TARGETS):
+            raise UsageError(f"--target {self.target}: choose from {', '.join(TARGETS)}")
         given = next((name for name in TUNING if getattr(self, name) is not None), None)
         if given and not any(PROTOCOLS[name].finetune for name in self.protocols):
             option, protocols = given.replace("_", "-"), ",".join(self.protocols)
@@ -129,6 +136,11 @@ def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None 
     samples = shuffled_by_group(read.samples, config.seed) if config.shuffle_labels else read.samples
     if config.positive is not None and config.positive not in samples.classes:
         raise UsageError(f"--positive {config.positive} is none of the classes {', '.join(samples.classes)}")
+    if samples.target == "value":
+        tuned = next((name for name in config.protocols if PROTOCOLS[name].finetune), None)
+        if tuned or config.shuffle_labels:
+            option = f"--protocol {tuned}" if tuned else "--shuffle-labels"
+            raise UsageError(f"{option} is for labels, and --target is value; use --protocol knn,linear")
     splits = {name: read.splits or _make_splits(name, samples, config) for name in config.protocols}
     return _evaluate_each(found, backbone, dataclasses.replace(read, samples=samples), splits, config)
 
@@ -141,6 +153,8 @@ class _Data:
     pictures: Iterable[torch.Tensor]
     splits: list[Split] | None
     notes: list[str]
+    groups_trained_on: int | None = None
+    """How many groups the model was trained on; -1 where that is not known, None where it was trained on none."""
 
 
 def _holds_images(path: Path) -> bool:
@@ -159,13 +173,44 @@ def _read_images(path: Path, model: Model) -> _Data:
 
 def _find_frames(shards: str | Path, model: Model, config: EvaluateConfig) -> _Data:
     store = config.open_shards(shards)
-    frame_ids, samples = labelled_frames(store.table, config.frames)
-    left_out = int(store.table.videos.label.is_empty.sum())
+    frame_ids, samples = find_samples(store.table, config.frames, config.target, config.split)
+    trained = groups_trained_on(model.name, store, samples)
+    notes = _sample_notes(store.table, samples, config)
+    if trained is not None:
+        notes += _trained_notes(trained, len(set(samples.groups.tolist())))
 
     def pictures() -> Iterator[torch.Tensor]:
         yield from load_frames(store, frame_ids, config.loader, model.delivery(pick_device(config.device)))
 
-    return _Data(samples, pictures(), None, [f"Left out: {left_out} videos without a label."] if left_out else [])
+    return _Data(samples, pictures(), None, notes, trained)
+
+
+def _sample_notes(table: FrameTable, samples: Samples, config: EvaluateConfig) -> list[str]:
+    """Which frames are evaluated."""
+    videos, notes = len(table.videos), []
+    if config.split:
+        notes.append(f"Of the split {config.split} alone: {list(table.videos.split).count(config.split)} of {videos} videos.")
+    if samples.target == "video":
+        left_out = int(table.videos.label.is_empty.sum())
+        return [*notes, f"Left out: {left_out} videos without a label."] if left_out else notes
+    assert table.labels
+    known = ~(table.labels.label.is_empty if samples.target == "frame" else np.isnan(table.labels.value))
+    what = "a label" if samples.target == "frame" else "a value"
+    return [*notes, f"{int(known.sum()):,} of {len(table):,} frames have {what}; {len(samples):,} of them are evaluated."]
+
+
+def _trained_notes(trained: int, groups: int) -> list[str]:
+    if trained < 0:
+        return [
+            "SHARDS are not those that MODEL was trained on: whether it was trained on the same groups (patients) is not"
+            " known."
+        ]
+    if not trained:
+        return []
+    return [
+        f"MODEL was trained on the pictures, though not the labels, of {trained} of the {groups} groups (patients) that"
+        " are evaluated: for figures of new patients, set some aside (usucl-shard --split) and evaluate them (--split)."
+    ]
 
 
 def _make_splits(protocol: str, samples: Samples, config: EvaluateConfig) -> list[Split]:
@@ -180,7 +225,7 @@ def _evaluate_each(
     import torch
 
     from usucl_fast.evaluate.finetuning import finetune
-    from usucl_fast.evaluate.probes import predict
+    from usucl_fast.evaluate.probes import predict, predict_values
 
     backbone, device = backbone or model.backbone(), pick_device(config.device)
     tuned = {name: config.finetune(name) for name in splits}
@@ -197,7 +242,8 @@ def _evaluate_each(
             extra = {"finetune": dataclasses.asdict(settings), "epochs_chosen": chosen}
         else:
             assert features is not None
-            predictions = predict(name, features, data.samples, splits[name])
+            probe = predict_values if data.samples.target == "value" else predict
+            predictions = probe(name, features, data.samples, splits[name])
         summary = {
             **_describe(name, model, data, splits[name], config),
             **extra,
@@ -227,18 +273,20 @@ def _describe(protocol: str, model: Model, data: _Data, splits: list[Split], con
         "by": "published lists" if data.splits else config.by or "group",
         "folds": 1 + max(split.fold for split in splits),
         "repeats": 1 + max(split.repeat for split in splits),
-        "chance": 1 / len(samples.classes),
+        "target": samples.target,
+        **({} if samples.target == "value" else {"chance": 1 / len(samples.classes)}),
+        **({} if data.groups_trained_on is None else {"groups_trained_on": data.groups_trained_on}),
         "notes": [*data.notes, *(note for note, holds in notes.items() if holds)],
     }
 
 
 def _figures(protocol: str, predictions: Predictions, config: EvaluateConfig) -> dict[str, Any]:
     """By frame, and under `video` the same by video."""
-    from usucl_fast.evaluate.metrics import summarise
+    from usucl_fast.evaluate.metrics import summarise, summarise_videos
 
     usual = PROTOCOLS[protocol].positive
     positive = config.positive or (usual if usual in predictions.samples.classes else None)
     return {
         **summarise(predictions, positive, config.seed),
-        "video": summarise(predictions.by_video(), positive, config.seed),
+        "video": summarise_videos(predictions, positive, config.seed),
     }

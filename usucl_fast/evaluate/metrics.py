@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import UsageError
+from usucl_fast.evaluate.presence import Presence, presence
 from usucl_fast.evaluate.samples import Predictions
+from usucl_fast.evaluate.values import scores_of_values
 
 Array = NDArray[np.float64]
 
@@ -31,7 +33,7 @@ class Figure:
 
 
 def summarise(predictions: Predictions, positive: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Scores predictions, with bootstrap intervals; every fold is scored on its own, by the classes it has.
+    """Scores predictions by frame, with bootstrap intervals; every fold is scored on its own, by the classes it has.
 
     Args:
         predictions: samples that no fold tested are left out.
@@ -43,6 +45,7 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
         against the rest, mean over the classes), `f1` (mean over the classes), and `recall` by class.
         With a positive class also `sensitivity` (its recall), `specificity` and `binary_accuracy`, for which a
         negative called another negative class is right (as in GBCNet, Basu et al., CVPR 2022).
+        Of the target `value`, instead, those of `value_scores`.
         A figure is left out where no fold has what it needs.
         `confusion`: `[true][predicted]`, sum over the folds, mean over the repeats.
         `fold_scores`: of each fold its `repeat`, `fold`, number of `samples`, `accuracy` and `balanced_accuracy`.
@@ -50,24 +53,14 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     Raises:
         UsageError: `positive` is no class.
     """
-    samples = predictions.samples
-    scores = fold_scores(predictions, positive)
-    drawn = _scores(predictions, group_draws(len(np.unique(samples.groups)), seed), positive)
-
-    def figure(name: str) -> dict[str, float] | None:
-        values, boot = scores[name], _mean(drawn[name], (1, 2))
-        values, boot = values[~np.isnan(values)], boot[~np.isnan(boot)]  # a draw without a class has no recall of it
-        if not len(values):
-            return None
-        low, high = np.percentile(boot, [2.5, 97.5])
-        return asdict(Figure(float(values.mean()), float(values.std()), float(low), float(high)))
-
+    told = _figures(predictions, positive, seed)
+    if predictions.samples.target == "value":
+        return dict(told)
+    samples, scores = predictions.samples, fold_scores(predictions, positive)
     confusion = np.zeros((len(samples.classes), len(samples.classes)))
     for fold, probabilities in zip(predictions.fold, predictions.probabilities, strict=True):
         tested = fold >= 0
         np.add.at(confusion, (samples.labels[tested], probabilities[tested].argmax(axis=1)), 1)
-    found = {name: figure(name) for name in scores}
-    told = {name: value for name, value in found.items() if value is not None}
     return {
         **{name: value for name, value in told.items() if not name.startswith(_RECALL)},
         "recall": {name: told[_RECALL + name] for name in samples.classes if _RECALL + name in told},
@@ -86,7 +79,42 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     }
 
 
-def fold_scores(predictions: Predictions, positive: str | None = None) -> dict[str, Array]:
+def summarise_videos(predictions: Predictions, positive: str | None = None, seed: int = 0) -> dict[str, Any]:
+    """Scores by video what was predicted by frame: as `summarise`, of the mean over a video's frames; where frames have
+    labels of their own, of `Presence`: `auroc`, `overlap` and by class `auroc of X`; nothing of values."""
+    one = at_level(predictions, "video")
+    if isinstance(one, Predictions):
+        return summarise(one, positive, seed)
+    return {} if one is None else dict(_figures(one, positive, seed))
+
+
+def at_level(predictions: Predictions, level: str) -> Predictions | Presence | None:
+    """What predictions by frame say at a level, `frame` or `video`; None where they say nothing."""
+    if level == "frame":
+        return predictions
+    target = predictions.samples.target
+    return predictions.by_video() if target == "video" else presence(predictions) if target == "frame" else None
+
+
+def _figures(predictions: Predictions | Presence, positive: str | None, seed: int) -> dict[str, dict[str, float]]:
+    """Every score that some fold has, with its interval."""
+    scores = fold_scores(predictions, positive)
+    draws = group_draws(len(np.unique(predictions.samples.groups)), seed)
+    drawn = _scores(predictions, draws, positive)
+
+    def figure(name: str) -> dict[str, float] | None:
+        values, boot = scores[name], _mean(drawn[name], (1, 2))
+        values, boot = values[~np.isnan(values)], boot[~np.isnan(boot)]  # a draw without a class has no recall of it
+        if not len(values):
+            return None
+        low, high = np.percentile(boot, [2.5, 97.5])
+        return asdict(Figure(float(values.mean()), float(values.std()), float(low), float(high)))
+
+    found = {name: figure(name) for name in scores}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def fold_scores(predictions: Predictions | Presence, positive: str | None = None) -> dict[str, Array]:
     """The figures of `summarise` by name (`recall of X` for class X): `[repeats, folds]`, NaN for what a fold lacks."""
     every = np.ones((1, len(np.unique(predictions.samples.groups))))
     return {name: values[0] for name, values in _scores(predictions, every, positive).items()}
@@ -98,7 +126,7 @@ def group_draws(groups: int, seed: int) -> Array:
     return rng.multinomial(groups, np.full(groups, 1 / groups), BOOTSTRAPS).astype(np.float64)
 
 
-def bootstrap_scores(predictions: Predictions, draws: Array, score: str, positive: str | None = None) -> Array:
+def bootstrap_scores(predictions: Predictions | Presence, draws: Array, score: str, positive: str | None = None) -> Array:
     """The mean over folds and repeats of a score of `fold_scores` in each draw, `[B]`; NaN where a draw has none.
 
     Args:
@@ -107,19 +135,23 @@ def bootstrap_scores(predictions: Predictions, draws: Array, score: str, positiv
     return _mean(_scores(predictions, draws, positive, auroc=score == "auroc")[score], (1, 2))
 
 
-_RECALL = "recall of "
+_RECALL, AREA_OF = "recall of ", "AUROC of "
 
 
-def _parts(predictions: Predictions) -> Iterable[tuple[int, int, NDArray[np.int64]]]:
+def _parts(predictions: Predictions | Presence) -> Iterable[tuple[int, int, NDArray[np.int64]]]:
     """Repeat, fold, places of the samples tested there."""
     for repeat, fold in product(range(len(predictions.fold)), range(predictions.fold.max() + 1)):
         yield repeat, fold, np.flatnonzero(predictions.fold[repeat] == fold)
 
 
 def _scores(
-    predictions: Predictions, weights: Array, positive: str | None = None, auroc: bool = True
+    predictions: Predictions | Presence, weights: Array, positive: str | None = None, auroc: bool = True
 ) -> dict[str, Array]:
     """Every score, `[B, repeats, folds]`, under weights `[B, G]` of the groups."""
+    if isinstance(predictions, Presence):
+        return _of_presence(predictions, weights)
+    if predictions.samples.target == "value":
+        return scores_of_values(predictions, weights)
     samples = predictions.samples
     classes = len(samples.classes)
     codes = np.unique(samples.groups, return_inverse=True)[1]
@@ -138,6 +170,25 @@ def _scores(
                 area[rows, repeat, fold, label] = _auroc(probabilities[:, label], labels == label, weight_MB)
     scores = _of_confusion(confusion, samples.classes, _index(samples.classes, positive))
     return {**scores, "auroc": _mean(area, -1)} if auroc else scores
+
+
+def _of_presence(found: Presence, weights: Array) -> dict[str, Array]:
+    """The scores of videos, `[B, repeats, folds]`: areas, also by class, and the mean overlap where a class is shown."""
+    classes = found.samples.classes
+    codes = np.unique(found.samples.groups, return_inverse=True)[1]
+    shape = (len(weights), len(found.fold), found.fold.max() + 1)
+    area, overlap = np.full((*shape, len(classes)), np.nan), np.full(shape, np.nan)
+    for repeat, fold, places in _parts(found):
+        weight_MB = np.ascontiguousarray(weights[:, codes[places]].T)
+        for label in range(len(classes)):
+            score, truth = found.score[repeat, places, label], found.truth[places, label]
+            area[:, repeat, fold, label] = _auroc(score, truth, weight_MB)
+        shared = found.overlap[repeat, places]
+        shown = ~np.isnan(shared)
+        with np.errstate(invalid="ignore"):
+            overlap[:, repeat, fold] = weight_MB.T @ np.nansum(shared, axis=1) / (weight_MB.T @ shown.sum(axis=1))
+    by_class = {f"{AREA_OF}{name}": area[..., label] for label, name in enumerate(classes)}
+    return {"auroc": _mean(area, -1), "overlap": overlap, **by_class}
 
 
 def _index(classes: list[str], positive: str | None) -> int | None:

@@ -3,13 +3,18 @@
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import write_whole
-from usucl_fast.shards import FrameTable
+from usucl_fast.shards import FrameTable, Texts
+
+
+TARGETS = ("frame", "video", "value")
+"""What may be predicted of a frame: its own label, that of its video, or its number."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,9 @@ class Samples:
     videos, groups: `[M]`, any integers that are alike where the video, or the group (patient), is.
     classes: names of the classes, K of them.
     names: `[M]`, of the samples: `video/frame`, or the path of an image.
+    target: what is predicted, in `TARGETS`. Of `value`, labels say whether a value is above the median, for the folds.
+    numbers: `[M]`, of the frames in their videos, where there are any.
+    values: `[M]`, numbers to predict, where there are any.
     """
 
     labels: NDArray[np.int64]
@@ -27,6 +35,9 @@ class Samples:
     groups: NDArray[np.int64]
     classes: list[str]
     names: list[str]
+    target: str = "video"
+    numbers: NDArray[np.int64] | None = None
+    values: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,9 +55,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted class probabilities of the samples, each by a classifier that was not trained on it.
+    """What was predicted of the samples, each by a classifier that was not trained on it.
 
-    probabilities: float64 `[repeats, M, K]`, NaN where a sample was not tested in a repeat.
+    probabilities: float64 `[repeats, M, K]` of the classes; of the target `value`, the number itself, `[repeats, M, 1]`.
+        NaN where a sample was not tested in a repeat.
     fold: int64 `[repeats, M]`, the fold that tested the sample; -1 where none did.
     """
 
@@ -95,6 +107,8 @@ class Predictions:
                 groups=samples.groups,
                 classes=np.array(samples.classes, np.str_),
                 names=np.array(samples.names, np.str_),
+                target=np.array(samples.target),
+                **{name: array for name in ("numbers", "values") if (array := getattr(samples, name)) is not None},
             )
 
     @staticmethod
@@ -106,13 +120,20 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
+                more: dict[str, Any] = {name: file[name] for name in ("numbers", "values") if name in file}
                 samples = Samples(
-                    file["labels"], file["videos"], file["groups"], file["classes"].tolist(), file["names"].tolist()
+                    file["labels"],
+                    file["videos"],
+                    file["groups"],
+                    file["classes"].tolist(),
+                    file["names"].tolist(),
+                    str(file["target"]) if "target" in file else "video",
+                    **more,
                 )
                 probabilities, fold = file["probabilities"], file["fold"]
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} holds no predictions that can be read ({error}); evaluate again") from error
-        shape = (len(fold), len(samples), len(samples.classes))
+        shape = (len(fold), len(samples), 1 if samples.target == "value" else len(samples.classes))
         if probabilities.shape != shape or fold.shape != shape[:2] or len(samples.names) != len(samples):
             raise DataError(f"{path} is damaged: its arrays differ in length; evaluate again")
         return Predictions(samples, probabilities, fold)
@@ -130,28 +151,106 @@ def shuffled_by_group(samples: Samples, seed: int) -> Samples:
     return replace(samples, labels=dealt[codes])
 
 
-def labelled_frames(table: FrameTable, count: int) -> tuple[NDArray[np.int64], Samples]:
-    """At most `count` frames of each labelled video, evenly spread over it: their ids, and what is known of them.
+def find_samples(
+    table: FrameTable, count: int, target: str | None = None, split: str | None = None
+) -> tuple[NDArray[np.int64], Samples]:
+    """The frames of a dataset to evaluate: their ids, and what is known of them.
+
+    Args:
+        count: frames of each video at most, evenly spread; of the target `frame`, of each label in each video.
+        target: what is predicted, in `TARGETS`; None for the labels of frames where there are any, else of videos, else
+            for values.
+        split: only videos of this split; None for all.
 
     Raises:
-        UsageError: no video has a label.
+        UsageError: there is nothing of the kind, or no such split.
     """
-    labels = table.videos.label
-    classes = sorted(set(labels) - {""})
-    videos = np.flatnonzero(~labels.is_empty)
-    if not classes:
+    target, videos = target or _usual_target(table), _videos_of(table, split)
+    if target == "video":
+        frame_ids, labels, classes = _of_videos(table, videos, count)
+        values = None
+    else:
+        frame_ids, labels, classes, values = _of_frames(table, videos, count, target)
+    video = table.rows["video"][frame_ids].astype(np.int64)
+    return frame_ids, Samples(
+        labels=labels,
+        videos=video,
+        groups=table.group[video],
+        classes=classes,
+        names=[table.name_of(frame_id) for frame_id in frame_ids.tolist()],
+        target=target,
+        numbers=frame_ids - table.first_row[video],
+        values=values,
+    )
+
+
+def _usual_target(table: FrameTable) -> str:
+    if table.labels and not table.labels.label.is_empty.all():
+        return "frame"
+    return "value" if table.labels and table.videos.label.is_empty.all() else "video"
+
+
+def _videos_of(table: FrameTable, split: str | None) -> NDArray[np.int64]:
+    if split is None:
+        return np.arange(len(table.videos))
+    found = np.flatnonzero(np.array(list(table.videos.split)) == split)
+    if not len(found):
+        known = sorted(set(table.videos.split) - {""})
+        raise UsageError(f"--split {split}: SHARDS have {', '.join(known) if known else 'no splits'}")
+    return found
+
+
+def _of_videos(
+    table: FrameTable, videos: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Frame ids, labels and classes, of the labels of videos."""
+    texts = table.videos.label
+    videos = videos[~texts.is_empty[videos]]
+    if not len(videos):
         raise UsageError("SHARDS hold no labelled video; pack them with usucl-shard --labels")
     frame_ids = spread_frames(table, videos, count)
-    of_frame = table.rows["video"][frame_ids].astype(np.int64)
-    label = np.array([classes.index(label) if label else -1 for label in labels], np.int64)
-    names = [table.name_of(frame_id) for frame_id in frame_ids.tolist()]
-    return frame_ids, Samples(label[of_frame], of_frame, table.group[of_frame].astype(np.int64), classes, names)
+    labels, classes = _classes(texts, table.rows["video"][frame_ids])
+    return frame_ids, labels, classes
+
+
+def _of_frames(
+    table: FrameTable, videos: NDArray[np.int64], count: int, target: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str], NDArray[np.float64] | None]:
+    """Frame ids, labels, classes and values, of what single frames have."""
+    own = table.labels
+    has = np.zeros(len(table), np.bool_) if not own else ~(own.label.is_empty if target == "frame" else np.isnan(own.value))
+    frame_ids = np.flatnonzero(has & np.isin(table.rows["video"], videos))
+    if not own or not len(frame_ids):
+        raise UsageError(f"--target {target}: SHARDS hold no frame with such; pack them with usucl-shard --labels")
+    kind = own.label.codes[frame_ids] if target == "frame" else np.zeros(len(frame_ids), np.int64)
+    _, part = np.unique(np.stack((table.rows["video"][frame_ids], kind)), axis=1, return_inverse=True)
+    in_parts = np.argsort(part, kind="stable")
+    runs = np.split(frame_ids[in_parts], np.cumsum(np.bincount(part))[:-1])
+    frame_ids = np.sort(np.concatenate([run[_spread(len(run), count)] for run in runs]))
+    if target == "frame":
+        labels, classes = _classes(own.label, frame_ids)
+        return frame_ids, labels, classes, None
+    values = own.value[frame_ids].astype(np.float64)
+    return frame_ids, (values > np.median(values)).astype(np.int64), ["lower half", "upper half"], values
+
+
+def _classes(texts: Texts, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    """The texts at some places as numbers, and the different ones of them, sorted."""
+    codes = texts.codes[places]
+    names = texts.different
+    classes = sorted({names[code] for code in np.unique(codes)})
+    number = np.array([classes.index(name) if name in classes else -1 for name in names], np.int64)
+    return number[codes], classes
 
 
 def spread_frames(table: FrameTable, videos: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most `count` frame ids a video, evenly spread over it."""
     picked = []
     for video in videos:
-        first, length = table.first_row[video], int(table.videos.frames[video])
-        picked.append(first + np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)))
+        picked.append(table.first_row[video] + _spread(int(table.videos.frames[video]), count))
     return np.concatenate(picked)
+
+
+def _spread(length: int, count: int) -> NDArray[np.int64]:
+    """At most `count` of so many places, evenly spread."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64))

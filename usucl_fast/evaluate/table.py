@@ -15,6 +15,11 @@ TITLES = {
     "binary_accuracy": "binary accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "overlap": "intersection over union",
+    "r2": "R²",
+    "spearman": "Spearman's ρ",
+    "r2_within": "R² within videos",
+    "spearman_within": "Spearman's ρ within videos",
 }
 """What the figures are called, in the order of their rows."""
 
@@ -34,10 +39,9 @@ def figure_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Title, figure by frame and figure by video, as text; empty where a figure is missing."""
     levels = (summary, summary.get("video", {}))
     rows = [(title, [level.get(name) for level in levels]) for name, title in TITLES.items()]
-    rows += [
-        (f"recall of {name}", [level.get("recall", {}).get(name) for level in levels])
-        for name in summary.get("classes", [])
-    ]
+    for name in summary.get("classes", []):
+        rows.append((f"recall of {name}", [level.get("recall", {}).get(name) for level in levels]))
+        rows.append((f"AUROC of {name}", [level.get(f"AUROC of {name}") for level in levels]))
     texts = [(title, *map(figure_text, figures)) for title, figures in rows]
     return [(title, frame, video) for title, frame, video in texts if frame or video]
 

@@ -103,6 +103,10 @@ class RunFolder:
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UsageError(f"--out {self.path} holds no run to resume; remove --resume to start one") from error
 
+    def read_fingerprint(self) -> str:
+        """The `fingerprint` of the shards that the run was begun on."""
+        return str(self._record().get("shards"))
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics, without a last one that was cut off."""
         texts = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
