@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate.comparison import LEVELS, SCORES, compare, show_comparison, write_comparison
+from usucl_fast.evaluate.comparison import COLUMNS, compare, show_comparison, write_comparison
 from usucl_fast.evaluate.metrics import fold_scores
 from usucl_fast.evaluate.samples import Predictions, Samples
 
@@ -31,14 +31,14 @@ def made_up(skill: float, seed: int, shared: float = 0.0) -> Predictions:
 
 def test_an_arm_is_no_better_than_itself() -> None:
     found = compare({"a": [made_up(0.5, 0)], "b": [made_up(0.5, 0)]})
-    for pair, level, score in itertools.product(found["differences"], LEVELS, SCORES):
+    for pair, (score, level) in itertools.product(found["differences"], COLUMNS["video"]):
         assert pair[level][score] == {"mean": 0, "low": 0, "high": 0, "higher": 0, "lower": 0}
 
 
 def test_a_better_arm_is_above_zero_and_a_worse_one_below() -> None:
     found = compare({"good": [made_up(2, 0), made_up(2, 1)], "bad": [made_up(0.3, 2)]})
     assert [(pair["arm"], pair["other"]) for pair in found["differences"]] == [("good", "bad"), ("bad", "good")]
-    for level, score in itertools.product(LEVELS, SCORES):
+    for score, level in COLUMNS["video"]:
         up, down = (pair[level][score] for pair in found["differences"])
         good, bad = (found["arms"][name][level][score] for name in ("good", "bad"))
         assert 0 < up["low"] < up["mean"] < up["high"]

@@ -29,7 +29,7 @@ from usucl_fast.evaluate import (
     write_evaluation,
 )
 from usucl_fast.evaluate.embedding import BATCH
-from usucl_fast.evaluate.probes import CLASSIFIERS
+from usucl_fast.evaluate.probes import PROBES
 from usucl_fast.evaluate.samples import spread_frames
 from usucl_fast.feed import Delivery
 from usucl_fast.learn import RunFolder, TrainConfig
@@ -69,7 +69,7 @@ def test_weights_must_be_those_of_the_backbone(tmp_path: Path) -> None:
 
 
 def test_every_protocol_has_a_classifier_or_trains_all_layers() -> None:
-    assert {name for name, protocol in PROTOCOLS.items() if protocol.finetune is None} == set(CLASSIFIERS)
+    assert {name for name, protocol in PROTOCOLS.items() if protocol.finetune is None} == set(PROBES)
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
@@ -123,6 +123,9 @@ def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path
     ):
         summary = evaluated(phantoms, model, **settings).summary
         assert summary.pop("model") == str(model)
+        known = summary.pop("groups_trained_on", None), summary.pop("notes")
+        assert known[0] == (None if model.suffix == ".pth" else -1)  # these are not the shards of the run
+        assert "is not known" in "".join(known[1]) or model.suffix == ".pth"
         summaries.append(summary)
     assert summaries[1:] == summaries[:-1]
 

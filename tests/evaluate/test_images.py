@@ -118,7 +118,7 @@ def test_a_bad_list_is_refused_in_one_line(tmp_path: Path, text: str, error: typ
 
 
 def test_a_list_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.csv: not a readable CSV"):
+    with pytest.raises(UsageError, match=r"none\.csv: not a readable table"):
         read_image_list(tmp_path / "none.csv", 8, 1)
 
 

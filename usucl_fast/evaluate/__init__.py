@@ -6,7 +6,7 @@ samples.py      what is evaluated, how it is split, what was predicted
 embedding.py    backbone + frames -> features, through the loaders
 images.py       lists of images, and published data with their folds -> pictures
 folds.py        samples -> splits that never cut a group
-probes.py       features -> predictions of classifiers
+probes.py       features -> predictions, fold by fold; logistic.py of a linear classifier
 finetuning.py   pictures -> predictions of networks trained whole
 metrics.py      predictions -> figures with intervals; presence.py of whole videos, values.py of numbers
 folders.py      the folders of evaluations and comparisons

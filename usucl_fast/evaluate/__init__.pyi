@@ -27,7 +27,6 @@ from .metrics import summarise as summarise
 from .metrics import summarise_videos as summarise_videos
 from .page import write_page as write_page
 from .probes import predict as predict
-from .probes import predict_values as predict_values
 from .protocols import EPOCHS as EPOCHS
 from .protocols import GBCU as GBCU
 from .protocols import PROTOCOLS as PROTOCOLS

@@ -11,14 +11,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate.metrics import bootstrap_scores, fold_scores, group_draws
-from usucl_fast.evaluate.page import counts_text, paragraph, plot_text, table_html, write_html, write_plot
+from usucl_fast.evaluate.metrics import at_level, bootstrap_scores, fold_scores, group_draws
+from usucl_fast.evaluate.page import counts_text, paragraph, table_html, write_html, write_plot
+from usucl_fast.evaluate.plots import plot_text
+from usucl_fast.evaluate.presence import Presence
 from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import TITLES, plain_console
+from usucl_fast.evaluate.values import VALUE_SCORES
 from usucl_fast.files import write_json
 
-SCORES = ("balanced_accuracy", "accuracy", "auroc")
-LEVELS = ("frame", "video")
+OF_CLASSES = ("balanced_accuracy", "accuracy", "auroc")
+COLUMNS = {
+    "video": [[score, level] for score in OF_CLASSES for level in ("frame", "video")],
+    "frame": [*([score, "frame"] for score in OF_CLASSES), ["auroc", "video"], ["overlap", "video"]],
+    "value": [[score, "frame"] for score in VALUE_SCORES],
+}
+"""By what was predicted: the scores that are compared, by frame or by video."""
+FIRST = {"video": ("balanced_accuracy", "video"), "frame": ("balanced_accuracy", "frame"), "value": ("r2", "frame")}
+"""By what was predicted: the score that arms are ranked by."""
 
 
 def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, seed: int = 0) -> dict[str, Any]:
@@ -36,7 +46,8 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
     Returns:
         `arms`: name -> level (`frame`, `video`) -> score -> `mean` of the `seeds`, `low`, `high`, `std_folds`, and
         `std_seeds` where there are several. `differences`: for each pair `arm`, `other`, level -> score -> `mean`
-        (arm minus other), `low`, `high` and the shares of the folds in which the arm is `higher` or `lower`.
+        (arm minus other), `low`, `high` and the shares of the folds in which the arm is `higher` or `lower`. `columns`:
+        the pairs of score and level that there are.
 
     Raises:
         UsageError: the baseline is no arm, an arm is empty, or two evaluations differ in their samples or folds.
@@ -48,13 +59,15 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
     _check_alike(arms)
     samples = next(iter(arms.values()))[0].samples
     pairs = [(a, b) for a, b in itertools.permutations(arms, 2) if baseline in (None, b)]
-    by_arm: dict[str, dict[str, Any]] = {name: {level: {} for level in LEVELS} for name in arms}
-    differences: list[dict[str, Any]] = [{"arm": a, "other": b, **{level: {} for level in LEVELS}} for a, b in pairs]
-    for level in LEVELS:
+    columns = COLUMNS[samples.target]
+    levels = dict.fromkeys(level for _, level in columns)
+    by_arm: dict[str, dict[str, Any]] = {name: {level: {} for level in levels} for name in arms}
+    differences: list[dict[str, Any]] = [{"arm": a, "other": b, **{level: {} for level in levels}} for a, b in pairs]
+    for level in levels:
         found = {name: [_at(level, one) for one in evaluations] for name, evaluations in arms.items()}
         draws = group_draws(len(np.unique(next(iter(found.values()))[0].samples.groups)), seed)
         folds = {name: [fold_scores(one) for one in evaluations] for name, evaluations in found.items()}
-        for score in SCORES:
+        for score in (score for score, at in columns if at == level):
             boots = {
                 name: _redraw(evaluations, draws, score, np.random.default_rng([seed, number]))
                 for number, (name, evaluations) in enumerate(found.items())
@@ -67,11 +80,13 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
                 pair[level][score] = _difference_figure(by_fold[a], by_fold[b], boots[a] - boots[b])
     return {
         "baseline": baseline,
+        "target": samples.target,
+        "columns": columns,
         "classes": samples.classes,
         "frames": len(samples),
         "videos": len(np.unique(samples.videos)),
         "groups": len(np.unique(samples.groups)),
-        "chance": 1 / len(samples.classes),
+        "chance": None if samples.target == "value" else 1 / len(samples.classes),
         "arms": by_arm,
         "differences": differences,
     }
@@ -83,15 +98,15 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
     write_json(out / "comparison.json", comparison)
     plot = write_plot(out / "comparison.png", _plot(comparison), "Dots: evaluations. Bars: their mean, 95 % interval.")
     ranked = _ranked(comparison)
-    header = ["", *(f"{TITLES[score]} by {level}" for score in SCORES for level in LEVELS)]
+    columns = comparison["columns"]
+    header = ["", *(f"{TITLES[score]} by {level}" for score, level in columns)]
     scores = [
-        (name, *(_score_text(comparison["arms"][name][level][score]) for score in SCORES for level in LEVELS))
-        for name in ranked
+        (name, *(_score_text(comparison["arms"][name][level][score]) for score, level in columns)) for name in ranked
     ]
     differences = [
         (
             f"{pair['arm']} − {pair['other']}",
-            *(_difference_text(pair[level][score]) for score in SCORES for level in LEVELS),
+            *(_difference_text(pair[level][score]) for score, level in columns),
         )
         for pair in comparison["differences"]
         if comparison["baseline"] or ranked.index(pair["arm"]) < ranked.index(pair["other"])
@@ -107,12 +122,13 @@ def show_comparison(comparison: dict[str, Any]) -> None:
     ranked, console = _ranked(comparison), plain_console()
     reference = comparison["baseline"] or ranked[0]
     to_reference = {pair["arm"]: pair for pair in comparison["differences"] if pair["other"] == reference}
-    for score in SCORES:
-        header = [text for level in LEVELS for text in (f"by {level}", f"minus {escape(reference)}")]
+    for score in dict.fromkeys(score for score, _ in comparison["columns"]):
+        levels = [level for one, level in comparison["columns"] if one == score]
+        header = [text for level in levels for text in (f"by {level}", f"minus {escape(reference)}")]
         table = Table("", *header, title=TITLES[score])
         for name in ranked:
             cells = []
-            for level in LEVELS:
+            for level in levels:
                 cells.append(_score_text(comparison["arms"][name][level][score]))
                 cells.append(_difference_text(to_reference[name][level][score]) if name in to_reference else "")
             table.add_row(escape(name), *cells)
@@ -120,8 +136,10 @@ def show_comparison(comparison: dict[str, Any]) -> None:
     console.print(_design(comparison), markup=False)
 
 
-def _at(level: str, predictions: Predictions) -> Predictions:
-    return predictions.by_video() if level == "video" else predictions
+def _at(level: str, predictions: Predictions) -> Predictions | Presence:
+    found = at_level(predictions, level)
+    assert found
+    return found
 
 
 def _check_alike(arms: dict[str, list[Predictions]]) -> None:
@@ -139,6 +157,7 @@ def _check_alike(arms: dict[str, list[Predictions]]) -> None:
             "labels": np.array_equal(a.labels, b.labels),
             "videos": np.array_equal(a.videos, b.videos),
             "groups": np.array_equal(a.groups, b.groups),
+            "targets": a.target == b.target,
             "folds": np.array_equal(first.fold, one.fold),
         }
         if not all(alike.values()):
@@ -175,7 +194,7 @@ def _difference_figure(
 
 
 def _redraw(
-    evaluations: list[Predictions], draws: NDArray[np.float64], score: str, rng: np.random.Generator
+    evaluations: list[Predictions | Presence], draws: NDArray[np.float64], score: str, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """The mean score of S evaluations, drawn anew in every draw of groups: `[B]`."""
     count = len(evaluations)
@@ -202,7 +221,8 @@ def _number(value: float) -> float | None:
 
 def _ranked(comparison: dict[str, Any]) -> list[str]:
     arms = comparison["arms"]
-    return sorted(arms, key=lambda name: -(arms[name]["video"]["balanced_accuracy"]["mean"] or 0.0))
+    score, level = FIRST[comparison["target"]]
+    return sorted(arms, key=lambda name: -(arms[name][level][score]["mean"] or 0.0))
 
 
 def _score_text(figure: dict[str, Any]) -> str:
@@ -223,18 +243,22 @@ def _interval_text(figure: dict[str, Any], sign: str) -> str:
 
 
 def _design(comparison: dict[str, Any]) -> str:
-    counts = sorted({len(arm["frame"][SCORES[0]]["seeds"]) for arm in comparison["arms"].values()})
+    score, level = FIRST[comparison["target"]]
+    counts = sorted({len(arm[level][score]["seeds"]) for arm in comparison["arms"].values()})
     text = f"95 % intervals: the {comparison['groups']} groups drawn anew, the same for all methods"
     text += ", and evaluations drawn anew" if counts[-1] > 1 else ""
     text += "; ± is the std over a method's evaluations" if counts[-1] > 1 else ""
     text += "; what training seeds change is not in that of a method with one evaluation" if counts[0] == 1 else ""
-    return f"{text}; chance is {comparison['chance']:.3f}"
+    return text if comparison["chance"] is None else f"{text}; chance is {comparison['chance']:.3f}"
 
 
 def _plot(comparison: dict[str, Any]) -> Figure:
-    score, ranked = SCORES[0], _ranked(comparison)[::-1]
-    figure = Figure(figsize=(9, 0.5 * len(ranked) + 1.5), layout="constrained")
-    for axes, level in zip(figure.subplots(1, 2, sharey=True), LEVELS, strict=True):
+    ranked = _ranked(comparison)[::-1]
+    first = FIRST[comparison["target"]]
+    shown = [column for column in comparison["columns"] if column[0] == first[0]]
+    figure = Figure(figsize=(4.5 * len(shown), 0.5 * len(ranked) + 1.5), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, (score, level) in zip(panels, shown, strict=True):
         for row, name in enumerate(ranked):
             found = comparison["arms"][name][level][score]
             if found["mean"] is None:
@@ -243,7 +267,13 @@ def _plot(comparison: dict[str, Any]) -> Figure:
             axes.plot(found["mean"], row, "D", color="#4477aa")
             if found["low"] is not None:
                 axes.hlines(row, found["low"], found["high"], color="#4477aa", linewidth=2)
-        axes.axvline(comparison["chance"], linestyle=":", color="grey")
+        dotted = "" if comparison["chance"] is None else " (dotted: chance)"
+        if dotted:
+            axes.axvline(comparison["chance"], linestyle=":", color="grey")
         axes.set_yticks(range(len(ranked)), list(map(plot_text, ranked)))
-        axes.set(title=f"by {level}", xlabel=f"{TITLES[score]} (dotted: chance)", ylim=(-0.5, len(ranked) - 0.3))
+        axes.set(
+            title=f"by {level}",
+            xlabel=f"{TITLES[score]}{dotted}",
+            ylim=(-0.5, len(ranked) - 0.3),
+        )
     return figure

@@ -94,8 +94,10 @@ def find_model(name: str | Path, config: InputConfig) -> Model:
 
 
 def groups_trained_on(model: str, store: ShardStore, samples: Samples) -> int | None:
-    """How many of the samples' groups a run was trained on; -1 where its shards were others, None where it is no run."""
-    run = learn.RunFolder.of(Path(model))
+    """How many of the samples' groups a run was trained on; -1 where its shards were others, None if it is no run."""
+    place = Path(model)
+    run = learn.RunFolder.of(place)
+    run = learn.RunFolder(place.parent) if place == learn.RunFolder(place.parent).backbone else run
     if model in (learn.IMAGENET, RANDOM) or not run.holds_run():
         return None
     if run.read_fingerprint() != store.fingerprint:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate import images
-from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find_model, load_frames
+from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find_model, groups_trained_on, load_frames
 from usucl_fast.evaluate.folds import make_folds, most_folds
 from usucl_fast.evaluate.protocols import PROTOCOLS, FineTune
 from usucl_fast.evaluate.samples import TARGETS, Predictions, Samples, Split, find_samples, shuffled_by_group
@@ -189,21 +189,25 @@ def _sample_notes(table: FrameTable, samples: Samples, config: EvaluateConfig) -
     """Which frames are evaluated."""
     videos, notes = len(table.videos), []
     if config.split:
-        notes.append(f"Of the split {config.split} alone: {list(table.videos.split).count(config.split)} of {videos} videos.")
+        notes.append(
+            f"Of the split {config.split} alone: {list(table.videos.split).count(config.split)} of {videos} videos."
+        )
     if samples.target == "video":
         left_out = int(table.videos.label.is_empty.sum())
         return [*notes, f"Left out: {left_out} videos without a label."] if left_out else notes
     assert table.labels
     known = ~(table.labels.label.is_empty if samples.target == "frame" else np.isnan(table.labels.value))
     what = "a label" if samples.target == "frame" else "a value"
-    return [*notes, f"{int(known.sum()):,} of {len(table):,} frames have {what}; {len(samples):,} of them are evaluated."]
+    return [
+        *notes,
+        f"{int(known.sum()):,} of {len(table):,} frames have {what}; {len(samples):,} of them are evaluated.",
+    ]
 
 
 def _trained_notes(trained: int, groups: int) -> list[str]:
     if trained < 0:
         return [
-            "SHARDS are not those that MODEL was trained on: whether it was trained on the same groups (patients) is not"
-            " known."
+            "SHARDS are not those that MODEL was trained on: whether it has seen these groups (patients) is not known."
         ]
     if not trained:
         return []
@@ -225,7 +229,7 @@ def _evaluate_each(
     import torch
 
     from usucl_fast.evaluate.finetuning import finetune
-    from usucl_fast.evaluate.probes import predict, predict_values
+    from usucl_fast.evaluate.probes import predict
 
     backbone, device = backbone or model.backbone(), pick_device(config.device)
     tuned = {name: config.finetune(name) for name in splits}
@@ -242,8 +246,7 @@ def _evaluate_each(
             extra = {"finetune": dataclasses.asdict(settings), "epochs_chosen": chosen}
         else:
             assert features is not None
-            probe = predict_values if data.samples.target == "value" else predict
-            predictions = probe(name, features, data.samples, splits[name])
+            predictions = predict(name, features, data.samples, splits[name])
         summary = {
             **_describe(name, model, data, splits[name], config),
             **extra,

@@ -20,7 +20,7 @@ C = 0.01
 TOLERANCE = 1e-5
 """Of the distance to the optimum in logits, root mean square; probabilities are then within 1e-4 of the optimum's."""
 MOST_STEPS = 500
-REMEMBERED = 8
+REMEMBERED = 6
 """Steps that the curvature is estimated from."""
 COLUMNS = 128
 """Columns of weights, S times K, that are sought at once."""
@@ -31,7 +31,7 @@ def fit_predict(
 ) -> Array:
     """Fits a multinomial logistic regression to each training set, and returns its probabilities of all samples.
 
-    That is `LogisticRegression(C=C, class_weight="balanced")` behind a `StandardScaler`, both of the training set alone.
+    That is `LogisticRegression(C=C, class_weight="balanced")` behind a `StandardScaler`, both of that set alone.
 
     Args:
         features: `[M, F]`.
@@ -113,7 +113,6 @@ class _Fit:
         value, gradient = self._loss(point)
         tolerance = 0.5 * C * TOLERANCE**2 * (self._weight > 0).sum(axis=(0, 2))
         steps: list[tuple[Array, Array, Array]] = []
-        going = np.ones(point.shape[1], np.bool_)
         for _ in range(MOST_STEPS):
             direction = -self._quasi_newton(gradient, steps)
             decrease = -_dot(gradient, direction)

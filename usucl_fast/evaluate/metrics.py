@@ -126,7 +126,9 @@ def group_draws(groups: int, seed: int) -> Array:
     return rng.multinomial(groups, np.full(groups, 1 / groups), BOOTSTRAPS).astype(np.float64)
 
 
-def bootstrap_scores(predictions: Predictions | Presence, draws: Array, score: str, positive: str | None = None) -> Array:
+def bootstrap_scores(
+    predictions: Predictions | Presence, draws: Array, score: str, positive: str | None = None
+) -> Array:
     """The mean over folds and repeats of a score of `fold_scores` in each draw, `[B]`; NaN where a draw has none.
 
     Args:
@@ -173,7 +175,7 @@ def _scores(
 
 
 def _of_presence(found: Presence, weights: Array) -> dict[str, Array]:
-    """The scores of videos, `[B, repeats, folds]`: areas, also by class, and the mean overlap where a class is shown."""
+    """The scores of videos, `[B, repeats, folds]`: areas, also by class, and the overlap where a class is shown."""
     classes = found.samples.classes
     codes = np.unique(found.samples.groups, return_inverse=True)[1]
     shape = (len(weights), len(found.fold), found.fold.max() + 1)

@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE
-from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.preprocessing import StandardScaler
 
-from usucl_fast.evaluate.samples import Predictions, Samples
+from usucl_fast.evaluate.metrics import at_level
+from usucl_fast.evaluate.plots import along_plot, confusion_plot, folds_plot, map_plot, roc_plot
+from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import design, figure_rows
 from usucl_fast.files import write_whole
 
-MAPPED = 2000
-"""Samples that are shown on the map, at most."""
-FEWEST_MAPPED = 5
-
 ROC_CAPTION = (
-    "Each class against the rest, by video: every repeat, and the mean. The folds of a repeat are taken together here,"
-    " so an area may differ a little from the AUROC, a mean over folds."
+    "Each class against the rest, by {level}: every repeat, and the mean. The folds of a repeat are taken together"
+    " here, so an area may differ a little from the AUROC, a mean over folds."
+)
+
+ALONG_CAPTION = (
+    "What was predicted along the videos in which the truth changes most often, one a group, in the first repeat; each"
+    " by a classifier that has seen no frame of the video's group. Bands: the true class; dotted: the true value."
 )
 
 STYLE = """
@@ -42,7 +41,8 @@ figcaption { color: #555; font-size: 0.9rem; }
 def write_page(
     out: Path, summary: dict[str, Any], predictions: Predictions, features: NDArray[np.float32] | None
 ) -> None:
-    """Writes `confusion.png`, `roc.png`, `folds.png`, `map.png` and `page.html`, which holds them, into `out`.
+    """Writes `page.html` into `out`, and the plots that it holds: `confusion.png`, `roc.png`, `folds.png`, `along.png`,
+    `map.png`.
 
     A plot whose figures are missing in the summary is left out.
 
@@ -52,12 +52,16 @@ def write_page(
         predictions: by frame.
         features: `[M, F]` of the predictions' samples; None, or features that are all alike, make no map.
     """
+    target = predictions.samples.target
+    told = at_level(predictions, "video" if target == "video" else "frame")
+    roc = roc_plot(told) if isinstance(told, Predictions) and target != "value" else None
     levels = {"by frame": summary, "by video": summary.get("video", {})}
     plots = {
-        "confusion.png": (_confusion(levels, summary["classes"]), "Predicted and true classes: mean over the repeats."),
-        "roc.png": (_roc(predictions.by_video()), ROC_CAPTION),
-        "folds.png": (_folds(levels, summary.get("chance")), "Every fold of every repeat."),
-        "map.png": (_map(predictions.samples, features), "The features in two dimensions (t-SNE)."),
+        "confusion.png": (confusion_plot(levels, summary["classes"]), "Predicted and true: mean over the repeats."),
+        "roc.png": (roc, ROC_CAPTION.format(level="video" if target == "video" else "frame")),
+        "folds.png": (folds_plot(levels, summary.get("chance")), "Every fold of every repeat."),
+        "along.png": (along_plot(predictions), ALONG_CAPTION),
+        "map.png": (map_plot(predictions.samples, features), "The features in two dimensions (t-SNE)."),
     }
     out.mkdir(parents=True, exist_ok=True)
     parts = [paragraph(counts_text(summary)), table_html(("", "by frame", "by video"), figure_rows(summary))]
@@ -110,95 +114,3 @@ def table_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def paragraph(text: str) -> str:
     """A paragraph of a text, which is escaped."""
     return f"<p>{html.escape(text)}</p>"
-
-
-def plot_text(name: str) -> str:
-    """A name as matplotlib shows it as it is: neither as a formula nor hidden from legends."""
-    return ("\u2009" if name.startswith("_") else "") + name.replace("$", r"\$")
-
-
-def _confusion(levels: dict[str, dict[str, Any]], classes: list[str]) -> Figure | None:
-    shown = {title: np.array(level["confusion"]) for title, level in levels.items() if "confusion" in level}
-    if not shown:
-        return None
-    side = 2.2 + 0.55 * len(classes)
-    figure = Figure(figsize=(side * len(shown), side), layout="constrained")
-    for axes, (title, counts) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
-        axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{round(count, 1):,g}", ha="center", va="center", color=colour, fontsize="small")
-        ticks, names = range(len(classes)), list(map(plot_text, classes))
-        axes.set_xticks(ticks, names, rotation=45, ha="right")
-        axes.set_yticks(ticks, names)
-        axes.set(title=title, xlabel="predicted", ylabel="true")
-    return figure
-
-
-def _roc(videos: Predictions) -> Figure | None:
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes, grid, drawn = figure.subplots(), np.linspace(0, 1, 201), False
-    for k, name in enumerate(videos.samples.classes):
-        curves, areas = [], []
-        for probabilities, fold in zip(videos.probabilities, videos.fold, strict=True):
-            truth, score = videos.samples.labels[fold >= 0] == k, probabilities[fold >= 0, k]
-            if truth.all() or not truth.any():
-                continue
-            false, true, _ = roc_curve(truth, score)
-            axes.plot(false, true, color=f"C{k}", alpha=0.2, linewidth=0.8)
-            curves.append(np.interp(grid, false, true))
-            areas.append(roc_auc_score(truth, score))
-        if curves:
-            mean = np.concatenate([[0], np.mean(curves, axis=0)])  # interp leaves out the rise at 0
-            label = f"{plot_text(name)} ({np.mean(areas):.3f})"
-            axes.plot([0, *grid], mean, color=f"C{k}", linewidth=2, label=label)
-            drawn = True
-    if not drawn:
-        return None
-    axes.plot([0, 1], [0, 1], ":", color="grey")
-    axes.set(xlabel="false positives", ylabel="true positives", aspect="equal")
-    axes.legend(title="area", fontsize="small", loc="lower right")
-    return figure
-
-
-def _folds(levels: dict[str, dict[str, Any]], chance: float | None) -> Figure | None:
-    found = {title: level.get("fold_scores") for title, level in levels.items()}
-    shown = {title: scores for title, scores in found.items() if scores}
-    if not shown:
-        return None
-    figure = Figure(figsize=(4 * len(shown), 3.5), layout="constrained")
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, (title, scores) in zip(panels, shown.items(), strict=True):
-        repeats = [score["repeat"] for score in scores]
-        axes.plot(repeats, [score["balanced_accuracy"] for score in scores], "o", color="#4477aa", alpha=0.6)
-        if chance is not None:
-            axes.axhline(chance, linestyle=":", color="grey", label="chance")
-            axes.legend(fontsize="small")
-        axes.set_xticks(sorted(set(repeats)))
-        axes.set(title=title, xlabel="repeat", ylim=(-0.03, 1.03))
-    panels[0].set_ylabel("balanced accuracy")
-    return figure
-
-
-def _map(samples: Samples, features: NDArray[np.float32] | None) -> Figure | None:
-    if features is None or len(features) < FEWEST_MAPPED or not np.ptp(features, axis=0).any():
-        return None
-    places = np.linspace(0, len(features) - 1, min(len(features), MAPPED)).astype(np.int64)
-    scaled = StandardScaler().fit_transform(features[places])
-    perplexity = min(30, (len(places) - 1) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(scaled)
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    by_class, by_video = figure.subplots(1, 2)
-    for k, name in enumerate(samples.classes):
-        _dots(by_class, points[samples.labels[places] == k], color=f"C{k}", label=plot_text(name))
-    by_class.legend(fontsize="small", markerscale=2)
-    _dots(by_video, points, c=np.unique(samples.videos[places], return_inverse=True)[1] % 20, cmap="tab20")
-    by_class.set_title("by class")
-    by_video.set_title("by video")
-    return figure
-
-
-def _dots(axes: Axes, points: NDArray[np.float32], **look: Any) -> None:
-    axes.scatter(points[:, 0], points[:, 1], s=8, linewidths=0, **look)
-    axes.set(xticks=[], yticks=[])

@@ -1,50 +1,81 @@
-"""Features + labels -> predictions, fold by fold."""
+"""Features + labels or values -> predictions, fold by fold."""
+
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from usucl_fast.errors import DataError
+from usucl_fast.evaluate.logistic import fit_predict
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.progress import Progress
 
 NEIGHBOURS = 20
+RIDGE = 100.0
+"""Strength of the penalty on a value's weights, that of the logistic regression of labels."""
+
+Array = NDArray[np.float64]
 
 
 class _BalancedNeighbours(KNeighborsClassifier):
     """Votes are divided by the class's share of the training samples: a rare class is not outvoted by its rarity."""
 
-    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    def predict_proba(self, X: NDArray[np.float32]) -> Array:
         votes = super().predict_proba(X) / np.bincount(self._y, minlength=len(self.classes_))
-        balanced: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
+        balanced: Array = votes / votes.sum(axis=1, keepdims=True)
         return balanced
 
 
-def _knn(train: int) -> ClassifierMixin:
-    return make_pipeline(
-        StandardScaler(with_std=False),
-        Normalizer(),  # neighbours by cosine
-        _BalancedNeighbours(min(NEIGHBOURS, train), weights="distance"),
-    )
+def _by_neighbours(features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Iterable[Array]:
+    for split in splits:
+        count = min(NEIGHBOURS, len(split.train))
+        regresses = samples.target == "value"
+        kind = KNeighborsRegressor if regresses else _BalancedNeighbours
+        # neighbours by cosine
+        model = make_pipeline(StandardScaler(with_std=False), Normalizer(), kind(count, weights="distance"))
+        truth = samples.values if regresses else samples.labels
+        assert truth is not None
+        model.fit(features[split.train], truth[split.train])
+        if regresses:
+            yield model.predict(features[split.test])[:, None]
+        else:
+            found = np.zeros((len(split.test), len(samples.classes)))  # 0 for a class that was not learned
+            found[:, model.classes_] = model.predict_proba(features[split.test])
+            yield found
 
 
-def _linear(train: int) -> ClassifierMixin:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
+def _by_weights(features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Iterable[Array]:
+    if samples.target != "value":
+        trains = [split.train for split in splits]
+        found = fit_predict(features, samples.labels, len(samples.classes), trains)
+        yield from (own[split.test] for own, split in zip(found, splits, strict=True))
+        return
+    assert samples.values is not None
+    for split in splits:
+        values = samples.values[split.train]
+        spread = values.std() or 1.0
+        model = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(features[split.train], values / spread)
+        yield model.predict(features[split.test])[:, None] * spread
 
 
-CLASSIFIERS = {"knn": _knn, "linear": _linear}
-"""By protocol, what makes an untrained classifier of frozen features, given the number of training samples."""
+PROBES: dict[str, Callable[[NDArray[np.float32], Samples, list[Split]], Iterable[Array]]] = {
+    "knn": _by_neighbours,
+    "linear": _by_weights,
+}
+"""By protocol, what learns from the training samples of each split, and predicts those tested there: `[m, K]` class
+probabilities, or `[m, 1]` values."""
 
 
 def predict(protocol: str, features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Predictions:
-    """Trains a classifier of the features on each split, and returns its probabilities for the samples tested there.
+    """Trains a classifier of the features on each split, or a regression of values, and returns what it predicts of the
+    samples tested there.
 
     Args:
-        protocol: name in `CLASSIFIERS`.
+        protocol: name in `PROBES`: `knn`, the 20 nearest neighbours by cosine; `linear`, logistic or ridge regression.
         features: `[M, F]`.
         samples: M of them.
         splits: of `make_folds`; a sample is tested at most once in a repeat.
@@ -59,14 +90,12 @@ def predict(protocol: str, features: NDArray[np.float32], samples: Samples, spli
             " check the weights of MODEL"
         )
     repeats = 1 + max(split.repeat for split in splits)
-    probabilities = np.full((repeats, len(samples), len(samples.classes)), np.nan)
+    wide = 1 if samples.target == "value" else len(samples.classes)
+    predicted = np.full((repeats, len(samples), wide), np.nan)
     fold = np.full((repeats, len(samples)), -1, np.int64)
     with Progress("folds", len(splits)) as progress:
-        for split in splits:
-            model = CLASSIFIERS[protocol](len(split.train)).fit(features[split.train], samples.labels[split.train])
-            probabilities[split.repeat, split.test] = 0  # a class that was not learned
-            found = model.predict_proba(features[split.test])
-            probabilities[split.repeat, split.test[:, None], model.classes_[None, :]] = found
+        for split, found in zip(splits, PROBES[protocol](features, samples, splits), strict=True):
+            predicted[split.repeat, split.test] = found
             fold[split.repeat, split.test] = split.fold
             progress.advance()
-    return Predictions(samples, probabilities, fold)
+    return Predictions(samples, predicted, fold)

@@ -54,7 +54,7 @@ class Protocol:
     """What is done with a backbone on each fold, and which folds are made where nobody says otherwise."""
 
     finetune: FineTune | None = None
-    """How all layers are trained; None for a classifier of frozen features, as in `probes.CLASSIFIERS`."""
+    """How all layers are trained; None for a classifier of frozen features, as in `probes.PROBES`."""
     folds: int = 5
     """Parts that the samples are split into; fewer where the rarest class has fewer groups."""
     repeats: int = 5

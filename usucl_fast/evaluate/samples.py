@@ -12,7 +12,6 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import write_whole
 from usucl_fast.shards import FrameTable, Texts
 
-
 TARGETS = ("frame", "video", "value")
 """What may be predicted of a frame: its own label, that of its video, or its number."""
 
@@ -57,7 +56,7 @@ class Split:
 class Predictions:
     """What was predicted of the samples, each by a classifier that was not trained on it.
 
-    probabilities: float64 `[repeats, M, K]` of the classes; of the target `value`, the number itself, `[repeats, M, 1]`.
+    probabilities: float64 `[repeats, M, K]` of the classes; of the target `value`, the number, `[repeats, M, 1]`.
         NaN where a sample was not tested in a repeat.
     fold: int64 `[repeats, M]`, the fold that tested the sample; -1 where none did.
     """
@@ -218,7 +217,11 @@ def _of_frames(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str], NDArray[np.float64] | None]:
     """Frame ids, labels, classes and values, of what single frames have."""
     own = table.labels
-    has = np.zeros(len(table), np.bool_) if not own else ~(own.label.is_empty if target == "frame" else np.isnan(own.value))
+    has = (
+        np.zeros(len(table), np.bool_)
+        if not own
+        else ~(own.label.is_empty if target == "frame" else np.isnan(own.value))
+    )
     frame_ids = np.flatnonzero(has & np.isin(table.rows["video"], videos))
     if not own or not len(frame_ids):
         raise UsageError(f"--target {target}: SHARDS hold no frame with such; pack them with usucl-shard --labels")
