@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers.training import TINY, losses
 from usucl_fast.errors import DataError, ResourceError
-from usucl_fast.learn import Execution, train
+from usucl_fast.learn import Execution, engine, train
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.recipes import make_config
@@ -71,20 +71,54 @@ def test_a_batch_in_parts_is_the_same_batch(sample: ShardStore, tmp_path: Path, 
     assert losses(tmp_path / str(parts)) == pytest.approx(losses(tmp_path / "1"), abs=1e-4)
 
 
+def told_of(collapse: Collapse, *cosines: tuple[float | None, int]) -> list[str]:
+    """Warnings over so many steps of each mean cosine, one stretch after another."""
+    values = [cosine for cosine, steps in cosines for _ in range(steps)]
+    lines = ({"step": step, "mean_cosine": cosine, "effective_rank": 1.2} for step, cosine in enumerate(values))
+    return [warning for line in lines if (warning := collapse.look(line))]
+
+
 def test_collapse_is_told_once_each_time() -> None:
-    collapse = Collapse()
+    long = config(warm_up=0), 10**6
+    assert not told_of(Collapse(*long), (0.99, ALIKE_STEPS - 1), (0.3, 1), (0.99, ALIKE_STEPS - 1))
+    (warning,) = told_of(Collapse(*long), (0.99, 150))
+    assert "step 49: the embeddings have collapsed: for 50 steps" in warning
+    assert len(told_of(Collapse(*long), (0.99, 150), (0.3, 1), (None, 10), (0.99, 100))) == 2
+    assert not told_of(Collapse(*long), (0.9, 1000))
 
-    def tell(cosine: float | None, steps: int) -> list[str]:
-        lines = ({"step": n, "mean_cosine": cosine, "effective_rank": 1.2} for n in range(steps))
-        return [warning for line in lines if (warning := collapse.look(line))]
 
-    assert not tell(0.99, ALIKE_STEPS - 1)
-    (warning,) = tell(0.99, 100)
-    assert "collapsed" in warning
-    assert not tell(0.3, 1)
-    assert not tell(None, 10)
-    assert not tell(0.99, ALIKE_STEPS - 1)
-    assert len(tell(0.99, 100)) == 1
+def test_collapse_is_looked_for_when_the_warm_up_has_ended_and_in_short_runs() -> None:
+    """Of 60 steps with 20 of warm-up, 20 in a row are half of what is left."""
+    run = config(warm_up=20), 60
+    assert not told_of(Collapse(*run), (0.99, 39), (0.3, 21))
+    (warning,) = told_of(Collapse(*run), (0.99, 60))
+    assert warning.startswith("step 39: ")
+    assert len(told_of(Collapse(config(), 1), (0.99, 1))) == 1
+
+
+def test_collapse_names_ways_out_that_there_are() -> None:
+    (default,) = told_of(Collapse(config(warm_up=0), 60), (0.99, 60))
+    assert "Ways out: --init imagenet, a lower --lr than" in default
+    made = make_config("reference", {**TINY, "batch_size": 4, "lr": 0.01})
+    (reference,) = told_of(Collapse(made, 60), (0.99, 60))
+    assert "Ways out: --init imagenet, --in-batch, --head-norm, a lower --lr than 0.01," in reference
+    (pretrained,) = told_of(Collapse(dataclasses.replace(made, init="here.pth"), 60), (0.99, 60))
+    assert "--init" not in pretrained
+
+
+def test_collapse_is_told_on_the_terminal_and_in_the_summary_across_a_resume(
+    sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step's anchors are made alike; the six steps are told of at the third, and not again after going on."""
+    monkeypatch.setattr(engine, "mean_cosine", lambda query: 0.99)
+    out, long = tmp_path / "run", config(warm_up=0)
+    first = train(long, sample, out, dataclasses.replace(EXECUTION, stop_after=4))
+    assert "step 2: the embeddings have collapsed" in capsys.readouterr().err
+    whole = train(long, sample, out, EXECUTION, resume=True)
+    assert "collapsed" not in capsys.readouterr().err
+    assert first["warnings"] == whole["warnings"]
+    assert len(whole["warnings"]) == 1
+    assert json.loads((out / "summary.json").read_bytes())["warnings"] == whole["warnings"]
 
 
 def test_tensorboard_has_the_metrics_and_no_step_twice(sample: ShardStore, tmp_path: Path) -> None:

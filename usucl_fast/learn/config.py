@@ -7,8 +7,8 @@ from typing import Any
 from usucl_fast.feed import AUGMENTATIONS
 
 WARM_UP_STEPS = 200
-IMAGENET = "imagenet"
-"""The word that stands for the weights of a network's own publishers."""
+IMAGENET, RANDOM = "imagenet", "random"
+"""The words that stand for the weights of a network's own publishers, and for untrained ones."""
 
 
 def setting(
@@ -57,7 +57,7 @@ class TrainConfig:
     batch_size: int = setting(32, "Tuples a step.", low=1)
     seed: int = setting(0, "Seed of the weights and of all draws.", low=0)
     init: str = setting(
-        "random",
+        RANDOM,
         "Weights that the backbone starts with: random; imagenet, torchvision's; or a file or run, see the README.",
     )
     dim: int = setting(128, "Dimension of the embeddings.", low=2)

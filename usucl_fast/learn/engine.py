@@ -21,6 +21,7 @@ from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
 from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, Part, Planner, make_loader
 from usucl_fast.files import write_json, write_whole
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
+from usucl_fast.learn.config import RANDOM
 from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.mined_plans import MinedPlans
@@ -29,7 +30,7 @@ from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.splits import with_split
-from usucl_fast.learn.watch import Watch, import_writer
+from usucl_fast.learn.watch import Collapse, Watch, import_writer
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
 from usucl_fast.shards import ShardStore
@@ -182,7 +183,7 @@ class Run:
             self.optimizer.load_state_dict(saved.optimizer)
             self.step = saved.step
             self.plans.start(self.step, saved.plans)
-        elif self.config.init != "random":
+        elif self.config.init != RANDOM:
             self.network.start_with(read_backbone(self.config.init, self.config.arch))
         if self.config.compile:
             for encoder in self.network.encoders():
@@ -208,7 +209,13 @@ class Run:
         execution = self.execution
         with (
             Watch(
-                self.folder, self.step, self.steps, execution.tensorboard, execution.profile, self.ranks.first
+                self.folder,
+                Collapse(self.config, self.steps),
+                self.step,
+                self.steps,
+                execution.tensorboard,
+                execution.profile,
+                self.ranks.first,
             ) as watch,
             contextlib.closing(self.loader.run(self.shares())) as batches,
         ):
@@ -290,6 +297,7 @@ class Run:
             file.write(safetensors_bytes(backbone))
         lines = self.folder.read_metrics()
         seconds = sum(line["seconds"] for line in lines)
+        collapse = Collapse(self.config, self.steps)
         summary = {
             "steps": self.step,
             "of": self.steps,
@@ -298,6 +306,7 @@ class Run:
             "loss": lines[-1]["loss"],
             "mean_cosine": lines[-1]["mean_cosine"],
             "effective_rank": lines[-1]["effective_rank"],
+            "warnings": [warning for line in lines if (warning := collapse.look(line))],
             "frames_per_second": round(sum(line["frames"] for line in lines) / seconds, 1),
             "data_wait": round(sum(line["wait"] for line in lines) / seconds, 4),
             "seconds": round(seconds, 3),

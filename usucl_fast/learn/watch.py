@@ -9,21 +9,29 @@ from typing import Any, Self
 import torch
 
 from usucl_fast.files import write_whole
+from usucl_fast.learn.config import IMAGENET, RANDOM
+from usucl_fast.learn.method import Method
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.optional import needed
 from usucl_fast.progress import Progress
 
-ALIKE_COSINE = 0.95
-"""Mean cosine of a batch's anchors from which on they are called alike."""
+ALIKE_COSINE = 0.9
+"""Mean cosine of a batch's anchors above which they are called alike."""
 ALIKE_STEPS = 50
+"""Steps that they are so before it is said; of a short run, half of those after the warm-up."""
 TRACED_STEPS = 5
 
 
 class Collapse:
-    """Notices when the embeddings have been nearly alike for `ALIKE_STEPS` steps."""
+    """Notices when, once the learning rate is up, the embeddings are nearly alike step after step.
 
-    def __init__(self) -> None:
-        self._cosines: deque[float] = deque(maxlen=ALIKE_STEPS)
+    config: of the run.
+    steps: of the run.
+    """
+
+    def __init__(self, config: Method, steps: int) -> None:
+        self._config, self._first = config, config.warm_up_steps(steps)
+        self._cosines: deque[float] = deque(maxlen=min(ALIKE_STEPS, max(1, (steps - self._first) // 2)))
         self._told = False
 
     def look(self, line: dict[str, Any]) -> str | None:
@@ -31,18 +39,28 @@ class Collapse:
 
         line: of metrics.
         """
-        if line["mean_cosine"] is not None:
+        if line["mean_cosine"] is not None and line["step"] >= self._first:
             self._cosines.append(line["mean_cosine"])
-        alike = len(self._cosines) == ALIKE_STEPS and min(self._cosines) > ALIKE_COSINE
+        alike = len(self._cosines) == self._cosines.maxlen and min(self._cosines) > ALIKE_COSINE
         told, self._told = self._told, alike
         if not alike or told:
             return None
         return (
-            f"step {line['step']}: the embeddings have collapsed: for {ALIKE_STEPS} steps, those of different videos"
-            f" have been nearly the same (mean cosine {line['mean_cosine']:.3f}, effective rank"
-            f" {line['effective_rank']:.1f}); the run goes on. From random weights, try --in-batch, --head-norm or a"
-            " higher --tau"
+            f"step {line['step']}: the embeddings have collapsed: for {len(self._cosines)} steps, those of different"
+            f" videos have been nearly the same (mean cosine {line['mean_cosine']:.3f}, effective rank"
+            f" {line['effective_rank']:.1f}); the run goes on. Ways out: {', '.join(self._ways_out())}"
         )
+
+    def _ways_out(self) -> list[str]:
+        config = self._config
+        switches = [name for name in ("in_batch", "head_norm") if getattr(config, name, None) is False]
+        return [
+            *([f"--init {IMAGENET}"] if config.init == RANDOM else []),
+            *(f"--{name.replace('_', '-')}" for name in switches),
+            f"a lower --lr than {config.lr:g}",
+            f"a longer --warm-up than {self._first} steps",
+            f"a larger --batch-size than {config.batch_size}",
+        ]
 
 
 def import_writer() -> Any:
@@ -108,6 +126,7 @@ class Watch:
 
     Args:
         run: its folder.
+        collapse: what looks for it.
         step: that the run goes on with; metrics from there on are done again.
         steps: of the run.
         tensorboard: write for TensorBoard.
@@ -115,8 +134,17 @@ class Watch:
         first: whether this rank tells.
     """
 
-    def __init__(self, run: RunFolder, step: int, steps: int, tensorboard: bool, profile: bool, first: bool) -> None:
-        self._frames, self._collapse, self._stack, self._first = 0, Collapse(), contextlib.ExitStack(), first
+    def __init__(
+        self,
+        run: RunFolder,
+        collapse: Collapse,
+        step: int,
+        steps: int,
+        tensorboard: bool,
+        profile: bool,
+        first: bool,
+    ) -> None:
+        self._frames, self._collapse, self._stack, self._first = 0, collapse, contextlib.ExitStack(), first
         self._board = self._trace = None
         if not first:
             return
@@ -124,6 +152,8 @@ class Watch:
             kept = [line for line in run.read_metrics() if line["step"] < step]
             with write_whole(run.metrics) as file:
                 file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
+            for line in kept:
+                collapse.look(line)  # what was told before is not told again
         self._metrics = self._stack.enter_context(run.metrics.open("a", encoding="utf-8"))
         self._progress = self._stack.enter_context(Progress("steps", steps, step))
         if tensorboard:
