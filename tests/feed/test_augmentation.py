@@ -11,11 +11,14 @@ from usucl_fast.feed import AUGMENTATIONS, Augmentation
 from usucl_fast.feed.augmentation import (
     BOX_DRAWS,
     GRAIN,
+    LOOK_DRAWS,
     PHOTOMETRY,
     PHOTOMETRY_DRAWS,
+    TEXTURED,
     UNCHANGED,
     draw_boxes,
     draw_photometry,
+    texture,
 )
 from usucl_fast.feed.loaders.threaded import addresses_of
 from usucl_fast.feed.render_cpu import render
@@ -37,9 +40,12 @@ OPERATIONS: dict[str, dict[str, float]] = {
     "compensation": {"gain": 0.7, "attenuation": -0.5},
     "speckle": {"speckle": 0.25, "grain_y": 500, "grain_x": 77},
     "much speckle": {"speckle": 0.9, "grain_y": 3, "grain_x": 511},
+    "texture": {"texture": 0.1, "grain_y": 40, "grain_x": 500},
+    "much texture": {"texture": 0.6, "grain_y": 3, "grain_x": 511},
+    "haze": {"haze": 0.02, "grain_x": 9},
     "all": {
         **{"brightness": 1.2, "contrast": 0.8, "gamma": 1.3, "blur": 0.01, "gain": 1.2, "attenuation": 0.7},
-        **{"speckle": 0.2, "grain_y": 99, "grain_x": 300},
+        **{"speckle": 0.2, "grain_y": 99, "grain_x": 300, "texture": 0.1, "haze": 0.02},
     },
 }
 
@@ -109,10 +115,10 @@ def test_boxes_on_either_device_against_float64(size: int, channels: int) -> Non
 
 
 def test_mixed_batches_are_developed_one_by_one() -> None:
-    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 1, 24, 24), dtype=np.uint8))
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (len(OPERATIONS), 1, 24, 24), dtype=np.uint8))
     photometry = np.array([record(values) for values in OPERATIONS.values()])
     together = develop(frames, photometry)
-    for n in range(16):
+    for n in range(len(OPERATIONS)):
         alone = develop(frames[n : n + 1], photometry[n : n + 1])
         assert (together[n : n + 1].int() - alone.int()).abs().max() <= 1
     assert torch.equal(together[0], frames[0])
@@ -177,9 +183,41 @@ def test_recipes_of_crops_change_no_level(name: str) -> None:
     assert (draw_photometry(AUGMENTATIONS[name], draws(100, PHOTOMETRY_DRAWS)) == UNCHANGED).all()
 
 
-def test_black_stays_black_in_the_ultrasound_recipe() -> None:
-    plain = dataclasses.replace(AUGMENTATIONS["ultrasound"], tone_chance=1.0, blur_chance=1.0, speckle_chance=1.0)
-    photometry = draw_photometry(plain, draws(20, PHOTOMETRY_DRAWS)).ravel()
+def test_another_machines_look_by_hand() -> None:
+    """The first two draws of four are the ends of the ranges, the others their middles."""
+    look = draws(5000, PHOTOMETRY_DRAWS + LOOK_DRAWS)
+    look[0, 0, -4:], look[0, 1, -4:] = 0, (1, 1, 0.5, 0.5)
+    drawn = draw_photometry(AUGMENTATIONS["look"], look)
+    first, second = drawn[0]
+    assert (first["gamma"], second["gamma"]) == pytest.approx((np.exp(-0.4), np.exp(0.4)))
+    # e^ramp at the top, 1 in the middle, e^-ramp at the bottom, with gain e^-attenuation depth
+    for record, ramp in ((first, -0.3), (second, 0.3)):
+        depth = np.array([0, 0.5, 1])
+        found = record["gain"] * np.exp(-record["attenuation"] * depth)
+        assert found == pytest.approx(np.exp([ramp, 0, -ramp]))
+    assert [float(first[name]) for name in TEXTURED] == [0, 0]
+    assert [float(second[name]) for name in TEXTURED] == pytest.approx([0.05, 0.01])
+    assert abs(np.log(drawn["gamma"]).mean()) < 0.02  # evenly in the logarithm
+    assert abs(drawn["texture"].mean() - 0.05) < 0.002
+    assert 0 <= drawn["blur"].min() < 0.0001
+    assert 0.0082 < drawn["blur"].max() <= np.float32(0.8 / 96)
+    assert {drawn["grain_x"].min(), drawn["grain_x"].max()} == {0, 511}
+    assert (drawn["speckle"] == 0).all()
+
+
+def test_what_is_drawn_without_a_look_is_what_it_was() -> None:
+    """More draws change nothing, and neither does the digest know of fields that are not used."""
+    levels = draws(50, PHOTOMETRY_DRAWS + LOOK_DRAWS)
+    for name in ("reference", "crops", "mocov2", "ultrasound"):
+        drawn = draw_photometry(AUGMENTATIONS[name], levels)
+        assert np.array_equal(drawn, draw_photometry(AUGMENTATIONS[name], levels[..., :PHOTOMETRY_DRAWS]))
+        assert not any(drawn[field].any() for field in TEXTURED)
+
+
+@pytest.mark.parametrize("name", ["ultrasound", "look"])
+def test_black_stays_black(name: str) -> None:
+    plain = dataclasses.replace(AUGMENTATIONS[name], tone_chance=1.0, blur_chance=1.0, speckle_chance=1.0)
+    photometry = draw_photometry(plain, draws(20, PHOTOMETRY_DRAWS + LOOK_DRAWS)).ravel()
     assert not develop(torch.zeros(40, 1, 24, 24, dtype=torch.uint8), photometry).any()
 
 
@@ -192,5 +230,17 @@ def test_the_grain_is_the_same_everywhere() -> None:
     assert abs(np.corrcoef(GRAIN.ravel(), np.roll(GRAIN, 8, axis=0).ravel())[0, 1]) < 0.05
 
 
+def test_the_texture_is_of_one_four_and_twelve_pixels() -> None:
+    """Of three noises of equal weight, one is alike within a pixel alone, the others over Gaussians of 2 and 6 pixels:
+    at a distance d, their correlation is e^(-d^2 / (4 s^2))."""
+    n = texture().astype(float)
+    assert abs(n.mean() / 32) < 0.05
+    assert abs(n.std() / 32 - 1) < 0.01
+    for d in (1, 2, 4, 8):
+        for axis in (0, 1):
+            expected = (np.exp(-(d**2) / 16) + np.exp(-(d**2) / 144)) / 3
+            assert np.corrcoef(n.ravel(), np.roll(n, d, axis).ravel())[0, 1] == pytest.approx(expected, abs=0.06)
+
+
 def test_a_record_is_packed() -> None:
-    assert PHOTOMETRY.itemsize == 36
+    assert PHOTOMETRY.itemsize == 44

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from tests.helpers.feeding import planner_of, table_of
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, BatchPlan
-from usucl_fast.feed.plan import draw_tuple
+from usucl_fast.feed.tuples import draw_tuple
 from usucl_fast.shards import ShardStore
 
 
@@ -41,6 +42,17 @@ def test_tuples_do_not_depend_on_the_batch_they_are_in(store: ShardStore) -> Non
     ]
     for field in ("frame_ids", "valid", "boxes", "flips", "photometry"):
         assert np.array_equal(getattr(whole, field), np.concatenate([getattr(part, field) for part in parts]))
+
+
+def test_a_look_is_drawn_beside_all_else(store: ShardStore) -> None:
+    """It has draws of its own: boxes and blur are those of the same augmentation without it."""
+    look = AUGMENTATIONS["look"]
+    plain = dataclasses.replace(look, log_gamma=(0, 0), ramp=(0, 0), texture=(0, 0), haze=(0, 0))
+    with_it, without = (planner_of(store.table, augmentation=which).plan(20, 0) for which in (look, plain))
+    assert np.array_equal(with_it.boxes, without.boxes)
+    assert np.array_equal(with_it.photometry["blur"], without.photometry["blur"])
+    assert len(np.unique(with_it.photometry["texture"])) == with_it.frame_ids.size
+    assert with_it.digest() != without.digest()
 
 
 def test_negatives_are_planned_when_they_count_or_are_candidates() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from usucl_fast.feed import BatchPlan
-from usucl_fast.feed.augmentation import GRAIN
+from usucl_fast.feed.augmentation import GRAIN, texture
 from usucl_fast.shards import ShardStore
 
 _MADE: dict[tuple[str, str, int, int], torch.Tensor] = {}
@@ -68,4 +68,7 @@ def develop(x: torch.Tensor, record: np.void) -> torch.Tensor:
     grain = np.roll(GRAIN, (-int(p["grain_y"]), -int(p["grain_x"])), axis=(0, 1))
     noise = np.tile(grain, (2, 2))[:size, :size].astype(np.float64) / 32
     x = x * (1 + p["speckle"] * torch.from_numpy(noise)).clamp(min=0)
+    moved = np.roll(texture(), (-int(p["grain_y"]), -int(p["grain_x"])), axis=(0, 1))
+    n = torch.from_numpy(np.tile(moved, (2, 2))[:size, :size].astype(np.float64) / 32)
+    x = x * (1 + p["texture"] * n).clamp(min=0) + 255 * p["haze"] * n * (x / 16).clamp(max=1)
     return x.clamp(0, 255)

@@ -7,7 +7,6 @@ from .batch import Delivery as Delivery
 from .batch import Loader as Loader
 from .beton import export_beton as export_beton
 from .normalise import Normaliser as Normaliser
-from .plan import REACH as REACH
 from .plan import BatchPlan as BatchPlan
 from .plan import Part as Part
 from .plan import Planner as Planner
@@ -15,3 +14,4 @@ from .plan import whole_frames as whole_frames
 from .registry import LOADERS as LOADERS
 from .registry import choose_loader as choose_loader
 from .registry import make_loader as make_loader
+from .tuples import REACH as REACH

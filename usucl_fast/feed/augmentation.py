@@ -8,7 +8,9 @@ What a loader makes of the draws, for a frame and each of its channels:
 3. blur   with a Gaussian of standard deviation `blur` x size pixels, out to three of them, mirrored at the border
 4. depth  x gain exp(-attenuation (row + 1/2) / size): the receive gain, and the echo lost on the way down
 5. speckle  x max(0, 1 + speckle n), n the grain (`GRAIN`), taken from (grain_y, grain_x) on and repeated
-6. It is clipped to 0 ... 255 and rounded to 8 bits.
+6. texture  x max(0, 1 + texture n) + 255 haze n min(1, x / 16), n the noise of `texture`, taken and repeated as the
+   grain is; what is added fades out below level 16, so that black stays black
+7. It is clipped to 0 ... 255 and rounded to 8 bits.
 
 Sources: 2 and 3, MoCo v2 (Chen et al., arXiv 2003.04297), with a fixed centre of contrast; boxes that keep the beam's
 shape, and gain over depth, Singla et al., "Speckle and Shadows", MIDL 2022; attenuation, Østvik et al. 2021, there
@@ -16,6 +18,7 @@ along the beams; compared by Tupper and Gagné, "Revisiting Data Augmentation fo
 Black stays black, and so the sector its shape, in all but contrast.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,15 +35,17 @@ PHOTOMETRY = np.dtype(
         ("speckle", "<f4"),  # standard deviation of the factor
         ("grain_y", "<i4"),
         ("grain_x", "<i4"),
+        ("texture", "<f4"),  # standard deviation of the factor
+        ("haze", "<f4"),  # standard deviation of what is added, as a share of white
     ]
 )
 """What is done to the grey levels of one picture."""
 
-UNCHANGED = np.array((1, 1, 1, 0, 1, 0, 0, 0, 0), PHOTOMETRY)
+UNCHANGED = np.array((1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0), PHOTOMETRY)
 """Nothing."""
 
 GRAIN_PERIOD = 512
-BOX_DRAWS, PHOTOMETRY_DRAWS = 5, 13
+BOX_DRAWS, PHOTOMETRY_DRAWS, LOOK_DRAWS = 5, 13, 4
 """Uniform draws a picture."""
 
 Range = tuple[float, float]
@@ -56,6 +61,8 @@ class Augmentation:
         the sector stays in sight; they may reach beyond the frame.
     shift: greatest shift as a share of the frame's height and width.
     flip: chance of mirroring left and right.
+    log_gamma, ramp, texture, haze: another machine's look, drawn for every picture, without a chance: gamma times e to
+        the first; gain of e^ramp at the top, 1 in the middle and e^-ramp at the bottom; and the texture.
     """
 
     area: Range = (1.0, 1.0)
@@ -74,6 +81,15 @@ class Augmentation:
     attenuation: Range = (0.0, 0.0)
     speckle_chance: float = 0.0
     speckle: Range = (0.0, 0.0)
+    log_gamma: Range = (0.0, 0.0)
+    ramp: Range = (0.0, 0.0)
+    texture: Range = (0.0, 0.0)
+    haze: Range = (0.0, 0.0)
+
+    @property
+    def changes_look(self) -> bool:
+        """Whether any picture's gamma, gain or texture is that of another machine."""
+        return any(any(getattr(self, name)) for name in _LOOK)
 
 
 AUGMENTATIONS = {
@@ -107,6 +123,21 @@ AUGMENTATIONS = {
         attenuation=(-0.5, 1.0),
         speckle_chance=0.5,
         speckle=(0.02, 0.15),
+    ),
+    # The same slice as other machines show it, where a machine's look tells patients apart. The widest blur is that of
+    # a mean over 3 x 3 of 96 x 96 pixels.
+    "look": Augmentation(
+        area=(0.6, 1.2),
+        ratio=(0.9, 1 / 0.9),
+        whole=True,
+        shift=0.1,
+        flip=0.5,
+        blur_chance=1.0,
+        blur=(0.0, 0.8 / 96),
+        log_gamma=(-0.4, 0.4),
+        ramp=(-0.3, 0.3),
+        texture=(0.0, 0.1),
+        haze=(0.0, 0.02),
     ),
 }
 """By name."""
@@ -143,7 +174,7 @@ def draw_photometry(augmentation: Augmentation, draws: NDArray[np.float64]) -> N
 
     Args:
         augmentation: how.
-        draws: `[B, V, PHOTOMETRY_DRAWS]`, uniform in [0, 1).
+        draws: `[B, V, PHOTOMETRY_DRAWS]`, uniform in [0, 1), and `LOOK_DRAWS` more where it changes the look.
 
     Returns:
         `PHOTOMETRY` `[B, V]`.
@@ -156,9 +187,16 @@ def draw_photometry(augmentation: Augmentation, draws: NDArray[np.float64]) -> N
             value = _between(getattr(augmentation, field), draws[..., column])
             drawn[field] = np.where(used[operation], value, UNCHANGED[field])
             column += 1
+    textured = any(augmentation.texture + augmentation.haze)
     for field in ("grain_y", "grain_x"):
-        drawn[field] = np.where(used["speckle"], draws[..., column] * GRAIN_PERIOD, 0)
+        drawn[field] = np.where(used["speckle"] | textured, draws[..., column] * GRAIN_PERIOD, 0)
         column += 1
+    if augmentation.changes_look:
+        look = {name: _between(getattr(augmentation, name), draws[..., column + n]) for n, name in enumerate(_LOOK)}
+        drawn["gamma"] *= np.exp(look["log_gamma"])
+        drawn["gain"] *= np.exp(look["ramp"])
+        drawn["attenuation"] += 2 * look["ramp"]
+        drawn["texture"], drawn["haze"] = look["texture"], look["haze"]
     return drawn
 
 
@@ -170,19 +208,35 @@ _OPERATIONS = {
 }
 
 
+_LOOK = ("log_gamma", "ramp", "texture", "haze")
+TEXTURED = ("texture", "haze")
+"""The fields of `PHOTOMETRY` by which there is a texture."""
+
+
 def _between(bounds: Range, draws: NDArray[np.float64]) -> NDArray[np.float64]:
     return bounds[0] + (bounds[1] - bounds[0]) * draws
 
 
-def _make_grain() -> NDArray[np.int8]:
-    white = np.random.Generator(np.random.Philox(key=[0, 0])).standard_normal((GRAIN_PERIOD, GRAIN_PERIOD))
-    # Grains of about two pixels, as speckle's: white noise through a Gaussian of one, around the border.
+def _noise(key: int, width: float) -> NDArray[np.float64]:
+    """Noise of standard deviation 1, grains of about `width` pixels: white noise through a Gaussian of half that,
+    around the border."""
+    white = np.random.Generator(np.random.Philox(key=[key, 0])).standard_normal((GRAIN_PERIOD, GRAIN_PERIOD))
     wave = np.fft.fftfreq(GRAIN_PERIOD)
-    low_pass = np.exp(-2 * (np.pi**2) * (wave[:, None] ** 2 + wave[None, :] ** 2))
-    grain = np.fft.ifft2(np.fft.fft2(white) * low_pass).real
-    return np.clip(np.rint(32 * grain / grain.std()), -127, 127).astype(np.int8)
+    low_pass = np.exp(-2 * (np.pi * width / 2) ** 2 * (wave[:, None] ** 2 + wave[None, :] ** 2))
+    noise = np.fft.ifft2(np.fft.fft2(white) * low_pass).real
+    return np.asarray(noise / noise.std())
 
 
-GRAIN = _make_grain()
+def _in_bytes(noise: NDArray[np.float64]) -> NDArray[np.int8]:
+    return np.clip(np.rint(32 * noise / noise.std()), -127, 127).astype(np.int8)
+
+
+GRAIN = _in_bytes(_noise(0, 2))
 """The speckle's grain, int8 `[GRAIN_PERIOD, GRAIN_PERIOD]`: 32 n, n of mean 0 and standard deviation 1, alike in all
 directions, grains of about two pixels. It is one for all, so that every loader takes the same."""
+
+
+@functools.cache
+def texture() -> NDArray[np.int8]:
+    """Another machine's texture, in the form of `GRAIN`: noise of one, four and twelve pixels together."""
+    return _in_bytes(_noise(1, 0) + _noise(2, 4) + _noise(3, 12))

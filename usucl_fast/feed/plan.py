@@ -12,27 +12,28 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
-from usucl_fast.curriculum import Curriculum, Stage, window_bounds
+from usucl_fast.curriculum import Curriculum, Stage
 from usucl_fast.feed.augmentation import (
     BOX_DRAWS,
+    LOOK_DRAWS,
+    PHOTOMETRY,
     PHOTOMETRY_DRAWS,
+    TEXTURED,
     UNCHANGED,
     Augmentation,
     draw_boxes,
     draw_photometry,
 )
+from usucl_fast.feed.tuples import EARLY, EVERYWHERE, REACH, draw_thirds, draw_tuple
 from usucl_fast.shards import FrameTable
 
-ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM = 0, 1, 2, 3
+ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM, LOOK_STREAM = 0, 1, 2, 3, 4
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS
-EARLY, EVERYWHERE = (0.2, 0.5), (0.0, 1.0)
-"""Where in a video its anchors lie: as published, and anywhere, so that all frames are learned from."""
 TUPLES = ("mined", "full", "pair", "thirds")
 """What a tuple may be made of, see `Planner`."""
-REACH = 3
-"""Frames from an anchor to its positive, at most, as published."""
 NO_STAGE = Stage(intra=False, window=(0.0, 0.0), intra_negatives=0, intra_hard_share=0.0, cross_topk=0, cross_band=None)
 """Of a plan that belongs to no run."""
 
@@ -92,8 +93,15 @@ class BatchPlan:
     def digest(self) -> str:
         """16 hexadecimal digits that differ when anything a loader sees differs."""
         parts = (self.frame_ids, self.valid, self.boxes, self.flips)
-        data = [*(part.astype("<i8").tobytes() for part in parts), self.photometry.tobytes()]
+        data = [*(part.astype("<i8").tobytes() for part in parts), self._photometry_bytes()]
         return hashlib.sha256(b"".join(data)).hexdigest()[:16]
+
+    def _photometry_bytes(self) -> bytes:
+        """Without the fields of the texture where there is none: plans from before there were any keep their digest."""
+        if any(self.photometry[name].any() for name in TEXTURED):
+            return self.photometry.tobytes()
+        plain = [name for name in PHOTOMETRY.names or () if name not in TEXTURED]
+        return repack_fields(self.photometry[plain]).tobytes()
 
 
 _BY_TUPLE = tuple(field.name for field in dataclasses.fields(BatchPlan) if field.default is dataclasses.MISSING)
@@ -198,10 +206,13 @@ class Planner:
             planned = stage.intra_negatives if stage.intra or self.tuples == "full" else 0
             frames, valid = draw_tuple(length, stage.window, draws[:, : 2 + planned], EARLY, self.reach)
         views = frames.shape[1]
-        draws = _uniform(self.seed, epoch, AUGMENTATION_STREAM, tuples, self.most_views * PICTURE_DRAWS)
-        draws = draws.reshape(len(video), -1, PICTURE_DRAWS)[:, :views]
+        draws = self._picture_draws(epoch, AUGMENTATION_STREAM, tuples, PICTURE_DRAWS)[:, :views]
         boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
-        photometry = draw_photometry(self.augmentation, draws[..., BOX_DRAWS:])
+        levels = draws[..., BOX_DRAWS:]
+        if self.augmentation.changes_look:
+            look = self._picture_draws(epoch, LOOK_STREAM, tuples, LOOK_DRAWS)[:, :views]
+            levels = np.concatenate([levels, look], axis=-1)
+        photometry = draw_photometry(self.augmentation, levels)
         mix = _uniform(self.seed, epoch, MIX_STREAM, tuples, 2)
         return BatchPlan(
             frame_ids=frames + self.table.first_row[video][:, None],
@@ -216,6 +227,10 @@ class Planner:
             epoch=epoch,
             stage=stage,
         )
+
+    def _picture_draws(self, epoch: int, stream: int, tuples: range, count: int) -> NDArray[np.float64]:
+        """`[tuples, most_views, count]` uniform draws of the pictures of some tuples of an epoch."""
+        return _uniform(self.seed, epoch, stream, tuples, self.most_views * count).reshape(len(tuples), -1, count)
 
 
 def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: int) -> Iterator[BatchPlan]:
@@ -236,66 +251,6 @@ def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: in
             video=video,
             group=table.group[video],
         )
-
-
-def draw_tuple(
-    length: NDArray[np.int64],
-    window: tuple[float, float],
-    draws: NDArray[np.float64],
-    anchors: tuple[float, float] = EARLY,
-    reach: int = REACH,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draws anchor, positive and intra-video negatives, by the published rules.
-
-    anchor a ~ U{ceil(a0 n) .. ceil(a1 n) - 1}; positive ~ U([a - reach, a + reach] within [0, n), without a);
-    negatives ~ U(`window_bounds`), with replacement. Videos too short for that: the anchor is the last frame
-    that exists, the positive the anchor itself, as with a `reach` of 0, and the negatives are not valid.
-
-    Args:
-        length: `[B]`, frames of each video.
-        window: (d0, d1).
-        draws: `[B, V]`, uniform in [0, 1).
-        anchors: (a0, a1), the published (.2, .5) or `EVERYWHERE`.
-        reach: in frames.
-
-    Returns:
-        frames `[B, V]`, numbers in their videos, and valid `[B, V]`.
-    """
-    low = np.minimum(np.ceil(anchors[0] * length).astype(np.int64), length - 1)
-    high = np.maximum(np.ceil(anchors[1] * length).astype(np.int64), low + 1)
-    anchor = low + _scale(draws[:, 0], high - low)
-    start = np.maximum(anchor - reach, 0)
-    count = np.minimum(anchor + reach, length - 1) - start
-    positive = start + _scale(draws[:, 1], count)
-    positive += (positive >= anchor) & (count > 0)
-    left, left_end, right, right_end = window_bounds(anchor, length, window).T[..., None]
-    n_left, n_right = np.maximum(left_end - left, 0), np.maximum(right_end - right, 0)
-    pick = _scale(draws[:, 2:], n_left + n_right)
-    negatives = np.where(pick < n_left, left + pick, right + pick - n_left)
-    found = np.broadcast_to(n_left + n_right > 0, negatives.shape)
-    frames = np.concatenate([anchor[:, None], positive[:, None], np.where(found, negatives, anchor[:, None])], axis=1)
-    valid = np.concatenate([np.ones((len(length), 2), np.bool_), found], axis=1)
-    return frames, valid
-
-
-def draw_thirds(length: NDArray[np.int64], draws: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draws a frame of each third of a video, that of the middle first; in a video of fewer than three frames, some are
-    the same.
-
-    Args:
-        length: `[B]`, frames of each video.
-        draws: `[B, 3]`, uniform in [0, 1).
-
-    Returns:
-        frames `[B, 3]`, numbers in their videos, and valid `[B, 3]`, all True.
-    """
-    frames = np.floor((np.array([1, 0, 2]) + draws) * length[:, None] / 3).astype(np.int64)
-    return frames, np.ones(frames.shape, np.bool_)
-
-
-def _scale(draws: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Uniform draws -> uniform integers in [0, count); 0 where count is 0."""
-    return np.floor(draws * count).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=2)

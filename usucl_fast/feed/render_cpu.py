@@ -6,12 +6,12 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from usucl_fast.compiled import njit
-from usucl_fast.feed.augmentation import GRAIN, GRAIN_PERIOD, PHOTOMETRY
+from usucl_fast.feed.augmentation import GRAIN, GRAIN_PERIOD, PHOTOMETRY, texture
 
 # In the inner loops an index is the loop's own or unsigned, and rows are slices: any other could count from the end,
 # and asking that at every pixel keeps the compiler from working on many at once.
 
-_GRAIN_TWICE = np.tile(GRAIN, (1, 2))
+_GRAIN_TWICE, _TEXTURE_TWICE = np.tile(GRAIN, (1, 2)), np.tile(texture(), (1, 2))
 
 
 def render(
@@ -34,7 +34,7 @@ def render(
         places: `[M]`, where in `out_NHWC` they go.
         out_NHWC: uint8 `[N, size, size, C]`.
     """
-    _render(addresses, shapes, boxes, flips, photometry, _GRAIN_TWICE, places, out_NHWC)
+    _render(addresses, shapes, boxes, flips, photometry, _GRAIN_TWICE, _TEXTURE_TWICE, places, out_NHWC)
 
 
 @intrinsic
@@ -216,12 +216,28 @@ def _look_up(row, table, out):  # type: ignore[no-untyped-def]
         out[x] = table[row[x]]
 
 
+@njit("void(float32[::1], int8[::1], float32, float32, int64)", nogil=True, fastmath=True)
+def _add_texture(line, noise, share, haze, channels):  # type: ignore[no-untyped-def]
+    """x * max(0, 1 + share n) + 255 haze n min(1, x / 16), with n the noise / 32, repeated."""
+    share, haze = share / np.float32(32), haze * np.float32(255 / 32 / 16)
+    if channels == 1:
+        for begin in range(0, len(line), GRAIN_PERIOD):
+            part = line[begin : begin + GRAIN_PERIOD]
+            for x in range(len(part)):
+                n, level = np.float32(noise[x]), part[x]
+                part[x] = level * max(np.float32(0), np.float32(1) + share * n) + haze * n * min(level, np.float32(16))
+        return
+    for x in range(len(line)):
+        n, level = np.float32(noise[(x // channels) % GRAIN_PERIOD]), line[x]
+        line[x] = level * max(np.float32(0), np.float32(1) + share * n) + haze * n * min(level, np.float32(16))
+
+
 @njit(
-    types.void(types.uint8[::1], types.int64, types.int64, _RECORD, types.int8[:, ::1]),
+    types.void(types.uint8[::1], types.int64, types.int64, _RECORD, types.int8[:, ::1], types.int8[:, ::1]),
     nogil=True,
     fastmath=True,
 )
-def _develop(picture, size, channels, p, grain):  # type: ignore[no-untyped-def]
+def _develop(picture, size, channels, p, grain, texture):  # type: ignore[no-untyped-def]
     """Changes the grey levels of `picture` `[size, size, channels]`, flat, in place."""
     length = size * channels
     table = _tone(p)
@@ -267,6 +283,9 @@ def _develop(picture, size, channels, p, grain):  # type: ignore[no-untyped-def]
                     factors[x] *= max(np.float32(0), np.float32(1) + strength * noise[(x // channels) % GRAIN_PERIOD])
         for x in range(length):
             line[x] *= factors[x]
+        if p.texture > 0 or p.haze > 0:
+            noise = texture[(p.grain_y + y) % GRAIN_PERIOD][p.grain_x :]
+            _add_texture(line, noise, p.texture, p.haze, channels)
         _round(line, row)
 
 
@@ -278,12 +297,13 @@ def _develop(picture, size, channels, p, grain):  # type: ignore[no-untyped-def]
         types.boolean[::1],
         _RECORD[::1],
         types.int8[:, ::1],
+        types.int8[:, ::1],
         types.int64[::1],
         types.uint8[:, :, :, ::1],
     ),
     nogil=True,
 )
-def _render(addresses, shapes, boxes, flips, photometry, grain, places, out_NHWC):  # type: ignore[no-untyped-def]
+def _render(addresses, shapes, boxes, flips, photometry, grain, texture, places, out_NHWC):  # type: ignore[no-untyped-def]
     size, channels = out_NHWC.shape[1], out_NHWC.shape[3]
     for number in range(len(addresses)):
         height, width = shapes[number]
@@ -292,5 +312,6 @@ def _render(addresses, shapes, boxes, flips, photometry, grain, places, out_NHWC
         _crop(pixels, height, width, boxes[number], flips[number], size, channels, out)
         p = photometry[number]
         tone = p.brightness != 1 or p.contrast != 1 or p.gamma != 1
-        if tone or p.blur > 0 or p.gain != 1 or p.attenuation != 0 or p.speckle > 0:
-            _develop(out, size, channels, p, grain)
+        textured = p.speckle > 0 or p.texture > 0 or p.haze > 0
+        if tone or p.blur > 0 or p.gain != 1 or p.attenuation != 0 or textured:
+            _develop(out, size, channels, p, grain, texture)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from usucl_fast.feed.augmentation import GRAIN, GRAIN_PERIOD, UNCHANGED
+from usucl_fast.feed.augmentation import GRAIN, GRAIN_PERIOD, TEXTURED, UNCHANGED, texture
 
-FACTORS = ("brightness", "contrast", "gamma", "gain", "attenuation", "speckle")
+FACTORS = ("brightness", "contrast", "gamma", "gain", "attenuation", "speckle", *TEXTURED)
 
 
 def gather(
@@ -95,21 +95,25 @@ def develop(frames_MCHW: torch.Tensor, photometry: NDArray[np.void]) -> torch.Te
     x = (x / 255).pow_(fields["gamma"]).mul_(255)
     x = _blur(x, photometry["blur"][changed] * size)
     x *= fields["gain"] * torch.exp(-fields["attenuation"] * ((rows + 0.5) / size)[:, None])
+    y, along = (
+        (to_device(photometry[f"grain_{axis}"][changed], device)[:, None] + rows) % GRAIN_PERIOD for axis in "yx"
+    )
     if (photometry["speckle"][changed] > 0).any():
-        grain = _grain(device)
-        y, along = (
-            (to_device(photometry[f"grain_{axis}"][changed], device)[:, None] + rows) % GRAIN_PERIOD for axis in "yx"
-        )
-        x *= (1 + fields["speckle"] * grain[y[:, :, None], along[:, None, :]][:, None]).clamp_min_(0)
+        grain = _noise("grain", device)[y[:, :, None], along[:, None, :]][:, None]
+        x *= (1 + fields["speckle"] * grain).clamp_min_(0)
+    if any((photometry[name][changed] > 0).any() for name in TEXTURED):
+        noise = _noise("texture", device)[y[:, :, None], along[:, None, :]][:, None]
+        added = 255 / 16 * fields["haze"] * noise * x.clamp_max(16)
+        x = x.mul_((1 + fields["texture"] * noise).clamp_min_(0)).add_(added)
     result = frames_MCHW.clone()
     result[index] = x.clamp_(0, 255).add_(0.5).to(torch.uint8)
     return result
 
 
 @functools.cache
-def _grain(device: torch.device) -> torch.Tensor:
-    """The grain there, of standard deviation 1; brought once, not for every batch."""
-    return torch.from_numpy(GRAIN).to(device).float() / 32
+def _noise(name: str, device: torch.device) -> torch.Tensor:
+    """The grain or the texture there, of standard deviation 1; brought once, not for every batch."""
+    return torch.from_numpy(GRAIN if name == "grain" else texture()).to(device).float() / 32
 
 
 def _blur(x_MCHW: torch.Tensor, sigma: NDArray[np.float32]) -> torch.Tensor:
