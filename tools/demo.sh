@@ -1,27 +1,35 @@
 #!/bin/sh
-# The whole way on made-up videos: phantoms -> shards -> training -> evaluation. Usage: tools/demo.sh FOLDER
+# The whole way on made-up videos: phantoms -> shards -> training -> evaluation. Usage: tools/demo.sh FOLDER [SEED]
 set -e
 tools=$(dirname "$0")
 demo=$1
+seed=${2:-0}
 rm -rf "$demo"
-echo "1. Making ultrasound-like videos"
-python "$tools/make_phantoms.py" "$demo/videos"
-echo "2. Packing them into shards"
-usucl-shard "$demo/videos" "$demo/shards" --labels "$demo/videos/labels.csv"
-echo "3. Training with NVIDIA DALI"
-usucl-train "$demo/shards" --dali --size 112 --epochs 60 --out "$demo/run"
-echo "4. Telling the phantoms' lesions apart by the untrained backbone, and by the trained one"
-usucl-eval random "$demo/shards" --size 112 --protocol linear --out "$demo/eval-random"
-usucl-eval "$demo/run" "$demo/shards" --protocol linear --out "$demo/eval"
-usucl-eval compare trained="$demo/eval" random="$demo/eval-random" --out "$demo/comparison"
+mkdir -p "$demo"
+say() { echo; echo "$@"; }
+say "1. Making ultrasound-like videos of 48 patients, two of each; in some frames of some there is a lesion"
+python "$tools/make_phantoms.py" "$demo/videos" --videos 96 --frames 48 --width 160 --height 120 --seed "$seed"
+say "2. Packing them into shards, with the label of each frame"
+usucl-shard "$demo/videos" "$demo/shards" --size 96 --labels "$demo/videos/labels.csv" --labels "$demo/videos/frames.csv"
+say "3. Training with NVIDIA DALI, without labels"
+usucl-train "$demo/shards" --dali --size 80 --steps 240 --seed "$seed" --out "$demo/run"
+say "4. Is there a lesion in this frame, and which? Asked of patients that the classifier has not seen"
+evaluate() { usucl-eval "$1" "$demo/shards" --size 80 --protocol linear --seed "$seed" --out "$2" >"$2.txt"; }
+evaluate random "$demo/eval-random"
+evaluate "$demo/run" "$demo/eval"
+say "5. Frames that the trained network finds alike, of other patients"
+usucl-eval embed "$demo/run" "$demo/shards" --frames 16 --out "$demo/embeddings.npz" --picture "$demo/neighbours.png"
+say "Untrained and trained, on the same frames and folds:"
+usucl-eval compare trained="$demo/eval" untrained="$demo/eval-random" --baseline untrained --out "$demo/comparison"
 cat <<TEXT
-(A minute of training on 12 made-up patients shows that the way works, not yet that the method does: see the intervals.)
-Everything lies in $demo:
-  videos/                   the videos and labels.csv
-  shards/                   WebDataset tars, DALI indexes, frames.npy, manifest.json
-  run/metrics.jsonl         loss, embedding spread, frames/s and data wait, a line a step
-  run/summary.json          the last of them
-  run/backbone.safetensors  the trained backbone, with torchvision's names
-  eval/, eval-random/       page.html: accuracy, recall, confusion matrix, by frame and by video
+
+Look at, in $demo:
+  neighbours.png            frames, and those of other patients that the trained network finds most alike
+  eval/along.png            the probability of each class along some videos, above what is true
+  eval/page.html            all figures of the trained network; eval-random/ of the untrained one
   comparison/page.html      both side by side
+  run/metrics.jsonl         loss, embedding spread, frames/s and data wait, a line a step
+  run/backbone.safetensors  the trained backbone, with torchvision's names
+  shards/                   WebDataset tars, DALI indexes, frames.npy, frame_labels.npz, manifest.json
+  videos/                   the videos, labels.csv, and frames.csv: what is true of each frame
 TEXT

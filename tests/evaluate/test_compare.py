@@ -95,7 +95,8 @@ def test_evaluations_of_other_samples_or_folds_are_refused(what: str) -> None:
 
 
 def test_a_comparison_is_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = compare({"<i>new": [made_up(2, 0), made_up(2, 1)], "[old]": [made_up(0.3, 2)]})
+    arms = {"<i>new": [made_up(2, 0), made_up(2, 1)], "[old]": [made_up(0.3, 2)], "none": [made_up(0, 3)]}
+    found = compare(arms)
     write_comparison(tmp_path / "out", found)
     assert json.loads((tmp_path / "out/comparison.json").read_text()) == found
     with Image.open(tmp_path / "out/comparison.png") as picture:
@@ -106,10 +107,19 @@ def test_a_comparison_is_written_and_shown(tmp_path: Path, capsys: pytest.Captur
     assert page.count("data:image/png;base64,") == 1
     show_comparison(found)
     shown = capsys.readouterr().out
-    best, difference = found["arms"]["<i>new"]["video"]["auroc"], found["differences"][1]["video"]["auroc"]
+    best = found["arms"]["<i>new"]["video"]["auroc"]
+    pair = next(pair for pair in found["differences"] if (pair["arm"], pair["other"]) == ("[old]", "<i>new"))
+    difference = pair["video"]["auroc"]
     assert f"{best['mean']:.3f} ± {best['std_seeds']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in shown
     assert "minus <i>new" in shown
     assert f"{difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})" in shown
     assert "[old]" in shown
     assert "…" not in shown
     assert "\x1b" not in shown
+    two = compare({name: arms[name] for name in ("<i>new", "[old]")}, "[old]")
+    show_comparison(two)
+    shown = capsys.readouterr().out
+    better = two["differences"][0]["frame"]["auroc"]
+    assert f"{better['mean']:+.3f} ({better['low']:+.3f} to {better['high']:+.3f})" in shown
+    assert "<i>new − [old]" in shown
+    assert max(map(len, shown.splitlines()[:-1])) <= 100

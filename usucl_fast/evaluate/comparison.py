@@ -118,8 +118,15 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
 
 
 def show_comparison(comparison: dict[str, Any]) -> None:
-    """Prints a table a score: an arm a row, and its difference to the baseline or, without one, to the best arm."""
+    """Prints a table a score: an arm a row, and its difference to the baseline or, without one, to the best arm.
+
+    Of two arms, one narrow table: a score a row, and the difference of the two.
+    """
     ranked, console = _ranked(comparison), plain_console()
+    if len(ranked) == 2:
+        console.print(_pair_table(comparison, *ranked))
+        console.print(_design(comparison), markup=False)
+        return
     reference = comparison["baseline"] or ranked[0]
     to_reference = {pair["arm"]: pair for pair in comparison["differences"] if pair["other"] == reference}
     for score in dict.fromkeys(score for score, _ in comparison["columns"]):
@@ -134,6 +141,21 @@ def show_comparison(comparison: dict[str, Any]) -> None:
             table.add_row(escape(name), *cells)
         console.print(table)
     console.print(_design(comparison), markup=False)
+
+
+def _pair_table(comparison: dict[str, Any], best: str, other: str) -> Table:
+    """Of two arms: a score a row, and the better one minus the other, or any minus the baseline."""
+    one, base = (other, best) if comparison["baseline"] == best else (best, other)
+    pair = next(pair for pair in comparison["differences"] if (pair["arm"], pair["other"]) == (one, base))
+    arms = comparison["arms"]
+    table = Table("", escape(base), escape(one), f"{escape(one)} − {escape(base)}")
+    for score, level in comparison["columns"]:
+        means = [arms[name][level][score]["mean"] for name in (base, one)]
+        if None not in means:
+            figure = pair[level][score]
+            difference = f"{figure['mean']:+.3f}{_interval_text(figure, '+')}"
+            table.add_row(f"{TITLES[score]} by {level}", *(f"{mean:.3f}" for mean in means), difference)
+    return table
 
 
 def _at(level: str, predictions: Predictions) -> Predictions | Presence:
