@@ -125,7 +125,7 @@ def show_comparison(comparison: dict[str, Any]) -> None:
     ranked, console = _ranked(comparison), plain_console()
     if len(ranked) == 2:
         console.print(_pair_table(comparison, *ranked))
-        console.print(_design(comparison), markup=False)
+        console.print(_design(comparison).replace("; ", ";\n"), markup=False)
         return
     reference = comparison["baseline"] or ranked[0]
     to_reference = {pair["arm"]: pair for pair in comparison["differences"] if pair["other"] == reference}

@@ -168,15 +168,22 @@ class Embeddings:
         return numbers
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """What is known of each frame, `[M]` each: its id, video, number within it, group and label."""
+        """What is known of each frame, `[M]` each: its id, video, number within it, group and label.
+
+        The label is the frame's own where frames have labels, else its video's.
+        """
         table, numbers = self.store.table, self.videos
-        videos = table.videos
+        videos, own = table.videos, table.labels
+        if own and not own.label.is_empty.all():
+            labels = np.array(own.label.different)[own.label.codes[self.frame_ids]]
+        else:
+            labels = np.array(list(videos.label))[numbers]
         return {
             "frame_id": self.frame_ids,
             "video": np.array(list(videos.name))[numbers],
             "frame": self.frame_ids - np.asarray(table.first_row)[numbers],
             "group": np.array(list(videos.group))[numbers],
-            "label": np.array(list(videos.label))[numbers],
+            "label": labels,
         }
 
     def pictures(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """A summary and its predictions -> the figures of its page."""
 
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -136,7 +137,8 @@ def along_plot(predictions: Predictions) -> Figure | None:
                 for place in np.flatnonzero(samples.labels[places] == k):
                     axes.axvspan(edges[place], edges[place + 1], color=f"C{k}", alpha=0.15, linewidth=0)
             axes.set_ylim(-0.03, 1.03)
-        axes.set_title(plot_text(samples.names[places[0]].rpartition("/")[0]), fontsize="small", loc="left")
+        name = unquote(samples.names[places[0]].rpartition("/")[0])  # ids are escaped names
+        axes.set_title(plot_text(name), fontsize="small", loc="left")
     panels[0].legend(fontsize="x-small", loc="upper right", ncols=4)
     panels[-1].set_xlabel("frame")
     return figure
