@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,8 +67,9 @@ def test_a_split_is_drawn_again_until_it_will_do(monkeypatch: pytest.MonkeyPatch
     splits = make_folds(samples, "group", 2, 20, 0)
     assert all(len(set(samples.labels[split.test])) == 3 for split in splits)
     monkeypatch.setattr("usucl_fast.evaluate.folds.ATTEMPTS", 1)
-    with pytest.raises(UsageError, match="no split found"):
-        make_folds(samples, "group", 2, 20, 0)
+    splits = make_folds(samples, "group", 2, 20, 0)  # those that one draw does not find are searched for
+    assert len(splits) == 40
+    assert all(len(set(samples.labels[split.test])) == 3 for split in splits)
 
 
 @pytest.mark.parametrize("by", ["group", "video", "frame"])
@@ -102,7 +105,44 @@ def test_what_cannot_be_split_is_refused(labels: list[int], by: str, folds: int,
 
 def test_a_split_that_is_not_found_is_refused() -> None:
     """Every class is in two of three groups, another two each: one of two parts always lacks one."""
-    with pytest.raises(
-        UsageError, match=r"--folds 2: no split found.* class class0 has 2 groups; lower --folds, or add"
-    ):
+    message = (
+        "--folds 2: there is no split in which every fold tests every class; class class0 has 2 groups; add groups"
+    )
+    with pytest.raises(UsageError, match=message):
         make_folds(of_groups([[0, 1], [1, 2], [2, 0]]), "group", 2, 1, 0)
+
+
+def test_folds_that_exist_are_found_however_rare() -> None:
+    """Compared with all ways to deal the groups, where patients have videos of several classes."""
+    found = refused = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        groups = np.sort(rng.integers(0, 6, 14))
+        classes = int(rng.integers(2, 4))
+        labels = np.where(rng.random(14) < 0.7, groups % classes, rng.integers(0, classes, 14))
+        samples = Samples(labels, np.arange(14), groups, ["a", "b", "c"][:classes], [""] * 14)
+        names = np.unique(groups)
+        ways = (np.array(sides)[np.searchsorted(names, groups)] for sides in product((0, 1), repeat=len(names)))
+        exist = any(all(len(set(labels[way == side])) == classes for side in (0, 1)) for way in ways)
+        try:
+            splits = make_folds(samples, "group", 2, 1, seed)
+        except UsageError:
+            refused += 1
+            assert not exist
+        else:
+            found += 1
+            for split in splits:
+                assert not set(groups[split.train]) & set(groups[split.test])
+                assert all(len(set(labels[side])) == classes for side in (split.train, split.test))
+    assert found > 10
+    assert refused > 3
+
+
+def test_folds_that_hide_from_chance() -> None:
+    groups = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 3, 4, 4, 4, 4])
+    labels = np.array([0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+    samples = Samples(labels, np.arange(15), groups, ["a", "b"], [""] * 15)
+    with pytest.raises(UsageError, match="--folds 3: class b has 2 groups"):
+        make_folds(samples, "group", 3, 1, 0)
+    first, second = make_folds(samples, "group", 2, 1, 0)
+    assert sorted((len(set(groups[first.test])), len(set(groups[second.test])))) in ([1, 4], [2, 3])

@@ -1,5 +1,7 @@
 """Samples -> training and test folds, with no group, video or frame on both sides."""
 
+from typing import NoReturn
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,16 +43,13 @@ def make_folds(
     _check(samples, units, by, folds)
     splits = []
     for repeat in range(repeats):
-        for state in np.random.SeedSequence((seed, repeat)).generate_state(ATTEMPTS).tolist():
+        states = np.random.SeedSequence((seed, repeat)).generate_state(ATTEMPTS + 1).tolist()
+        for state in states[:-1]:
             parts = _draw(samples.labels, units, by, folds, state)
             if all(len(np.unique(samples.labels[side])) == len(samples.classes) for part in parts for side in part):
                 break
         else:
-            name, count = _rarest(samples, units)
-            raise UsageError(
-                f"--folds {folds}: no split found in which every fold tests every class;"
-                f" class {name} has {count} {by}s; lower --folds, or add {by}s of it"
-            )
+            parts = _search(samples, units, folds, states[-1]) or _refuse(samples, units, by, folds)
         splits += [Split(repeat, fold, train, test) for fold, (train, test) in enumerate(parts)]
     return splits
 
@@ -72,6 +71,40 @@ def _draw(
     if by == "frame":
         return list(StratifiedKFold(folds, shuffle=True, random_state=state).split(labels, labels))
     return list(StratifiedGroupKFold(folds, shuffle=True, random_state=state).split(labels, labels, units))
+
+
+def _search(
+    samples: Samples, units: NDArray[np.int64], folds: int, state: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Folds that all test every class, where such exist and are too rare to be drawn; else none.
+
+    By mixed integer programming: each unit is in one fold, and each fold has a unit of each class.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    names, place = np.unique(units, return_inverse=True)
+    has = np.zeros((len(names), len(samples.classes)))
+    has[place, samples.labels] = 1
+    # Unknowns [units, folds], flat: 1 where the unit is in the fold.
+    once = LinearConstraint(np.kron(np.eye(len(names)), np.ones(folds)), 1, 1)
+    covered = LinearConstraint(np.kron(has.T, np.eye(folds)), 1, np.inf)
+    cost = np.random.default_rng(state).random(len(names) * folds)  # chance decides which of those that exist
+    found = milp(cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=[once, covered])
+    if not found.success:
+        return []
+    fold = found.x.reshape(len(names), folds).argmax(axis=1)[place]
+    return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(folds)]
+
+
+def _refuse(samples: Samples, units: NDArray[np.int64], by: str, folds: int) -> NoReturn:
+    """Raises UsageError, with the most folds that there are."""
+    most = next((fewer for fewer in range(folds - 1, 1, -1) if _search(samples, units, fewer, 0)), 0)
+    name, count = _rarest(samples, units)
+    way = f"--folds {most} is the most" if most else f"add {by}s of it, or leave it out"
+    raise UsageError(
+        f"--folds {folds}: there is no split in which every fold tests every class; class {name} has {count} {by}s;"
+        f" {way}"
+    )
 
 
 def _rarest(samples: Samples, units: NDArray[np.int64]) -> tuple[str, int]:
