@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usucl_fast.pack.contact_sheet import HEIGHT, WIDTH, thumbnail_pair, write_sheets
+from usucl_fast.pack.contact_sheet import CAPTION, GAP, HEIGHT, WIDTH, thumbnail_pair, write_sheets
 from usucl_fast.pack.sector import Sector
 
 SECTOR = Sector((320, 240), (((100, 40), (220, 40), (220, 200), (100, 200)),))
@@ -39,12 +39,22 @@ def test_sheets_are_numbered_and_equal_for_equal_pairs(tmp_path: Path) -> None:
     captions = [f"herz-ü-{number:03d} ł: motion" for number in range(60)] + ["x" * 200]
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        write_sheets(folder, ((caption, pair) for caption in captions), first=2)
+        write_sheets(folder, ((caption, False, pair) for caption in captions), first=2)
         assert sorted(path.name for path in folder.iterdir()) == ["sectors-002.png", "sectors-003.png"]
     for name in ("sectors-002.png", "sectors-003.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with Image.open(tmp_path / "a" / "sectors-002.png") as page:
         assert page.height > Image.open(tmp_path / "a" / "sectors-003.png").height
+
+
+def test_a_marked_caption_has_the_colour_of_outlines(tmp_path: Path) -> None:
+    pair = thumbnail_pair(np.zeros((240, 320), np.uint8), stripes(), SECTOR)
+    write_sheets(tmp_path, [("a.mp4: moves", False, pair), ("b.mp4: nothing moves", True, pair)])
+    with Image.open(tmp_path / "sectors-000.png") as page:
+        captions = np.asarray(page).astype(int)[GAP + HEIGHT : GAP + HEIGHT + CAPTION]
+    width = 2 * WIDTH + 3 * GAP
+    red = [(part[..., 0] > part[..., 2] + 100).any() for part in (captions[:, :width], captions[:, width : 2 * width])]
+    assert red == [False, True]
 
 
 def test_no_pairs_no_sheet(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_the_header(tmp_path: Path) -> None:
     regions = [(8, 4, 40, 30), (50, 4, 900, 900), (20, 20, 20, 20)]
     write_dicom(tmp_path / "x", GREY, regions=regions, PatientID=" P1 ", BurnedInAnnotation="YES", FrameTime="50")
     header = dicom.read_header(tmp_path / "x")
-    assert header == Header("P1", 20.0, True, True, ((8, 4, 40, 30), (50, 4, 64, 48)))
+    assert header == Header("P1", 20.0, True, ((8, 4, 40, 30), (50, 4, 64, 48)))
     assert [at for _, at in dicom.decode(tmp_path / "x")] == [0, 0.05, 0.1, 0.15]
     write_dicom(tmp_path / "y", GREY, FrameTime=None, FrameTimeVector=["0", "10", "30", "20"], Modality="CT")
     header = dicom.read_header(tmp_path / "y")

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
 from tests.helpers.dicoms import write_dicom
-from tests.helpers.videos import write_video
+from tests.helpers.videos import write_frame_folder, write_video
 from usucl_fast.cli.shard import main
 from usucl_fast.shards import open_shards
 
@@ -154,6 +154,49 @@ def test_burned_in_text_is_refused_unless_allowed(tmp_path: Path) -> None:
         "still region.dcm": "DICOM regions",
     }
     assert sectors["still region.dcm"]["polygons"] == [[[60, 40], [260, 40], [260, 215], [60, 215]]]
+
+
+def test_a_region_that_is_the_whole_picture_keeps_no_text_in_silence(tmp_path: Path) -> None:
+    still, live = np.repeat(screen(1, 0), 5, axis=0), screen(16, 0)
+    whole, nearly, below = (0, 0, WIDTH, HEIGHT), (1, 0, WIDTH - 1, HEIGHT), (0, 14, WIDTH, HEIGHT)
+    for number, box in enumerate((whole, nearly, below)):
+        write_dicom(tmp_path / "in" / f"still {number}.dcm", still, regions=[box])
+        write_dicom(tmp_path / "in" / f"live {number}.dcm", live, regions=[box])
+    options = ["--salt", tmp_path / "salt", "--names", "keep", "--workers", 1]
+    assert usucl_shard(tmp_path / "in", tmp_path / "out", *options).exit_code == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
+    assert {entry["source"] for entry in summary["quarantined"]} == {"still 0.dcm", "still 1.dcm"}
+    sectors = json.loads((tmp_path / "out" / "sectors.json").read_bytes())
+    assert {name: sector["how"] for name, sector in sectors.items()} == {
+        "still 2.dcm": "DICOM regions",
+        **{f"live {number}.dcm": "moves" for number in range(3)},
+    }
+
+
+def test_where_no_sector_is_found_nothing_is_kept_in_silence(tmp_path: Path) -> None:
+    still = np.repeat(screen(1, 0), 5, axis=0)
+    write_video(tmp_path / "in" / "still.mp4", np.repeat(still[..., None], 3, axis=-1), "libx264")
+    write_frame_folder(tmp_path / "in" / "one picture", still[:1, ..., None])
+    write_video(tmp_path / "in" / "live.mp4", np.repeat(screen(16, 0)[..., None], 3, axis=-1), "libx264")
+    for modality in ("US", "OT", "XC"):
+        write_dicom(tmp_path / "in" / f"{modality}.dcm", still, Modality=modality)
+    options = ["--salt", tmp_path / "salt", "--names", "keep", "--workers", 1]
+    result = usucl_shard(tmp_path / "in", tmp_path / "out", *options)
+    assert result.exit_code == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
+    assert {entry["source"] for entry in summary["quarantined"]} == {"US.dcm", "OT.dcm", "XC.dcm"}
+    assert {entry["source"] for entry in summary["warnings"]} == {"still.mp4", "one picture"}
+    for name in ("still.mp4", "one picture"):
+        assert f"warning: {name} has no sector" in result.stderr
+    sectors = json.loads((tmp_path / "out" / "sectors.json").read_bytes())
+    assert {name: sector["how"].partition(":")[0] for name, sector in sectors.items()} == {
+        "still.mp4": "nothing moves",
+        "one picture": "nothing moves",
+        "live.mp4": "moves",
+    }
+    result = usucl_shard(tmp_path / "in", tmp_path / "allowed", *options, "--burned-in", "allow")
+    assert result.exit_code == 0
+    assert json.loads((tmp_path / "allowed" / "summary.json").read_bytes())["warnings"] == []
 
 
 def test_a_corrected_sector_is_used(tmp_path: Path) -> None:

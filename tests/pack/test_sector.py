@@ -161,8 +161,56 @@ def test_nothing_moves_as_a_sector_would() -> None:
     assert watch(still[:1]) is None
     add_moving_overlay(still)
     assert watch(still) is None
-    assert watch(speckle(shape((300, 100), (390, 100), (390, 190), (300, 190)))) is None  # too small
+    assert watch(speckle(shape((300, 100), (340, 100), (340, 140), (300, 140)))) is None  # too small
     assert Motion(HEIGHT, WIDTH).sector() is None
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        ((300, 100), (358, 100), (358, 158), (300, 158)),  # 1.1 % of the picture
+        ((120, 60), (290, 60), (290, 140), (120, 140)),
+        ((500, 200), (560, 200), (560, 330), (500, 330)),
+    ],
+)
+def test_a_small_live_part_is_found(corners: tuple[tuple[int, int], ...]) -> None:
+    """A phone's probe on a large screen."""
+    inside = shape(*corners)
+    pictures = speckle(inside)
+    pictures[:, burned_in()] = TEXT
+    text = burned_in() | add_moving_overlay(pictures)
+    sector = watch(pictures)
+    assert sector is not None
+    found = sector.draw(HEIGHT, WIDTH)
+    assert (inside & ~found).sum() < 0.02 * inside.sum()
+    assert found.sum() < 1.35 * inside.sum()
+    assert not (found & text & ~inside).any()
+
+
+def test_regions_that_are_all_of_the_picture_say_nothing() -> None:
+    still = np.repeat(speckle(fan(), 1), 9, axis=0)
+    still[:, :14, 4:100] = TEXT
+    nearly = (1, 1, WIDTH - 1, HEIGHT - 1)
+    below_text = (0, 16, WIDTH, HEIGHT)
+    part = (100, 40, 500, 440)
+    assert [named(still, box) for box in ((0, 0, WIDTH, HEIGHT), nearly, below_text, part)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [named(still[:1], box) for box in (nearly, below_text)] == [False, True]
+    assert not named(np.zeros_like(still), below_text)  # it leaves nothing out
+
+
+def named(pictures: NDArray[np.uint8], box: Box) -> bool:
+    motion = Motion(HEIGHT, WIDTH, [box])
+    for picture in pictures:
+        motion.add(picture)
+    assert motion.sector() is None
+    regions = motion.regions()
+    assert regions in (None, Sector.of_boxes((WIDTH, HEIGHT), [box]))
+    return regions is not None
 
 
 def test_a_live_picture_is_kept_whole() -> None:

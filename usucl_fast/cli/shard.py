@@ -63,7 +63,8 @@ def main() -> None:
     default="refuse",
     show_default=True,
     type=click.Choice(["refuse", "warn", "allow"]),
-    help="What to do with a DICOM file that says so of text in its picture, or in which no sector is found.",
+    help="What to do with a DICOM file that says so of text in its picture, or in which no sector is found; other"
+    " videos without a sector are packed with a warning, or, with allow, without.",
 )
 @click.option(
     "--names",

@@ -46,8 +46,8 @@ def thumbnail_pair(before: NDArray[np.uint8], after: NDArray[np.uint8], sector: 
     return np.asarray(pair)
 
 
-def write_sheets(folder: Path, pairs: Iterable[tuple[str, NDArray[np.uint8]]], first: int = 0) -> None:
-    """Writes captions and what `thumbnail_pair` made as `sectors-000.png`, …, numbered from `first`."""
+def write_sheets(folder: Path, pairs: Iterable[tuple[str, bool, NDArray[np.uint8]]], first: int = 0) -> None:
+    """Writes captions, marked or not, and what `thumbnail_pair` made as `sectors-000.png`, … from `first` on."""
     rest = iter(pairs)
     for page in itertools.count(first):
         shown = list(itertools.islice(rest, COLUMNS * ROWS))
@@ -57,17 +57,17 @@ def write_sheets(folder: Path, pairs: Iterable[tuple[str, NDArray[np.uint8]]], f
             _page(shown).save(file, "png", compress_level=1)  # 2.5 times as fast, 6 % larger
 
 
-def _page(pairs: list[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
+def _page(pairs: list[tuple[str, bool, NDArray[np.uint8]]]) -> Image.Image:
     across, down = 2 * WIDTH + 3 * GAP, HEIGHT + CAPTION + GAP
     page = Image.new("RGB", (COLUMNS * across, -(-len(pairs) // COLUMNS) * down), (40, 40, 40))
     draw, font = ImageDraw.Draw(page), ImageFont.load_default()
-    for number, (caption, pair) in enumerate(pairs):
+    for number, (caption, marked, pair) in enumerate(pairs):
         x, y = number % COLUMNS * across + GAP, number // COLUMNS * down + GAP
         page.paste(Image.fromarray(pair), (x, y))
         text = caption.encode("latin-1", "replace").decode("latin-1")  # all that every build of Pillow can draw
         while font.getlength(text) > across - 2 * GAP:
             text = ".." + text[3:]  # names differ at their ends
-        draw.text((x, y + HEIGHT), text, fill=(220, 220, 220), font=font)
+        draw.text((x, y + HEIGHT), text, fill=OUTLINE if marked else (220, 220, 220), font=font)
     return page
 
 

@@ -30,14 +30,12 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\..*")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-ULTRASOUND = ("US", "IVUS")  # Modality
-ULTRASOUND_CLASS = "1.2.840.10008.5.1.4.1.1.6"  # SOP classes of ultrasound images, and the retired ones, begin so
 TISSUE = 1  # RegionSpatialFormat: a 2-D image, not an M-mode, a spectrum or a curve
 PLUGINS = {"JPEG-LS": "pyjpegls", "JPEG 2000": "pylibjpeg-openjpeg", "JPEG": "python-gdcm"}
 # pydicom would take the first in the alphabet, which needs six and two times as long.
 FASTEST = {JPEGBaseline8Bit: "pillow", JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
 WANTED = [
-    *("PatientID", "Modality", "SOPClassUID", "BurnedInAnnotation", "SequenceOfUltrasoundRegions", "NumberOfFrames"),
+    *("PatientID", "BurnedInAnnotation", "SequenceOfUltrasoundRegions", "NumberOfFrames"),
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "Rows", "Columns", "SamplesPerPixel"),
     *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation", "RescaleSlope"),
     *("RescaleIntercept", "WindowCenter", "WindowWidth"),
@@ -67,8 +65,6 @@ def read_header(path: Path) -> Header:
         return Header(
             patient=str(found.get("PatientID") or "").strip(),
             frame_rate=_frame_rate(found),
-            ultrasound=found.get("Modality") in ULTRASOUND
-            or str(found.get("SOPClassUID")).startswith(ULTRASOUND_CLASS),
             burned_in=str(found.get("BurnedInAnnotation") or "").strip().upper() == "YES",
             regions=tuple(_regions(found)),
         )

@@ -40,7 +40,7 @@ from usucl_fast.pack.limits import TIME_LIMIT
 from usucl_fast.pack.sector import Polygon
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits, torn_groups
-from usucl_fast.pack.spool import Order, Spooled
+from usucl_fast.pack.spool import NOTHING, Order, Spooled
 from usucl_fast.pack.workers import spool_all
 from usucl_fast.pack.writer import ShardWriter
 from usucl_fast.progress import Progress
@@ -419,11 +419,11 @@ def _report_sectors(job: _Job, packed: list[Order]) -> None:
         _link(page, job.partial / page.name)
     new = {}
 
-    def pairs() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    def pairs() -> Iterator[tuple[str, bool, NDArray[np.uint8]]]:
         for order in packed:
             video = Spooled.load(order.path.with_suffix(".npz"))
             new[order.name] = video.sector
-            yield f"{order.name}: {video.sector['how']}", video.pair
+            yield f"{order.name}: {video.sector['how']}", video.sector["how"] == NOTHING, video.pair
 
     write_sheets(job.partial, pairs(), first=len(pages))
     write_json(job.partial / SECTORS, old | new)

@@ -24,7 +24,9 @@ BRIGHT = 4  # grey levels above the background
 NEAR = 0.2  # of the longer side: how far from moving image still image may reach
 THIN = 3  # cells: half of what a sector is at least across
 SECOND = 0.3  # of the largest sector's size, for another one
-LEAST, ALL = 0.05, 0.97  # of the picture: for there to be a sector, for the picture to be nothing else
+LEAST, ALL = 0.01, 0.97  # of the picture: for there to be a sector, for the picture to be nothing else
+SMALL, THICK = 0.05, 5  # of the picture; cells: half of what a sector is at least across that is smaller
+NAMED, WRITTEN = 0.9, 40  # of the picture, in regions that say little; grey levels of text above the background
 BOW = 0.3  # how much the chord of a bow may slope
 VERTICES, BOW_VERTICES = 40, 7
 SQUARE = np.ones((3, 3), bool)
@@ -84,10 +86,21 @@ class Motion:
         if not parts:
             return None
         sector = Sector(self._everything.picture, tuple(self._outline(part) for part in parts))
-        share = (sector.draw(*allowed.shape) & allowed).sum() / allowed.sum()
-        if share < LEAST:
+        drawn = sector.draw(*allowed.shape) & allowed
+        share = drawn.sum() / allowed.sum()
+        if share < LEAST or (share < SMALL and not _opened(drawn, THICK).any()):
             return None
         return self._everything if share > ALL else sector
+
+    def regions(self) -> Sector | None:
+        """The boxes that may hold live image, where they say something: are far from all, or leave text out."""
+        outside = ~self._everything.draw(*self._moved.shape)
+        if outside.mean() < 1 - NAMED:
+            levels = self._lows // self._epochs if self._epochs else self._low
+            written = levels > np.bincount(levels.ravel()).argmax() + WRITTEN
+            if np.count_nonzero(written & outside) < THIN**2:
+                return None
+        return self._everything
 
     def _outline(self, part: NDArray[np.bool_]) -> Polygon:
         """Around every pixel that may be like the cells of `part`, bool `[rows, columns]`."""

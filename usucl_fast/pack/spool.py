@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 import numpy as np
@@ -30,6 +30,9 @@ from usucl_fast.pack.sources import Source
 from usucl_fast.pack.video import Header, Kept, thin
 from usucl_fast.shards import BLOCK, MEMBER_SUFFIX, ROW, MemberHeader, PackSettings, VideoRecord
 
+if TYPE_CHECKING:
+    from usucl_fast.pack.motion import Motion
+
 # The sector is looked for in the first frames, which wait for the answer; every so many later ones are asked too.
 EARLY_FRAMES, EARLY_BYTES = 32, 1 << 27
 LATER = 4
@@ -37,7 +40,7 @@ LATER = 4
 LATE = ".late"  # beside a spool file: says, by not being empty, that a picture took too long
 REARM_SECONDS = 0.1  # setting the time limit anew starts a thread, which takes as long as a small picture
 
-MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves"  # how a sector is found
+MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves: kept whole"  # how a sector is found
 
 Pictures = Iterator[Kept]
 
@@ -172,7 +175,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
             motion = Motion(first.height, first.width, video.header.regions if video.header else ())
             for one in early:
                 motion.add(luma(one.picture))
-            way = _with_sector(way, motion.sector(), video.header, size)
+            way = _with_sector(way, motion, size)
         else:
             way = replace(way, sector=_given(order.outline, size), how=FILE)
     sector = way.sector
@@ -216,7 +219,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
                 pair = thumbnail_pair(small.astype(np.uint8), pixels, sector)
                 stages.lap("clean")
     if motion and len(rows) > EARLY_FRAMES and (later := motion.sector()) and not similar(later, sector):
-        raise _AnotherWayError(_with_sector(way, later, video.header, later.picture))
+        raise _AnotherWayError(replace(way, sector=later, how=MOTION))
     stages.lap("clean")
     if len(rows) < settings.min_frames:
         raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
@@ -264,11 +267,11 @@ def _given(outline: tuple[Polygon, ...], size: tuple[int, int]) -> Sector:
     return sector
 
 
-def _with_sector(way: _Way, found: Sector | None, header: Header | None, size: tuple[int, int]) -> _Way:
-    if found:
+def _with_sector(way: _Way, motion: "Motion", size: tuple[int, int]) -> _Way:
+    if found := motion.sector():
         return replace(way, sector=found, how=MOTION)
-    if header and header.regions:
-        return replace(way, sector=Sector.of_boxes(size, header.regions), how=REGIONS)
+    if named := motion.regions():
+        return replace(way, sector=named, how=REGIONS)
     return replace(way, sector=Sector.of_boxes(size, ()), how=NOTHING)
 
 
@@ -279,9 +282,12 @@ def _check_annotation(header: Header | None, settings: PackSettings) -> str:
 
 
 def _check_found(header: Header | None, settings: PackSettings, how: str) -> str:
-    if header and header.ultrasound and how == NOTHING:
-        return _refuse("is an ultrasound DICOM that names no region, and no moving sector is found in it", settings)
-    return ""
+    if how != NOTHING:
+        return ""
+    reason = "has no sector: nothing moves in it as one would, so all of its picture is kept, text included"
+    if header:
+        return _refuse(f"{reason}, and it names no region", settings)
+    return "" if settings.burned_in == "allow" else f"{reason}; look at it, or say what to keep with --sector FILE"
 
 
 def _refuse(reason: str, settings: PackSettings) -> str:

@@ -19,14 +19,12 @@ class Header:
 
     patient: PatientID.
     frame_rate: mean frames per second; 0 where it is not said.
-    ultrasound: whether it is an ultrasound image at all.
     burned_in: whether it says that text is burned into its pictures.
     regions: boxes (left, top, right, bottom) of the 2-D images in its pictures, in pixels.
     """
 
     patient: str
     frame_rate: float
-    ultrasound: bool
     burned_in: bool
     regions: tuple[Box, ...]
 
