@@ -1,5 +1,6 @@
 """A video file -> its pictures, by FFmpeg."""
 
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import av
 
 from usucl_fast.errors import DecodeError
+from usucl_fast.pack.upright import Upright
 from usucl_fast.pack.video import MOST_PIXELS, Video
 
 # FFmpeg's own messages go nowhere: what matters of them comes back as an exception.
@@ -23,9 +25,17 @@ def open_container(file: Path) -> Video:
     Raises:
         DecodeError: it cannot be opened.
     """
-    container = _open(file)
-    rate = float(container.streams.video[0].average_rate or 0)
-    return Video(_timed(_decode(container), 1 / (rate or 1.0)), rate)
+    container = _open(str(file.absolute()))  # a colon in a bare name would be a protocol's
+    return _video(container)
+
+
+def open_stream(data: bytes) -> Video:
+    """Opens a video file that is in memory.
+
+    Raises:
+        DecodeError: it cannot be opened.
+    """
+    return _video(_open(io.BytesIO(data)))
 
 
 def pictures_of(file: Path) -> Iterator[av.VideoFrame]:
@@ -34,27 +44,44 @@ def pictures_of(file: Path) -> Iterator[av.VideoFrame]:
     Raises:
         DecodeError: it does not open, or not decode to its end.
     """
-    return _decode(_open(file))
+    return _decode(_open(str(file.absolute())))
 
 
-def _timed(pictures: Iterator[av.VideoFrame], step: float) -> Iterator[tuple[av.VideoFrame, float]]:
-    start = last = None
+def _video(container: av.container.InputContainer) -> Video:
+    stream = _best(container)
+    rate = float(stream.average_rate or 0)
+    upright = Upright(float(stream.sample_aspect_ratio or 1))
+    return Video(upright.each(_timed(_decode(container), 1 / (rate or 1.0), upright.notes)), rate, notes=upright.notes)
+
+
+def _timed(pictures: Iterator[av.VideoFrame], step: float, notes: list[str]) -> Iterator[tuple[av.VideoFrame, float]]:
+    """The pictures with their seconds from the first; where a clock starts again, it goes on from there."""
+    shift, last = None, 0.0
     for picture in pictures:
-        time = picture.time
-        if time is None:
-            time = 0.0 if last is None else last + step
-        start = time if start is None else start
-        last = time
-        yield picture, time - start
+        time = last + step if picture.time is None else picture.time
+        if shift is None:
+            shift, last = -time, 0.0
+        elif time + shift < last:
+            notes.append(f"has times that go back at {last:.3f} s; from there on they are counted on")
+            shift = last + step - time
+        last = time + shift
+        yield picture, last
 
 
-def _open(file: Path) -> av.container.InputContainer:
+def _best(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream that a player shows: no cover picture, no thumbnail."""
+    stream = container.streams.best("video")
+    assert isinstance(stream, av.VideoStream)
+    return stream
+
+
+def _open(file: str | io.BytesIO) -> av.container.InputContainer:
     try:
-        container = av.open(str(file.absolute()), **LENIENT)  # a colon in a bare name would be a protocol's
+        container = av.open(file, **LENIENT)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(f"does not open: {_reason(error)}") from error
     streams = container.streams.video
-    if not streams or streams[0].codec_context is None:
+    if not streams or not any(stream.codec_context for stream in streams):
         container.close()
         raise DecodeError("is of a codec that this FFmpeg does not know" if streams else "holds no video stream")
     return container
@@ -63,7 +90,7 @@ def _open(file: Path) -> av.container.InputContainer:
 def _decode(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
     number = 0
     with container:
-        stream = container.streams.video[0]
+        stream = _best(container)
         # Videos are decoded side by side; threads within one would only contend.
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}

@@ -224,6 +224,7 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
     if len(rows) < settings.min_frames:
         raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
     warning = warning or _check_found(video.header, settings, way.how)
+    warning = "; ".join(filter(None, (warning, *video.notes)))
     labels = None
     if order.source.segments:
         labels = label_frames(order.source.segments, timed.times, video.frame_rate).of(np.array(numbers))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import av
@@ -49,6 +49,7 @@ class Video:
         file names, or else the positions of the files.
     frame_rate: mean frames per second; 0 where the source does not say.
     header: what a DICOM file says of itself.
+    notes: what was guessed or converted, for a person to read, once all pictures have passed.
 
     Iterating over `pictures` raises DecodeError where the source stops decoding before its end.
     """
@@ -56,6 +57,7 @@ class Video:
     pictures: Iterator[tuple[av.VideoFrame, float]]
     frame_rate: float
     header: Header | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def thin(video: Video, every: int, fps: float) -> Iterator[Kept]:
