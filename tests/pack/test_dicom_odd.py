@@ -1,0 +1,204 @@
+"""DICOM files that say one thing and hold another, as machines and archives write them."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import MPEG4HP41, ExplicitVRBigEndian, JPEGBaseline8Bit
+
+from tests.helpers.dicoms import write_dicom
+from tests.helpers.videos import moving_texture, write_video
+from usucl_fast.errors import DecodeError
+from usucl_fast.pack.dicom import open_dicom
+from usucl_fast.pack.picture import has_color
+
+GREY = moving_texture(4, 32, 48, 0)[..., 0]
+
+
+def shown(path: Path) -> tuple[np.ndarray, list[str]]:
+    video = open_dicom(path)
+    return np.stack([picture.to_ndarray(format="rgb24") for picture, _ in video.pictures]).astype(int), video.notes
+
+
+def rewrite(path: Path, encapsulated: list[bytes] | None, syntax: pydicom.uid.UID, **changes: Any) -> None:
+    found = pydicom.dcmread(path)
+    if encapsulated is not None:
+        found.PixelData = encapsulate(encapsulated)
+        found["PixelData"].VR = "OB"
+        found["PixelData"].is_undefined_length = True
+    found.file_meta.TransferSyntaxUID = syntax
+    for name, value in changes.items():
+        setattr(found, name, value)
+    found.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("label", "keep_rgb", "color"),
+    [("RGB", False, True), ("RGB", False, False), ("YBR_FULL_422", True, True), ("YBR_FULL_422", False, True)],
+)
+def test_a_jpeg_knows_its_colours_better_than_the_header(
+    tmp_path: Path, label: str, keep_rgb: bool, color: bool
+) -> None:
+    pictures = np.stack([GREY, GREY, GREY // 3 if color else GREY], axis=-1)
+    write_dicom(tmp_path / "a.dcm", pictures, photometric="RGB")
+    files = []
+    for picture in pictures:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "jpeg", quality=95, subsampling=0, keep_rgb=keep_rgb)
+        files.append(file.getvalue())
+    rewrite(tmp_path / "a.dcm", files, JPEGBaseline8Bit, PhotometricInterpretation=label)
+    found, _ = shown(tmp_path / "a.dcm")
+    assert np.abs(found - pictures).max() <= 12
+    first = next(iter(open_dicom(tmp_path / "a.dcm").pictures))[0]
+    assert has_color(first, (0, 0, 48, 32)) == color
+
+
+def test_the_range_is_that_of_all_pictures(tmp_path: Path) -> None:
+    pictures = GREY.astype(np.uint16) * 200
+    pictures[0] = 0
+    write_dicom(tmp_path / "a.dcm", pictures, bits=16)
+    found, _ = shown(tmp_path / "a.dcm")
+    np.testing.assert_allclose(found[..., 0], pictures / pictures.max() * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("bits", "slope"), [(8, 1), (12, 2)])
+def test_windows_are_pydicoms(tmp_path: Path, function: str, bits: int, slope: int) -> None:
+    pictures = GREY.astype(np.uint16) << (bits - 8) if bits > 8 else GREY
+    center, width = (100, 120) if bits == 8 else (3000, 2500)
+    window: dict[str, Any] = {
+        "WindowCenter": center,
+        "WindowWidth": width,
+        "VOILUTFunction": function,
+        "RescaleSlope": slope,
+    }
+    write_dicom(tmp_path / "a.dcm", pictures, bits=bits, RescaleIntercept=-7, **window)
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    expected = apply_voi_lut(apply_modality_lut(pictures, ds), ds).astype(np.float64)
+    low, high = apply_modality_lut(np.array([0, (1 << bits) - 1]), ds)  # the range that it fills
+    found, _ = shown(tmp_path / "a.dcm")
+    np.testing.assert_allclose(found[..., 0], (expected - low) / (high - low) * 255, atol=0.6)
+
+
+def test_tables_of_values_are_pydicoms(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", GREY)
+    modality, interest = Dataset(), Dataset()
+    modality.LUTDescriptor, modality.ModalityLUTType = [256, 0, 16], "US"
+    modality.LUTData = (np.arange(256)[::-1] * 16).astype("<u2").tobytes()
+    interest.LUTDescriptor = [4096, 0, 16]
+    interest.LUTData = (np.sqrt(np.arange(4096) / 4095) * 65535).astype("<u2").tobytes()
+    for sequences in (
+        {"ModalityLUTSequence": [modality]},
+        {"ModalityLUTSequence": [modality], "VOILUTSequence": [interest]},
+    ):
+        rewrite(
+            tmp_path / "a.dcm",
+            None,
+            pydicom.uid.ExplicitVRLittleEndian,
+            **{n: DicomSequence(s) for n, s in sequences.items()},
+        )
+        ds = pydicom.dcmread(tmp_path / "a.dcm")
+        expected = apply_voi_lut(apply_modality_lut(GREY, ds), ds).astype(np.float64)
+        found = shown(tmp_path / "a.dcm")[0][..., 0]
+        if "VOILUTSequence" in sequences:
+            np.testing.assert_allclose(found, expected / 65535 * 255, atol=0.6)
+        else:  # the range that all pictures have
+            expected -= expected.min()
+            np.testing.assert_allclose(found, expected / expected.max() * 255, atol=0.6)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("big", [False, True])
+def test_palettes_of_eight_bits_in_words(tmp_path: Path, wide: bool, big: bool) -> None:
+    """256 entries from 0 to 255, as words or, wide, as words of 16 bits in full."""
+    ramp = np.arange(256)
+    entries = {"Red": ramp, "Green": ramp[::-1], "Blue": ramp // 2}
+    palette: dict[str, Any] = {}
+    for color, values in entries.items():
+        words = values * 257 if wide else values
+        palette[f"{color}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        palette[f"{color}PaletteColorLookupTableData"] = words.astype(">u2" if big else "<u2").tobytes()
+    write_dicom(tmp_path / "a.dcm", GREY, photometric="PALETTE COLOR", **palette)
+    if big:
+        ds = pydicom.dcmread(tmp_path / "a.dcm")
+        ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        ds.PixelData = GREY.tobytes()
+        ds["PixelData"].VR = "OB"
+        pydicom.dcmwrite(tmp_path / "a.dcm", ds, implicit_vr=False, little_endian=False)
+    found, _ = shown(tmp_path / "a.dcm")
+    expected = np.stack([values[GREY] for values in entries.values()], axis=-1)
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_a_palette_of_impossible_width_is_refused(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {f"{c}PaletteColorLookupTableDescriptor": [256, 0, 32] for c in ("Red", "Green", "Blue")}
+    facts |= {f"{c}PaletteColorLookupTableData": bytes(512) for c in ("Red", "Green", "Blue")}
+    write_dicom(tmp_path / "a.dcm", GREY, photometric="PALETTE COLOR", **facts)
+    with pytest.raises(DecodeError, match="palette of 32 bits"):
+        shown(tmp_path / "a.dcm")
+
+
+def test_pictures_that_are_not_counted_are_all_found(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", GREY)
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    del ds.NumberOfFrames
+    ds.save_as(tmp_path / "a.dcm")
+    found, notes = shown(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(found[..., 0], GREY)
+    assert "there are bytes for 4" in notes[0]
+
+
+def test_a_video_stream_inside(tmp_path: Path) -> None:
+    pictures = moving_texture(6, 48, 64, 0)
+    write_video(tmp_path / "v.mp4", pictures, "libx264")
+    write_dicom(tmp_path / "a.dcm", pictures[..., 0], photometric="MONOCHROME2")
+    rewrite(
+        tmp_path / "a.dcm", [(tmp_path / "v.mp4").read_bytes()], MPEG4HP41, PhotometricInterpretation="YBR_PARTIAL_420"
+    )
+    found, _ = shown(tmp_path / "a.dcm")
+    assert found.shape == (6, 48, 64, 3)
+    assert np.abs(found - pictures).mean() < 6
+
+
+def test_without_preamble_and_meta_header(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", GREY)
+    whole = pydicom.dcmread(tmp_path / "a.dcm")
+    bare = Dataset()
+    bare.update(whole)
+    bare.save_as(tmp_path / "b.dcm", implicit_vr=True, little_endian=True, enforce_file_format=False)
+    assert (tmp_path / "b.dcm").read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(shown(tmp_path / "b.dcm")[0][..., 0], GREY)
+
+
+@pytest.mark.parametrize(
+    ("facts", "size"),
+    [
+        ({"PixelAspectRatio": [4, 2]}, (48, 64)),  # down, across
+        ({"PixelSpacing": [0.1, 0.2]}, (96, 32)),
+        ({"PixelSpacing": [0.2, 0.2]}, (48, 32)),
+        ({"PixelSpacing": [0.1, 9]}, (48, 32)),  # no machine's
+    ],
+)
+def test_pixels_that_are_not_square(tmp_path: Path, facts: dict[str, Any], size: tuple[int, int]) -> None:
+    write_dicom(tmp_path / "a.dcm", GREY, **facts)
+    found, notes = shown(tmp_path / "a.dcm")
+    assert found.shape[1:3] == size[::-1]
+    assert bool(notes) == (size != (48, 32))
+
+
+def test_a_region_without_a_corner_is_passed_over(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", GREY, regions=[(2, 2, 40, 30)])
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    del ds.SequenceOfUltrasoundRegions[0].RegionLocationMinX0
+    ds.save_as(tmp_path / "a.dcm")
+    header = open_dicom(tmp_path / "a.dcm").header
+    assert header
+    assert header.regions == ()
