@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from usucl_fast.errors import UsageError
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.recipes import make_config
 
@@ -36,6 +37,35 @@ def test_warm_up_is_a_tenth_of_the_run_or_200_steps_or_what_is_said() -> None:
     assert make_config("reference", {}).warm_up_steps(10**6) == 0
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "expected"),
+    [
+        ("default", {}, ("adamw", 0.001)),
+        ("default", {"init": "imagenet"}, ("sgd", 0.005)),
+        ("fast", {"init": "weights.pth"}, ("sgd", 0.005)),
+        ("default", {"init": "imagenet", "lr": 0.1}, ("sgd", 0.1)),
+        ("default", {"init": "imagenet", "optimizer": "adamw", "lr": 0.1}, ("adamw", 0.1)),
+        ("reference", {}, ("sgd", 0.003)),
+        ("reference", {"init": "imagenet"}, ("sgd", 0.003)),
+        ("reference", {"init": "random"}, ("sgd", 0.003)),
+        ("simclr", {"init": "imagenet"}, ("sgd", 0.03)),
+    ],
+)
+def test_a_rate_for_random_weights_and_one_for_others(
+    recipe: str, given: dict[str, Any], expected: tuple[str, float]
+) -> None:
+    config = make_config(recipe, given)
+    assert (config.optimizer, config.lr) == expected
+
+
+def test_another_optimiser_needs_a_rate() -> None:
+    with pytest.raises(UsageError, match=r"--optimizer sgd needs --lr as well: 0\.001 is a rate for adamw"):
+        make_config("default", {"optimizer": "sgd"})
+    with pytest.raises(UsageError, match=r"0\.005 is a rate for sgd"):
+        make_config("default", {"init": "imagenet", "optimizer": "lars"})
+    assert make_config("default", {"init": "imagenet", "optimizer": "sgd"}).lr == 0.005
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_every_optimiser_learns(name: str) -> None:
     if name == "lars":
@@ -59,8 +89,8 @@ def test_every_optimiser_learns(name: str) -> None:
 def test_biases_and_norms_are_not_decayed_but_by_sgd() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     network[0].bias.requires_grad_(False)
-    (sgd,) = make_optimizer(make_config("default", {}), network).param_groups
+    (sgd,) = make_optimizer(make_config("default", {"optimizer": "sgd", "lr": 0.01}), network).param_groups
     assert len(sgd["params"]) == 3
     assert sgd["weight_decay"] == 1e-4
-    adamw = make_optimizer(make_config("default", {"optimizer": "adamw"}), network).param_groups
+    adamw = make_optimizer(make_config("default", {}), network).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in adamw] == [(1, 1e-4), (2, 0.0)]

@@ -178,7 +178,7 @@ def test_a_run_is_not_resumed_with_other_settings_or_shards(
 ) -> None:
     out = finished["default"]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    with pytest.raises(UsageError, match=r"begun with lr 0\.03, not 0\.5"):
+    with pytest.raises(UsageError, match=r"begun with lr 0\.001, not 0\.5"):
         train(make_config("default", {**TINY, "lr": 0.5}), sample, out, EXECUTION, resume=True)
     with pytest.raises(UsageError, match="other shards"):
         train(make_config("default", TINY), store, out, EXECUTION, resume=True)

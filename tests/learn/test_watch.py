@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.training import TINY, losses
+from tests.helpers.commands import usucl_train
+from tests.helpers.training import TINY, losses, tiny_options
 from usucl_fast.errors import DataError, ResourceError
-from usucl_fast.learn import Execution, engine, train
+from usucl_fast.learn import Execution, health, train
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.methods.usucl import Usucl
-from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.recipes import RECIPES, make_config
 from usucl_fast.learn.watch import ALIKE_STEPS, Collapse
 from usucl_fast.shards import ShardStore
 
@@ -106,11 +107,22 @@ def test_collapse_names_ways_out_that_there_are() -> None:
     assert "--init" not in pretrained
 
 
+def test_a_recipe_for_weights_that_have_learned_says_so_of_random_ones(sample: ShardStore, tmp_path: Path) -> None:
+    told = usucl_train(sample.name, "--out", tmp_path / "run", "--recipe", "reference", *tiny_options(1))
+    assert "--recipe reference with --no-in-batch is made for weights that have learned" in told.stderr
+    assert "add --init imagenet or --in-batch" in told.stderr
+    (warning,) = json.loads((tmp_path / "run" / "summary.json").read_bytes())["warnings"]
+    assert warning in told.stderr
+    for recipe in set(RECIPES) - {"reference"}:
+        assert not make_config(recipe, {}).doubts()
+    assert not make_config("reference", {}).doubts()
+
+
 def test_collapse_is_told_on_the_terminal_and_in_the_summary_across_a_resume(
     sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every step's anchors are made alike; the six steps are told of at the third, and not again after going on."""
-    monkeypatch.setattr(engine, "mean_cosine", lambda query: 0.99)
+    monkeypatch.setattr(health, "mean_cosine", lambda query: 0.99)
     out, long = tmp_path / "run", config(warm_up=0)
     first = train(long, sample, out, dataclasses.replace(EXECUTION, stop_after=4))
     assert "step 2: the embeddings have collapsed" in capsys.readouterr().err

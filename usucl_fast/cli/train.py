@@ -210,6 +210,8 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
     if _first():  # before torch, which takes seconds to import
         run_folder.check(config, store.fingerprint, **begin)
         click.echo(learn.describe_split(config.split, store.table))
+        for doubt in config.doubts():
+            click.echo(doubt, err=True)
     loader = _find_loader(store, config, options)
     with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
         execution = learn.Execution(

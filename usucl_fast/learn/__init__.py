@@ -10,10 +10,11 @@ encoder.py     backbone + projection head
 backbones.py   the networks that learn, by name
 weights.py     backbones from elsewhere; exporting.py and formats.py, runs for elsewhere
 losses.py      the contrastive loss of USUCL, on tensors
+contrast.py    the loss of a batch of USUCL
 ranks.py       the processes that train together
 mined_plans.py hard negatives from the bank into the plans to come
 optimizer.py   optimisers, and the learning rate over a run
-health.py      is the embedding collapsing, and is the bank filled and fresh?
+health.py      what a step came to; is the embedding collapsing, and is the bank filled and fresh?
 watch.py       what a run says and writes while it goes on
 run_folder.py  every file in it, and whether a run may be written there
 checkpoint.py  what it holds; saved whole, the newest good one found again

@@ -10,6 +10,9 @@ WARM_UP_STEPS = 200
 IMAGENET, RANDOM = "imagenet", "random"
 """The words that stand for the weights of a network's own publishers, and for untrained ones."""
 
+SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.03, "batch_size": 32}
+"""Settings of the recipes that are trained by SGD from random weights."""
+
 
 def setting(
     default: Any,
@@ -54,7 +57,7 @@ class TrainConfig:
     tuples_per_video: int = setting(
         1, "Tuples of every video in an epoch. With more, few videos fill large batches.", low=1
     )
-    batch_size: int = setting(32, "Tuples a step.", low=1)
+    batch_size: int = setting(64, "Tuples a step.", low=1)
     seed: int = setting(0, "Seed of the weights and of all draws.", low=0)
     init: str = setting(
         RANDOM,
@@ -68,8 +71,12 @@ class TrainConfig:
         " learned.",
         choices=("rank", "sync", "shuffle", "frozen"),
     )
-    optimizer: str = setting("sgd", "What moves the weights.", choices=("sgd", "lars", "adamw"))
-    lr: float = setting(0.03, "Peak learning rate.", low=0)
+    optimizer: str = setting(
+        "adamw",
+        "What moves the weights. default and fast: sgd where --init names weights.",
+        choices=("sgd", "lars", "adamw"),
+    )
+    lr: float = setting(1e-3, "Peak learning rate. default and fast: .005, of SGD, where --init names weights.", low=0)
     lr_schedule: str = setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
     warm_up: int = setting(
         -1,

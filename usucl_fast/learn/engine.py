@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,7 +19,7 @@ from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, 
 from usucl_fast.files import write_json, write_whole
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
 from usucl_fast.learn.config import RANDOM
-from usucl_fast.learn.health import BANK_EVERY, bank_health, effective_rank, mean_cosine, near_duplicates
+from usucl_fast.learn.health import BANK_EVERY, bank_health, read_metrics
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.learn.network import Network, Outcome
@@ -259,7 +256,7 @@ class Run:
         self.optimizer.step()
         self.network.end(outcomes, self.step)
         line = {"step": plan.step, "epoch": plan.epoch, "lr": lr, **self.config.stage_metrics(plan.stage)}
-        line |= _read_metrics(plan, loss, norm, outcomes, self.planner.table.first_row)
+        line |= read_metrics(plan, loss, norm, outcomes, self.planner.table.first_row)
         if self.network.bank is not None and plan.step % BANK_EVERY == 0:
             line["bank"] = bank_health(self.network.bank, plan.step)
         self.plans.advance()
@@ -306,7 +303,7 @@ class Run:
             "loss": lines[-1]["loss"],
             "mean_cosine": lines[-1]["mean_cosine"],
             "effective_rank": lines[-1]["effective_rank"],
-            "warnings": [warning for line in lines if (warning := collapse.look(line))],
+            "warnings": [*self.config.doubts(), *(warning for line in lines if (warning := collapse.look(line)))],
             "frames_per_second": round(sum(line["frames"] for line in lines) / seconds, 1),
             "data_wait": round(sum(line["wait"] for line in lines) / seconds, 4),
             "seconds": round(seconds, 3),
@@ -326,42 +323,6 @@ def _check_delivered(batch: Batch, parts: list[Part]) -> None:
             f"step {parts[0].whole.step}: the loader delivered a batch of the plan {got}, not of {asked}; a loader"
             " executes plans in the order in which they come"
         )
-
-
-def _read_metrics(
-    plan: BatchPlan, loss: torch.Tensor, norm: torch.Tensor, outcomes: list[Outcome], first_row: NDArray[np.int64]
-) -> dict[str, Any]:
-    """What a step came to. All of it is read from the device at once, which waits for the step.
-
-    Raises:
-        DataError: the loss or the gradient is not finite.
-    """
-    query = torch.cat([outcome.query for outcome in outcomes])
-    members = [outcome.members for outcome in outcomes if outcome.members is not None]
-    tensors = [loss, norm, query, *members]
-    flat = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu()  # exact: frame ids are below 2^53
-    sizes = [tensor.numel() for tensor in tensors]
-    read = [
-        values.view(tensor.shape).to(tensor.dtype) for values, tensor in zip(flat.split(sizes), tensors, strict=True)
-    ]
-    found_loss, found_norm, query = float(read[0]), float(read[1]), read[2]
-    if not (math.isfinite(found_loss) and math.isfinite(found_norm)):
-        raise DataError(
-            f"step {plan.step} diverged: the loss is {found_loss}, the gradient's norm {found_norm}; frame ids"
-            f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
-        )
-    line = {
-        "loss": found_loss,
-        "gradient": found_norm,
-        "mean_cosine": mean_cosine(query),
-        "effective_rank": effective_rank(query),
-        "tuples": len(plan.frame_ids),
-        "frames": int(plan.frame_ids.size),
-        "plan": plan.digest(),
-    }
-    if members:
-        line["near_duplicates"] = near_duplicates(torch.cat(read[3:]).numpy(), first_row)
-    return line
 
 
 def _check_shares(config: Method, planner: Planner, ranks: Ranks) -> None:

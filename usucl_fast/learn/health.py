@@ -1,5 +1,6 @@
-"""Is the embedding collapsing, and is the bank filled, fresh and varied?"""
+"""What a step came to: is the loss finite, is the embedding collapsing, is the bank filled, fresh and varied?"""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast.curriculum import NEAREST
+from usucl_fast.errors import DataError
+from usucl_fast.feed import BatchPlan
+from usucl_fast.learn.network import Outcome
 from usucl_fast.mining import MemoryBank
 
 BANK_EVERY = 50
@@ -75,3 +79,39 @@ def effective_rank(z: torch.Tensor) -> float:
     values = torch.linalg.svdvals(z.float())
     p = values / values.sum().clamp_min(1e-12)
     return float(torch.special.entr(p).sum().exp())
+
+
+def read_metrics(
+    plan: BatchPlan, loss: torch.Tensor, norm: torch.Tensor, outcomes: list[Outcome], first_row: NDArray[np.int64]
+) -> dict[str, Any]:
+    """What a step came to. All of it is read from the device at once, which waits for the step.
+
+    Raises:
+        DataError: the loss or the gradient is not finite.
+    """
+    query = torch.cat([outcome.query for outcome in outcomes])
+    members = [outcome.members for outcome in outcomes if outcome.members is not None]
+    tensors = [loss, norm, query, *members]
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu()  # exact: frame ids are below 2^53
+    sizes = [tensor.numel() for tensor in tensors]
+    read = [
+        values.view(tensor.shape).to(tensor.dtype) for values, tensor in zip(flat.split(sizes), tensors, strict=True)
+    ]
+    found_loss, found_norm, query = float(read[0]), float(read[1]), read[2]
+    if not (math.isfinite(found_loss) and math.isfinite(found_norm)):
+        raise DataError(
+            f"step {plan.step} diverged: the loss is {found_loss}, the gradient's norm {found_norm}; frame ids"
+            f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
+        )
+    line = {
+        "loss": found_loss,
+        "gradient": found_norm,
+        "mean_cosine": mean_cosine(query),
+        "effective_rank": effective_rank(query),
+        "tuples": len(plan.frame_ids),
+        "frames": int(plan.frame_ids.size),
+        "plan": plan.digest(),
+    }
+    if members:
+        line["near_duplicates"] = near_duplicates(torch.cat(read[3:]).numpy(), first_row)
+    return line

@@ -7,7 +7,7 @@ functions that compute import it themselves.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,14 @@ class Method(TrainConfig):
         Raises:
             UsageError: they contradict each other, or one would have no effect.
         """
+
+    def from_weights(self) -> Self:
+        """The settings, where a run is to start with weights that have learned and nothing else is said."""
+        return self
+
+    def doubts(self) -> list[str]:
+        """What speaks against the settings though they can be carried out, a line each, with the way out."""
+        return []
 
     def check_data(self, table: FrameTable, videos: NDArray[np.int64], name: str) -> None:
         """Checks the settings against the dataset, called `name` in messages.

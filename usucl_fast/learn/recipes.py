@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from usucl_fast.errors import UsageError
-from usucl_fast.learn.config import TrainConfig
+from usucl_fast.learn.config import RANDOM, TrainConfig
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.methods import find_methods
 
@@ -38,7 +38,14 @@ def make_config(recipe: str, overrides: dict[str, Any]) -> Method:
         if overrides.get("epochs"):
             raise UsageError("--steps and --epochs both say how long the run is; remove one of them")
         overrides = {**overrides, "epochs": 0}  # so that nothing reads a length that it does not have
-    config = with_overrides(RECIPES[recipe](), {"recipe": recipe, **overrides})
+    made = RECIPES[recipe]()
+    if overrides.get("init", RANDOM) != RANDOM:
+        made = made.from_weights()
+    if overrides.get("optimizer", made.optimizer) != made.optimizer and "lr" not in overrides:
+        raise UsageError(
+            f"--optimizer {overrides['optimizer']} needs --lr as well: {made.lr:g} is a rate for {made.optimizer}"
+        )
+    config = with_overrides(made, {"recipe": recipe, **overrides})
     config.check()
     return config
 

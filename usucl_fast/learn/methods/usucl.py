@@ -6,15 +6,15 @@ Negative Mining", MICCAI 2022.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.curriculum import CURRICULA, INTRA_FROM, NEAREST, WIDE, Curriculum, Stage
+from usucl_fast.curriculum import CURRICULA, INTRA_FROM, WIDE, Curriculum, Stage
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import REACH
-from usucl_fast.learn.config import IMAGENET, setting
+from usucl_fast.learn.config import IMAGENET, RANDOM, setting
 from usucl_fast.learn.method import BankMethod, HeadNormMethod, MomentumMethod, PairMethod, TemperatureMethod
 from usucl_fast.shards import FrameTable
 
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from usucl_fast.feed import BatchPlan
-    from usucl_fast.learn.network import Network, Outcome, Tuples
-    from usucl_fast.mining import MemoryBank
+    from usucl_fast.learn.network import Network, Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairMethod):
-    """An encoder, or a momentum pair of them, and a bank of the embeddings of all frames."""
+    """An encoder, or a momentum pair of them, and a bank of the embeddings of all frames. Its loss is `contrast`."""
 
     method: str = "usucl"
     intra_mining: str = setting(
@@ -89,6 +88,18 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         INTRA_FROM, "Share of the run before intra-video negatives count in the loss.", low=0, high=1
     )
     cross_from: float = setting(0.0, "Share of the run before n̂ counts in the loss.", low=0, high=1)
+
+    def from_weights(self) -> Self:
+        """SGD at a sixth of its rate for random weights; a recipe that begins with weights has its own rate."""
+        return dataclasses.replace(self, optimizer="sgd", lr=0.005) if self.init == RANDOM else self
+
+    def doubts(self) -> list[str]:
+        if self.in_batch or self.init != RANDOM:
+            return []
+        return [
+            f"--recipe {self.recipe} with --no-in-batch is made for weights that have learned, and leaves random ones"
+            f" nearly alike; add --init {IMAGENET} or --in-batch"
+        ]
 
     def check(self) -> None:
         if self.symmetric and self.batch_norm == "shuffle":
@@ -172,142 +183,14 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         return nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(inplace=True), nn.Linear(width, self.dim))
 
     def forward(self, network: "Network", frames: "Tensor", plan: "BatchPlan") -> "Outcome":
-        """All that one encoder sees shares one forward pass, and so its batch-norm statistics."""
-        import torch
-        import torch.nn.functional as F
+        from usucl_fast.learn.contrast import contrast  # and not before: it imports torch
 
-        from usucl_fast.learn.network import Outcome
-
-        count, views = frames.shape[:2]
-        tuples = network.tuples(plan)
-        if self.symmetric:
-            z = _encode(network, network.views_first(frames, [*range(views)]), count, plan)
-            positive, encoded = z[:, 1], z[:, 2:]
-        else:
-            pictures = network.views_first(frames, [1, 0, *range(2, views)])
-            z = _encode(network, pictures[count:], count, plan)
-            positive, encoded = F.normalize(network.encode_keys(pictures[:count], plan), dim=1), z[:, 1:]
-        query = z[:, 0]
-        loss, members = self._contrast(network, plan, tuples, 0, query, positive, encoded)
-        if self.symmetric:
-            back, _ = self._contrast(network, plan, tuples, 1, positive, query, encoded)
-            loss = (loss + back) / 2
-        seen = torch.cat([query[:, None], positive[:, None], encoded], dim=1).detach().flatten(0, 1)
-        valid = _places(plan.valid, network)
-        return Outcome(loss, query.detach(), members, (tuples.frame_ids.flatten()[valid], seen[valid]))
-
-    def _contrast(
-        self,
-        network: "Network",
-        plan: "BatchPlan",
-        tuples: "Tuples",
-        view: int,
-        query: "Tensor",
-        positive: "Tensor",
-        encoded: "Tensor",
-    ) -> "tuple[Tensor, Tensor]":
-        """The loss, and the frames `[B, K]` that each n̂ is made of.
-
-        view: of the plan, which the queries are of.
-        encoded: `[B, J, D]`, the embeddings of the negatives that were loaded.
-        """
-        import torch
-
-        from usucl_fast.learn.losses import usucl_loss
-        from usucl_fast.mining import soft_negative
-
-        stage, bank = plan.stage, network.bank
-        assert bank is not None
-        candidates, members = self._candidates(network, bank, plan, tuples, query, encoded)
-        synthetic = soft_negative(query, candidates, members >= 0, self.tau)
-        negatives, valid = encoded, tuples.valid[:, 2:]
-        if self.intra_mining == "bank" and stage.intra and stage.intra_negatives:
-            anchors = tuples.frame_ids[:, view]
-            limit = self.max_row_age()
-            found = bank.intra(
-                anchors, query.detach(), stage.window, stage.intra_negatives, max_age=limit, step=plan.step
-            ).frame_ids
-            negatives, valid = bank.rows(found), found >= 0
-        counted = negatives.shape[1] if stage.intra else 0
-        others = others_valid = None
-        if self.in_batch:  # both views, where both take a gradient, as in NT-Xent
-            views = [1 - view, view] if self.symmetric else [1]
-            others = torch.cat([positive, query]) if self.symmetric else positive
-            valid_of = np.concatenate([self._others(plan, bank.first_row, view, other) for other in views], axis=1)
-            others_valid = torch.from_numpy(valid_of).to(network.device, non_blocking=True)
-        loss = usucl_loss(
-            query,
-            positive,
-            negatives[:, :counted],
-            valid[:, :counted],
-            synthetic,
-            (members >= 0).any(dim=1),
-            self.tau,
-            others,
-            others_valid,
-        )
-        return loss, members
-
-    def _others(self, plan: "BatchPlan", first_row: NDArray[np.int64], view: int, other: int) -> NDArray[np.bool_]:
-        """Of which other tuples the view `other` is a negative of an anchor, the view `view`: `[B, B]`.
-
-        Not of the anchor's group; but frames of its own video, as far away as the window begins, are intra-video
-        negatives, where such ones count.
-        """
-        of = plan.group if self.exclude == "group" else plan.video
-        allowed = of[:, None] != of
-        if plan.stage.intra and plan.stage.intra_negatives:
-            length = first_row[plan.video + 1] - first_row[plan.video]
-            nearest = np.maximum(np.floor(plan.stage.window[0] * length), NEAREST)
-            far = abs(plan.frame_ids[:, view, None] - plan.frame_ids[:, other]) >= nearest[:, None]
-            allowed |= far & (plan.video[:, None] == plan.video) & ~np.eye(len(of), dtype=np.bool_)
-        return allowed
-
-    def _candidates(
-        self,
-        network: "Network",
-        bank: "MemoryBank",
-        plan: "BatchPlan",
-        tuples: "Tuples",
-        query: "Tensor",
-        encoded: "Tensor",
-    ) -> "tuple[Tensor, Tensor]":
-        """The set S of each query: embeddings `[B, K, D]` and frame ids `[B, K]`, -1 where there are fewer."""
-        from usucl_fast.mining import nearest_in
-
-        stage = plan.stage
-        if not stage.cross_topk:
-            return query.new_empty(len(query), 0, self.dim), tuples.frame_ids.new_empty(len(query), 0)
-        if self.cross_candidates == "batch":
-            valid = _places(plan.valid[:, 2:], network)
-            buffer, of = encoded.detach().flatten(0, 1)[valid], tuples.frame_ids[:, 2:].flatten()[valid]
-            nearest = nearest_in(query, buffer, stage.cross_topk)
-            return buffer[nearest], of[nearest]
-        exclude = None if self.exclude == "none" else tuples.video
-        limit = self.max_row_age()
-        found = bank.cross(
-            query.detach(), exclude, stage.cross_topk, max_age=limit, step=plan.step, band=stage.cross_band
-        )
-        return bank.rows(found.frame_ids), found.frame_ids
-
-
-def _encode(network: "Network", pictures: "Tensor", count: int, plan: "BatchPlan") -> "Tensor":
-    """Pictures of this rank, one view after the other, -> embeddings of all ranks' tuples, `[B, views, D]`."""
-    import torch.nn.functional as F
-
-    z = F.normalize(network.query(pictures), dim=1).unflatten(0, (-1, count)).transpose(0, 1)
-    return network.gather(z, plan)
-
-
-def _places(valid: Any, network: "Network") -> "Tensor":
-    """Where a mask `[B, V]` of the plan is True, as places in the flattened rows; a GPU is not waited for."""
-    import torch
-
-    return torch.from_numpy(np.flatnonzero(valid)).to(network.device, non_blocking=True)
+        return contrast(self, network, frames, plan)
 
 
 def default() -> Usucl:
-    """Learns from random weights: two views of a frame, each the other's anchor; bank over all frames."""
+    """Learns from random weights, and with SGD at .005 from others: two views of a frame, each the other's anchor; bank
+    over all frames."""
     return Usucl()
 
 
@@ -337,6 +220,8 @@ def reference() -> Usucl:
         tau=0.07,
         head_norm=False,
         key_momentum=(0.999, 0.999),
+        batch_size=32,
+        optimizer="sgd",
         lr=0.003,
         lr_schedule="epoch",
         warm_up=0,
