@@ -127,7 +127,7 @@ USES: dict[str, tuple[str, str, tuple[Ask, ...]]] = {
         "baselines",
         (
             *(training("--method", name) for name in ("simclr", "moco", "byol", "simsiam")),
-            training("--optimizer", "lars"),
+            training("--optimizer", "lars", "--lr", "0.1"),
         ),
     ),
     "timm": ("timm", "timm", (training("--arch", "timm/resnet18"),)),

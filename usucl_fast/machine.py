@@ -18,6 +18,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def crowded() -> str | None:
+    """What to say where other programs compute on the cores of this process already; None where they do not.
+
+    Where two programs compute on the same cores, a thread that has been put aside keeps those waiting that share its
+    convolution: they do so in a loop of oneDNN's, which no setting of OpenMP ends.
+    """
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if "OMP_NUM_THREADS" in os.environ or cores() < 2 or busy < cores() / 2:
+        return None
+    return (
+        f"other programs keep about {busy:.1f} of {cores()} cores busy, and threads of two networks hold each other up:"
+        " give each its own cores, by OMP_NUM_THREADS=1 or taskset"
+    )
+
+
 def hardware() -> str:
     """CPU model, cores this process may use, and the GPU if there is one."""
     import torch

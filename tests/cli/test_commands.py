@@ -230,8 +230,9 @@ def test_an_interval_is_written_as_one(tmp_path: Path) -> None:
     assert "an interval is written as A:B" in alone.stderr
     refused(usucl_train("--show-curriculum", "--intra-window", ".4:.2"), "--intra-window 0.4:0.2 is empty")
     shown = usucl_train("--show-curriculum", "--steps", 6, "--intra-window", ".1:.3", "--intra-from", ".5")
+    assert "10-30" in shown.output.splitlines()[3]
     assert [line.split()[:3] for line in shown.output.splitlines()[:3]] == [
-        ["steps", "intra-video", "window"], ["0-2", "-", "-"], ["3", "3", "10-30"]
+        ["steps", "intra-video", "window"], ["0-1", "-", "-"], ["2", "-", "-"]
     ]  # fmt: skip
 
 
@@ -275,16 +276,16 @@ def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     table, curves = ([line.split() for line in part.splitlines()] for part in shown.output.split("\n\n"))
     assert table == [
         ["epochs", "intra-video", "window", "%", "hardest", "%", "cross-video", "band", "%"],
-        ["0-9", "-", "-", "-", "16", "-"],
-        ["10-29", "3", "20-40", "0", "16", "-"],
+        ["0-17", "-", "-", "-", "-", "-"],
+        ["18-29", "3", "20-40", "0", "16", "-"],
         ["30-49", "6", "10-15", "25", "16", "-"],
         ["50-59", "8", "3-7", "50", "16", "-"],
     ]
-    assert [line[0] for line in curves] == ["intra-video", "window", "hardest"]
+    assert [line[0] for line in curves] == ["intra-video", "window", "hardest", "cross-video"]
     assert curves[0][1] == "0"
     assert curves[0][-1] == "8"
     still = usucl_train(
-        "--show-curriculum", "--epochs", 1, "--cross-band-start", ".05", "--intra-mining", "bank", "--cross-topk", 64
+        "--show-curriculum", "--epochs", 1, "--cross-band-start", ".05", "--cross-from", 0, "--cross-topk", 64
     )
     assert still.output.splitlines()[1].split() == ["0", "-", "-", "-", "64", "5-100"]
     long = usucl_train("--show-curriculum", "--epochs", 6000)

@@ -74,8 +74,8 @@ def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> Non
     assert lines[0]["bank"]["written"] == 2 / len(sample.table)  # a frame a tuple, seen twice
     assert lines[0]["bank"]["age"] == [0, 0, 0]
     assert lines[0]["near_duplicates"] is None  # the bank was empty
-    assert all(0 <= line["near_duplicates"] <= 1 for line in lines[1:])
-    assert [line["intra"] for line in lines] == [False] * 2 + [True] * 10
+    assert all(0 <= line["near_duplicates"] <= 1 for line in lines[4:])
+    assert [line["intra"] for line in lines] == [False] * 4 + [True] * 8
     summary = json.loads((out / "summary.json").read_bytes())
     assert summary["steps"] == 12
     assert summary["loss"] == lines[-1]["loss"]
@@ -244,7 +244,8 @@ def test_a_batch_of_one_tuple_can_be_trained_on(store: ShardStore, tmp_path: Pat
         ("nonsense", {}, "no such recipe"),
         ("default", {"steps": 5, "epochs": 5}, "--steps and --epochs both say how long the run is"),
         ("default", {"intra_window": (0.4, 0.2)}, "--intra-window 0.4:0.2 is empty"),
-        ("reference", {"cross_from": 0.1}, "leave no negatives at the start"),
+        ("reference", {"cross_from": 0.1}, "--no-in-batch leaves no negatives at the start: add --cross-from 0"),
+        ("default", {"in_batch": False}, "--no-in-batch leaves no negatives at the start"),
         ("reference", {"intra_negatives": (0, 3)}, "--cross-candidates batch needs --intra-negatives"),
         (
             "reference",

@@ -31,7 +31,7 @@ def _cells(stage: Stage) -> tuple[str, ...]:
         str(stage.intra_negatives) if stage.intra else "-",
         _percents(stage.window) if stage.intra else "-",
         f"{stage.intra_hard_share:.0%}".rstrip("%") if stage.intra else "-",
-        str(stage.cross_topk),
+        str(stage.cross_topk) if stage.cross_topk else "-",
         _percents((start, end)) if stage.cross_band else "-",
     )
 

@@ -19,7 +19,7 @@ from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.machine import cores, pick_device
+from usucl_fast.machine import cores, crowded, pick_device
 
 if TYPE_CHECKING:
     from usucl_fast.shards import ShardStore
@@ -214,6 +214,8 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
             click.echo(doubt, err=True)
     loader = _find_loader(store, config, options)
     with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
+        if device.type == "cpu" and ranks.count == 1 and (note := crowded()):
+            click.echo(note, err=True)
         execution = learn.Execution(
             loader=loader,
             device=device,

@@ -58,8 +58,9 @@ def keep_in_state(queue: "MemoryBankModule") -> None:
 
 
 def mocov2() -> MoCo:
-    """Two views of one frame; earlier batches are negatives. Source: Chen et al., arXiv 2003.04297."""
-    return MoCo(**SGD, tau=0.2, head_norm=False)
+    """Two views of one frame; earlier batches are negatives. Source: Chen et al., arXiv 2003.04297, with a rate for
+    batches smaller than its 256."""
+    return MoCo(**{**SGD, "lr": 0.01}, tau=0.2, head_norm=False)
 
 
 METHOD, RECIPES = MoCo, (mocov2,)
