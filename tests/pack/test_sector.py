@@ -100,7 +100,7 @@ def test_finds_the_sector_and_leaves_out_what_is_burned_in(name: str) -> None:
     assert sector is not None
     assert len(sector.polygons) == (2 if name == "two" else 1)
     assert max(map(len, sector.polygons)) <= 48
-    assert iou(sector, inside) > 0.94
+    assert iou(sector, inside) > 0.93
     found = sector.draw(HEIGHT, WIDTH)
     assert (inside & ~found).sum() < 0.002 * inside.sum()
     assert not (found & text & ~inside).any()
@@ -112,6 +112,131 @@ def test_the_bow_of_a_curved_probe_is_outside() -> None:
     found = sector.draw(HEIGHT, WIDTH)
     assert not found[:42, 310].any()  # the bow's deepest point is at 50
     assert found[52, 310]
+
+
+def light_lost(pictures: NDArray[np.uint8], inside: NDArray[np.bool_], sector: Sector) -> float:
+    """As `tools/measure_sectors.py` has it, of what is ultrasound."""
+    moves = ndimage.uniform_filter(pictures.std(axis=0), 5) > 3
+    light = np.where(moves & inside, pictures.mean(axis=0), 0)
+    kept = ndimage.maximum_filter(sector.draw(HEIGHT, WIDTH), 7)
+    return float(light[~kept].sum() / light.sum())
+
+
+def overlay(pictures: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Text, a clock, a pointer, an ECG trace and a logo that changes, outside of the sector; where they ever are."""
+    logo = np.hypot(*(np.mgrid[:HEIGHT, :WIDTH] - np.array([355, 45])[:, None, None])) < 22
+    text = burned_in()
+    pictures[:, text] = TEXT
+    pictures[: len(pictures) // 2, logo] = TEXT
+    pictures[len(pictures) // 2 :, logo] = TEXT // 2
+    ever = add_moving_overlay(pictures) | text | logo
+    return ever & ~ndimage.maximum_filter(inside, 5)
+
+
+def dark_below(pictures: NDArray[np.uint8], angle: NDArray[np.float64], depth: NDArray[np.float64]) -> None:
+    """But for a B-line that comes late."""
+    beam = (abs(angle - 0.1) < 0.04) & (depth > 160)
+    pictures[:, (depth > 160) & ~beam] = 0
+    pictures[:30, beam] = 0
+
+
+def one_side(pictures: NDArray[np.uint8], angle: NDArray[np.float64], depth: NDArray[np.float64]) -> None:
+    """Has contact: the probe's face alone shows on the other one."""
+    pictures[:, (angle > 0.08) & (depth > 36)] = 0
+
+
+@pytest.mark.parametrize("name", ["fan", "rectangle", "trapezoid", "phased"])
+def test_what_is_dark_in_the_sector_belongs_to_it(name: str) -> None:
+    inside = SHAPES[name]()
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    for darken in (dark_below, one_side):
+        pictures = speckle(inside, 48)
+        darken(pictures, np.arctan2(x - 310, y + 30), y - 40)
+        pictures[:, ~inside] = 0
+        text = overlay(pictures, inside)
+        sector = watch(pictures)
+        assert sector is not None
+        found = sector.draw(HEIGHT, WIDTH)
+        assert light_lost(pictures, inside, sector) < 0.001
+        assert not (found & text).any()
+        if darken is one_side:
+            assert iou(sector, inside) > 0.93
+
+
+@pytest.mark.parametrize("name", ["fan", "rectangle", "trapezoid", "phased"])
+def test_what_moves_for_a_while_alone(name: str) -> None:
+    """Frozen before or after, or of another depth."""
+    inside = SHAPES[name]()
+    smaller = (
+        ndimage.affine_transform(inside.astype(float), [1 / 0.7] * 2, [50 - 50 / 0.7, 310 - 310 / 0.7], order=0) > 0
+    )
+    for change in ("freezes", "is frozen at first", "gets larger"):
+        pictures = speckle(inside, 80)
+        if change == "freezes":
+            pictures[18:] = pictures[18]
+        elif change == "is frozen at first":
+            pictures[:62] = pictures[62]
+        else:
+            pictures[:64] = speckle(smaller, 64)
+        text = overlay(pictures, inside)
+        sector = watch(pictures)
+        assert sector is not None, change
+        assert light_lost(pictures, inside, sector) < 0.001, change
+        assert iou(sector, inside) > 0.94, change
+        assert not (sector.draw(HEIGHT, WIDTH) & text).any(), change
+
+
+def test_text_in_the_dark_of_a_sector_is_left_out() -> None:
+    """A lung's dark is where some machines write."""
+    inside = fan()
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pictures = speckle(inside)
+    pictures[:, (y > 220) & ((abs(x - 310) > 20) | (y > 380))] = 0
+    image = Image.new("1", (WIDTH, HEIGHT))
+    draw = ImageDraw.Draw(image)
+    draw.text((180, 330), "DOE^JANE", fill=1)
+    draw.text((390, 330), "11:22:33", fill=1)
+    text = np.array(image)
+    assert (inside & text).sum() > 100
+    pictures[:, text] = TEXT
+    pictures[::2, text & (x > 310)] = 0  # a clock
+    sector = watch(pictures)
+    assert sector is not None
+    assert not (sector.draw(HEIGHT, WIDTH) & text).any()
+    assert light_lost(pictures, inside & ~text, sector) < 0.005
+
+
+def test_dark_lung_gives_the_sector_of_bright_lung() -> None:
+    inside = fan()
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    bright, dark = watch(speckle(inside)), None
+    for seed, side in ((1, x > 320), (2, x < 300)):
+        pictures = speckle(inside, seed=seed)
+        pictures[:, side & (y > 130)] = 0
+        dark = watch(pictures)
+        assert bright is not None
+        assert dark is not None
+        assert overlap(bright, dark) > 0.9
+
+
+def test_light_that_comes_later_is_lost_by_the_first_sector() -> None:
+    inside = fan()
+    y, _ = np.mgrid[:HEIGHT, :WIDTH]
+    pictures = speckle(inside, 64)
+    pictures[:32, y > 395] = 0
+    motion = Motion(HEIGHT, WIDTH)
+    for picture in pictures[:32]:
+        motion.add(picture)
+    first = motion.sector()
+    for picture in pictures[32:]:
+        motion.add(picture)
+    second = motion.sector()
+    assert first is not None
+    assert second is not None
+    assert similar(first, second)
+    assert motion.loses(first, second)
+    assert not motion.loses(second, second)
+    assert not motion.loses(Sector.of_boxes((WIDTH, HEIGHT), ()), second)
 
 
 def test_shadow_and_still_tissue_belong_to_it() -> None:
@@ -182,7 +307,7 @@ def test_a_small_live_part_is_found(corners: tuple[tuple[int, int], ...]) -> Non
     sector = watch(pictures)
     assert sector is not None
     found = sector.draw(HEIGHT, WIDTH)
-    assert (inside & ~found).sum() < 0.02 * inside.sum()
+    assert (inside & ~found).sum() < 0.002 * inside.sum()
     assert found.sum() < 1.35 * inside.sum()
     assert not (found & text & ~inside).any()
 

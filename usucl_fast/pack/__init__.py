@@ -17,7 +17,8 @@ spool.py         one video -> its encoded frames as tar members in a spool file 
 limits.py        what one video may take
 workers.py       all videos -> spool files, in processes that may crash
 writer.py        spool files -> shards, indexes, tables
-motion.py        pictures -> which pixels move
+motion.py        pictures -> which pixels move, and the sector around them
+fan.py           live cells of a grid -> the outline of a probe's sector
 splits.py        groups -> splits
 contact_sheet.py pictures before and after, for a person to look at
 duplicates.py    shards -> videos that are in them twice

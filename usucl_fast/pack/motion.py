@@ -1,8 +1,8 @@
 """Finds the live ultrasound image in a video by what changes over time.
 
-Live image changes all over and all the time; what is burned in does not. So a sector is what moves, with what moves
-faintly or is bright right beside it; what is small or thin (a clock, a pointer, an ECG trace) is no sector. Its outline
-is the convex hull, bowed in at the top as deep as the image allows: that is where the face of a curved probe is.
+Live image changes all over and often; what is burned in does not. So a sector is what moves, with what moves faintly
+or is bright right beside it; what is small or thin (a clock, a pointer, an ECG trace) is no sector. Its outline is that
+which probes have (`fan.py`), or, where text would lie in it, the part of that which lies in the convex hull.
 """
 
 import math
@@ -11,24 +11,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
+from usucl_fast.pack.fan import Points, clip, fit_fan, hull
 from usucl_fast.pack.sector import Box, Polygon, Sector, dilate
 
 CELLS = 256  # at most, along the longer side: so fine is a video looked at
 EPOCH = 8  # frames that are looked at together
 STIRS, MOVES = 2, 6  # grey levels from darkest to brightest in an epoch that are exceeded: by faint image, by no noise
-EPOCHS_SHARE = 0.25  # in which a cell must change, and in two of them: in a cut or a fade all changes, but not for long
+# Of the epochs in which the busiest cells change: a cell must change in so many, and in two of them. In a cut or a fade
+# all changes, but not for long; and what is frozen most of the time is live all the same.
+EPOCHS_SHARE = 0.1
 DENSITY = 0.3  # of the cells around a changing one that change too
-BRIGHT = 4  # grey levels above the background
+BRIGHT = 2  # grey levels above the background
 NEAR = 0.2  # of the longer side: how far from moving image still image may reach
 THIN = 3  # cells: half of what a sector is at least across
 SECOND = 0.3  # of the largest sector's size, for another one
-LEAST, ALL = 0.01, 0.97  # of the picture: for there to be a sector, for the picture to be nothing else
+LEAST = 0.01  # of the picture: for there to be a sector
 SMALL, THICK = 0.05, 5  # of the picture; cells: half of what a sector is at least across that is smaller
-NAMED, WRITTEN = 0.9, 40  # of the picture, in regions that say little; grey levels of text above the background
-BOW = 0.3  # how much the chord of a bow may slope
-VERTICES, BOW_VERTICES = 40, 7
+NAMED = 0.9  # of the picture: regions that say little
+WRITTEN, WRITTEN_CELLS = 40, 4  # grey levels of text above the background; more of it is text
+LOST = 0.003  # of the light of a sector, outside of what is kept of it
 SQUARE = np.ones((3, 3), bool)
 
 
@@ -43,7 +45,7 @@ class Motion:
         shape = (math.ceil(height / self._step), math.ceil(width / self._step))
         self._cells, self._low, self._high = (np.empty(shape, np.uint8) for _ in range(3))
         self._stirred, self._moved = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)  # in how many epochs
-        self._lows = np.zeros(shape, np.uint32)
+        self._highs = np.zeros(shape, np.uint32)
         self._epochs = self._frames = 0  # that have ended; of the one that has not
 
     def add(self, luma: NDArray[np.uint8]) -> None:
@@ -64,7 +66,7 @@ class Motion:
         change = self._high - self._low
         self._stirred += change > STIRS
         self._moved += change > MOVES
-        self._lows += self._low
+        self._highs += self._high
         self._epochs += 1
         self._frames = 0
 
@@ -75,47 +77,61 @@ class Motion:
         if self._epochs == 0:
             return None
         allowed = self._everything.draw(*self._moved.shape)
-        often = max(min(2, self._epochs), EPOCHS_SHARE * self._epochs)
+        busiest = ndimage.uniform_filter(np.where(allowed, self._moved, 0).astype(np.float32), 2 * THIN + 1).max()
+        often = max(min(2, self._epochs), EPOCHS_SHARE * busiest)
         moving = _dense(allowed & (self._moved >= often))
         if not moving.any():
             return None
         # Around what moves a codec leaves a thin seam that stirs; faint image is more than that.
         faint = _dense(allowed & (self._stirred >= often)) & ~moving
         moving |= _opened(faint, 1)
-        parts = _parts(moving | _still(moving, allowed, self._lows // self._epochs))
-        if not parts:
+        near = ndimage.maximum_filter(moving, 2 * round(NEAR * max(moving.shape)) + 1)
+        above = _above(self._highs / self._epochs, allowed & ~moving)
+        parts = _parts(moving | (allowed & near & (above > BRIGHT)))
+        size, room = sum(map(np.count_nonzero, parts)), np.count_nonzero(allowed)
+        if size < LEAST * room or (size < SMALL * room and not any(_opened(part, THICK).any() for part in parts)):
             return None
-        sector = Sector(self._everything.picture, tuple(self._outline(part) for part in parts))
-        drawn = sector.draw(*allowed.shape) & allowed
-        share = drawn.sum() / allowed.sum()
-        if share < LEAST or (share < SMALL and not _opened(drawn, THICK).any()):
-            return None
-        return self._everything if share > ALL else sector
+        stirring = allowed & (self._stirred >= often)
+        more = _opened(stirring, THIN) | _touching(parts, _opened(stirring, 1))
+        written = above > WRITTEN
+        return Sector(self._everything.picture, tuple(self._outline(part, more, written) for part in parts))
+
+    def loses(self, kept: Sector, found: Sector) -> bool:
+        """Whether too much light of what was `found` lies outside of what is `kept`."""
+        shape = self._highs.shape
+        light = np.where(found.draw(*shape), self._highs - self._highs.min(), 0)
+        outside = ~ndimage.maximum_filter(kept.draw(*shape), 3)
+        return bool(light[outside].sum() > LOST * light.sum())
 
     def regions(self) -> Sector | None:
         """The boxes that may hold live image, where they say something: are far from all, or leave text out."""
         outside = ~self._everything.draw(*self._moved.shape)
         if outside.mean() < 1 - NAMED:
-            levels = self._lows // self._epochs if self._epochs else self._low
-            written = levels > np.bincount(levels.ravel()).argmax() + WRITTEN
-            if np.count_nonzero(written & outside) < THIN**2:
+            levels = self._highs / self._epochs if self._epochs else self._high
+            written = _above(levels, np.ones_like(outside)) > WRITTEN
+            if np.count_nonzero(written & outside) <= WRITTEN_CELLS:
                 return None
         return self._everything
 
-    def _outline(self, part: NDArray[np.bool_]) -> Polygon:
-        """Around every pixel that may be like the cells of `part`, bool `[rows, columns]`."""
-        # A row's first and last cell span all of it.
-        rows = np.flatnonzero(part.any(axis=1))
-        first, last = part[rows].argmax(axis=1), part.shape[1] - 1 - part[rows, ::-1].argmax(axis=1)
-        rows, columns = np.tile(rows, 2), np.concatenate([first, last])
-        # A cell is one pixel: the image may go on up to the next cells' pixels.
-        reach = np.array([1 - self._step, self._step])
-        x = self._step * columns[:, None] + reach[[0, 0, 1, 1]]
-        y = self._step * rows[:, None] + reach[[0, 1, 0, 1]]
-        left, top, right, bottom = self._everything.box
-        points = np.stack([x.clip(left, right).ravel(), y.clip(top, bottom).ravel()], axis=1)
-        hull = _simplify(points[ConvexHull(points).vertices])
-        return tuple((int(x), int(y)) for x, y in _bow_in(hull, part, self._step))
+    def _outline(self, part: NDArray[np.bool_], more: NDArray[np.bool_], written: NDArray[np.bool_]) -> Polygon:
+        """Around every pixel that may be like the cells of `part`, or of `more` of its sector.
+
+        Where that would be around cells that are `written`, no farther around than it has to be.
+        """
+        before = 1 - 1 / self._step  # a cell is one pixel: the image may begin right behind the one before
+        box = np.array(self._everything.box)
+        corners, live = fit_fan(part, more, tuple(box / self._step), before)
+        text = written & ~live & self._draw(corners)
+        if np.count_nonzero(text) > WRITTEN_CELLS:
+            tight = clip(corners, hull(ndimage.binary_dilation(live, SQUARE), before))
+            if np.count_nonzero(text & ~self._draw(tight)) > WRITTEN_CELLS:
+                corners = tight
+        x, y = (self._step * corners).clip(box[:2], box[2:]).round().astype(int).T
+        return tuple(zip(x.tolist(), y.tolist(), strict=True))
+
+    def _draw(self, corners: Points) -> NDArray[np.bool_]:
+        height, width = self._moved.shape
+        return Sector((width, height), (tuple(map(tuple, corners.tolist())),)).draw(height, width)
 
 
 def _dense(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -125,17 +141,9 @@ def _dense(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return ~dilate(~spread, SQUARE)
 
 
-def _still(
-    moving: NDArray[np.bool_], allowed: NDArray[np.bool_], levels: NDArray[np.unsignedinteger]
-) -> NDArray[np.bool_]:
-    """Where there is image that does not move: brighter than the background, near to what moves."""
-    rest = allowed & ~moving
-    if not rest.any():
-        return rest
-    background = np.bincount(levels[rest]).argmax()
-    near = ndimage.maximum_filter(moving, 2 * round(NEAR * max(moving.shape)) + 1)
-    still: NDArray[np.bool_] = rest & near & (levels > background + BRIGHT)
-    return still
+def _above(levels: NDArray[np.number], outside: NDArray[np.bool_]) -> NDArray[np.number]:
+    """Grey levels above the background, which is what most of the cells `outside` have."""
+    return levels - np.bincount(levels[outside].astype(int), minlength=1).argmax()
 
 
 def _parts(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
@@ -147,37 +155,17 @@ def _parts(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     return [labels == 1 + number for number in range(count) if sizes[number] >= SECOND * sizes.max()]
 
 
+def _touching(parts: list[NDArray[np.bool_]], region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What of a region is connected with a part."""
+    within = np.any(parts, axis=0)
+    labels, count = ndimage.label(region | within)
+    reached = np.zeros(count + 1, bool)
+    reached[labels[within]] = True
+    return reached[labels]
+
+
 def _opened(region: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     """Where a disk fits in: without what is thin."""
     disk = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius + 0.5
     padded = np.pad(region, 2 * radius, mode="edge")  # the image may go on beyond the picture's edge
     return dilate(~dilate(~padded, disk), disk)
-
-
-def _simplify(polygon: NDArray[np.int_]) -> NDArray[np.int_]:
-    """Leaves out the corners that change the area least."""
-    while len(polygon) > VERTICES:
-        a, b = np.roll(polygon, 1, axis=0) - polygon, np.roll(polygon, -1, axis=0) - polygon
-        polygon = np.delete(polygon, np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).argmin(), axis=0)
-    return polygon
-
-
-def _bow_in(hull: NDArray[np.int_], part: NDArray[np.bool_], step: int) -> NDArray[np.int_]:
-    """Makes the edge across the top of `hull` a parabola, as deep as the cells of `part` allow."""
-    ends = np.roll(hull, -1, axis=0)
-    middle = (hull[:, 0].min() + hull[:, 0].max()) / 2
-    # The corners come so ordered that x grows along the upper edges.
-    edge = np.flatnonzero((hull[:, 0] <= middle) & (ends[:, 0] > middle))[0]
-    (x0, y0), (x1, y1) = hull[edge], ends[edge]
-    columns = np.arange(math.ceil(x0 / step), x1 // step)
-    u = (2 * step * columns - x0 - x1) / (x1 - x0)  # -1 .. 1 from end to end
-    columns, u = columns[abs(u) < 0.7], u[abs(u) < 0.7]  # the corners may be rounded off
-    if abs(y1 - y0) > BOW * (x1 - x0) or len(columns) < 2 * THIN:
-        return hull
-    tops = step * (part[:, columns].argmax(axis=0) - 1)
-    depth = min((x1 - x0) / 2, ((tops - y0 - (y1 - y0) * (u + 1) / 2) / (1 - u**2)).min())
-    if depth < step:
-        return hull
-    u = np.linspace(-1, 1, BOW_VERTICES + 2)[1:-1]
-    bow = np.stack([x0 + (x1 - x0) * (u + 1) / 2, y0 + (y1 - y0) * (u + 1) / 2 + depth * (1 - u**2)], axis=1)
-    return np.insert(hull, edge + 1, np.floor(bow).astype(int), axis=0)

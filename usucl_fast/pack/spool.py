@@ -218,13 +218,13 @@ def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> S
                 small = picture.to_ndarray(width=width, height=height, format="rgb24", interpolation=Interpolation.AREA)
                 pair = thumbnail_pair(small.astype(np.uint8), pixels, sector)
                 stages.lap("clean")
-    if motion and len(rows) > EARLY_FRAMES and (later := motion.sector()) and not similar(later, sector):
+    later = motion.sector() if motion and len(rows) > EARLY_FRAMES else None
+    if motion and later and (motion.loses(sector, later) or not similar(sector, later)):
         raise _AnotherWayError(replace(way, sector=later, how=MOTION))
     stages.lap("clean")
     if len(rows) < settings.min_frames:
         raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
-    warning = warning or _check_found(video.header, settings, way.how)
-    warning = "; ".join(filter(None, (warning, *video.notes)))
+    warning = "; ".join(filter(None, (warning, _check_found(video.header, settings, way.how), *video.notes)))
     labels = None
     if order.source.segments:
         labels = label_frames(order.source.segments, timed.times, video.frame_rate).of(np.array(numbers))
