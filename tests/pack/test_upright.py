@@ -135,3 +135,16 @@ def test_times_never_go_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.diff(times), 1 / 25, atol=0.045)
     assert min(np.diff(times)) > 0
     assert "times that go back" in video.notes[0]
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mpg", moving_texture(60, 96, 128, 0), "mpeg2video")
+    data = bytearray((tmp_path / "a.mpg").read_bytes())
+    for place in range(len(data) // 3, len(data) // 2, 97):
+        data[place] ^= 0xFF
+    (tmp_path / "b.mpg").write_bytes(data)
+    for name, expected in (("a.mpg", False), ("b.mpg", True)):
+        video = open_container(tmp_path / name)
+        for _ in video.pictures:
+            pass
+        assert any("damaged pictures" in note for note in video.notes) == expected

@@ -51,7 +51,8 @@ def _video(container: av.container.InputContainer) -> Video:
     stream = _best(container)
     rate = float(stream.average_rate or 0)
     upright = Upright(float(stream.sample_aspect_ratio or 1))
-    return Video(upright.each(_timed(_decode(container), 1 / (rate or 1.0), upright.notes)), rate, notes=upright.notes)
+    decoded = _told_of_damage(_decode(container), stream.frames, upright.notes)
+    return Video(upright.each(_timed(decoded, 1 / (rate or 1.0), upright.notes)), rate, notes=upright.notes)
 
 
 def _timed(pictures: Iterator[av.VideoFrame], step: float, notes: list[str]) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -66,6 +67,19 @@ def _timed(pictures: Iterator[av.VideoFrame], step: float, notes: list[str]) -> 
             shift = last + step - time
         last = time + shift
         yield picture, last
+
+
+def _told_of_damage(pictures: Iterator[av.VideoFrame], expected: int, notes: list[str]) -> Iterator[av.VideoFrame]:
+    """The pictures; in the end it is noted how many FFmpeg calls damaged, or that many are missing."""
+    count = damaged = 0
+    for picture in pictures:
+        count += 1
+        damaged += picture.is_corrupt
+        yield picture
+    if damaged:
+        notes.append(f"has {damaged} damaged pictures of {count}; look at them, or leave the video out")
+    if count < 0.9 * expected:  # a few are left out on purpose, by an edit list
+        notes.append(f"has {count} pictures, and its header says {expected}: its end is missing, or some are damaged")
 
 
 def _best(container: av.container.InputContainer) -> av.VideoStream:
