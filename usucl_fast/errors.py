@@ -40,3 +40,8 @@ class StoppedError(UsuclError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or the name of its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str) -> str:
+    """The text in one line, with what a terminal would obey (control characters, newlines) as Python escapes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from usucl_fast.errors import printable
+
 PLAIN_SECONDS = 5.0
 
 
@@ -67,7 +69,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

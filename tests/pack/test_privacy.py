@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,72 @@ def test_where_no_sector_is_found_nothing_is_kept_in_silence(tmp_path: Path) -> 
     result = usucl_shard(tmp_path / "in", tmp_path / "allowed", *options, "--burned-in", "allow")
     assert result.exit_code == 0
     assert json.loads((tmp_path / "allowed" / "summary.json").read_bytes())["warnings"] == []
+
+
+def test_hashed_names_are_hashed_on_the_terminal(clinic: Path, tmp_path: Path) -> None:
+    write_dicom(clinic / "ROE^RICHARD still.dcm", np.repeat(screen(1, 0), 5, axis=0))
+    salt = ["--salt", tmp_path / "salt"]
+    result = usucl_shard(clinic, tmp_path / "out", *salt, "--workers", 1, "--burned-in", "warn")
+    assert result.exit_code == 1
+    assert not [secret for secret in (*SECRETS, "IM_0001", "ROE") if secret in result.output]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
+    (broken,), (still,) = ([entry["source"] for entry in summary[key]] for key in ("quarantined", "warnings"))
+    assert f"quarantined {broken}: " in result.stderr
+    assert f"warning: {still} has no sector" in result.stderr
+    assert "usucl-shard names SOURCE... tells which" in result.stderr
+    shown = usucl_shard("names", clinic, *salt)
+    assert shown.exit_code == 0
+    assert f"{broken}  DOE^JANE 19630401/broken ACC-0815.dcm\n" in shown.stdout
+    assert f"{still}  ROE^RICHARD still.dcm\n" in shown.stdout
+    assert len(shown.stdout.splitlines()) == 5
+    result = usucl_shard("names", clinic, "--salt", tmp_path / "other")
+    assert result.exit_code == 2
+    assert "there is no such file" in result.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_none_of_the_hashed_videos_can_be_packed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "DOE^JANE.mp4").write_bytes(b"nothing")
+    result = usucl_shard(tmp_path / "in", tmp_path / "out", "--names", "hash", "--salt", tmp_path / "salt")
+    assert result.exit_code == 2
+    assert "DOE" not in result.output
+
+
+def test_a_corrected_sector_of_a_hashed_video_is_used(clinic: Path, tmp_path: Path) -> None:
+    options = ["--salt", tmp_path / "salt", "--workers", 1]
+    usucl_shard(clinic, tmp_path / "out", *options)
+    sectors = json.loads((tmp_path / "out" / "sectors.json").read_bytes())
+    name = min(sectors)
+    sectors[name]["polygons"] = [[[100, 80], [220, 80], [220, 180]]]
+    sectors["*"] = {"polygons": [[[60, 40], [260, 40], [260, 215]]]}
+    (tmp_path / "my.json").write_text(json.dumps(sectors))
+    result = usucl_shard(clinic, tmp_path / "mine", *options, "--sector", tmp_path / "my.json")
+    assert result.exit_code == 1, result.output  # the broken one
+    used = json.loads((tmp_path / "mine" / "sectors.json").read_bytes())
+    assert {key: entry["polygons"] for key, entry in used.items()} == {key: sectors[key]["polygons"] for key in used}
+    assert used[name]["polygons"] == [[[100, 80], [220, 80], [220, 180]]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such names")
+def test_names_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    """Red text, a title, a line of its own, letters from right to left."""
+    evil = "a\x1b[31m\x1b]0;owned\x07\nwarning: all is well\u202e\x9b2J"
+    shown = r"a\x1b[31m\x1b]0;owned\x07\nwarning: all is well\u202e\x9b2J"
+    still = np.repeat(screen(1, 0)[..., None], 3, axis=-1)
+    write_video(tmp_path / "in" / f"{evil}.mp4", np.repeat(still, 5, axis=0), "libx264")
+    (tmp_path / "in" / f"{evil} 2.mp4").write_bytes(b"nothing")
+    result = usucl_shard(tmp_path / "in", tmp_path / f"out {evil}", "--workers", 1)
+    listed = usucl_shard("list", tmp_path / f"out {evil}")
+    wrong = usucl_shard(tmp_path / "in" / f"{evil}.txt", tmp_path / "other")
+    assert f"warning: {shown}.mp4 has no sector" in result.stderr
+    assert f"quarantined {shown} 2.mp4: " in result.stderr
+    assert shown in listed.stdout.replace("\n", "")
+    assert shown in wrong.stderr
+    assert wrong.exit_code == 2
+    for output in (result.output, listed.output, wrong.output):
+        assert not set(output) & {"\x1b", "\x07", "\x9b", "\u202e"}
+        assert not [line for line in output.splitlines() if line.startswith("warning: all is well")]
 
 
 def test_a_corrected_sector_is_used(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 shard.py, train.py, export.py, evaluate.py, bench.py   the commands
 command.py   what all share: errors as one line, `--debug`, a command that need not be named
 shards.py, device.py   the argument SHARDS, the option --device
+sources.py   the argument SOURCE, the option --salt, and `usucl-shard names`, which puts both together
 charts.py    figures as text
 
 Commands take what they use from the public API of the packages, as in `feed.make_loader`: it is imported when it is

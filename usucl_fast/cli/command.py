@@ -10,9 +10,14 @@ from typing import Any
 
 import click
 
-from usucl_fast.errors import UsuclError
+from usucl_fast.errors import UsuclError, printable
 
 DEBUG = "usucl_fast.debug"
+
+
+def say(text: str, err: bool = False) -> None:
+    """Prints a line, on standard error if `err`; what a terminal would obey in it, as in a file's name, is escaped."""
+    click.echo(printable(text), err=err)
 
 
 class Command(click.Command):
@@ -49,7 +54,7 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
     except (UsuclError, OSError) as error:  # disk full, no permission, vanished: the system's own line says it best
         if ctx.meta.get(DEBUG):
             raise
-        click.echo(f"{ctx.command_path}: {error}", err=True)
+        say(f"{ctx.command_path}: {error}", err=True)
         ctx.exit(error.exit_code if isinstance(error, UsuclError) else 1)
 
 

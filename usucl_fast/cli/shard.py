@@ -2,16 +2,16 @@
 
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from usucl_fast import __version__, feed, pack
-from usucl_fast.cli.command import Command, DefaultGroup
+from usucl_fast.cli.command import Command, DefaultGroup, say
 from usucl_fast.cli.shards import open_given, shards_argument
-from usucl_fast.errors import UsageError
+from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
+from usucl_fast.errors import UsageError, printable
 from usucl_fast.machine import cores
 from usucl_fast.shards import PackSettings
 
@@ -25,12 +25,16 @@ def main() -> None:
       usucl-shard SOURCE... OUT     packs; `usucl-shard pack --help` tells the options
       usucl-shard verify SHARDS     is every byte what was written?
       usucl-shard list SHARDS       the videos, as a table
+      usucl-shard names SOURCE...   which hash stands for which video
       usucl-shard export-ffcv SHARDS OUT.beton     the frames, as a dataset of FFCV
     """
 
 
+main.add_command(names)
+
+
 @main.command("pack", cls=Command)
-@click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
+@source_argument
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
@@ -72,13 +76,7 @@ def main() -> None:
     show_default="hash for DICOM, keep for others",
     help="Names of videos in the shards. hash replaces the groups that you give, too.",
 )
-@click.option(
-    "--salt",
-    type=click.Path(path_type=Path),
-    default=pack.default_secret,
-    show_default="in your configuration folder",
-    help="File with the secret that names and patients are hashed with; made where missing. Keep it to add videos.",
-)
+@salt_option
 @click.option(
     "--size",
     default=PackSettings.size,
@@ -120,7 +118,7 @@ def main() -> None:
     type=click.IntRange(1),
     help="Size at which a new shard begins, in MB.",
 )
-@click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
+@follow_links_option
 @click.option(
     "--time-limit",
     metavar="SECONDS",
@@ -174,7 +172,7 @@ def pack_command(
     """
     if fps and settings["every"] > 1:
         raise UsageError("--every and --fps: give one of them")
-    sources, others, notes = _find(source, follow_links)
+    sources, others, notes = find_given(source, follow_links)
     sources, more = pack.read_labels(map(Path, labels), sources, label_fps)
     notes += more
     for fact, regex in (("group", group_regex), ("label", label_regex)):
@@ -190,62 +188,53 @@ def pack_command(
         split=pack.parse_split(split) if split else {},
     )
     for note in notes:
-        click.echo(note, err=True)
-    hashes = any(pack.is_hashed(one, chosen) or one.kind == "dicom" for one in sources)
+        say(note, err=True)
+    hashed = any(pack.is_hashed(one, chosen) for one in sources)
+    secret = hashed or any(one.kind == "dicom" for one in sources)  # for PatientIDs
+    pseudonyms = pack.read_pseudonyms(salt) if secret else None
     try:
         summary = pack.pack(
             sources,
             out,
             chosen,
             workers=workers,
-            outlines=pack.read_outlines(Path(sector), sources) if sector_from_file else {},
-            pseudonyms=pack.read_pseudonyms(salt) if hashes else None,
+            outlines=pack.read_outlines(Path(sector), sources, pseudonyms) if sector_from_file else {},
+            pseudonyms=pseudonyms,
             time_limit=time_limit,
             overwrite=overwrite,
             notes=notes,
         )
     except KeyboardInterrupt:
-        click.echo(f"{ctx.command_path}: interrupted; the same command goes on from here", err=True)
+        say(f"{ctx.command_path}: interrupted; the same command goes on from here", err=True)
         ctx.exit(130)
     _tell(out, summary)
+    if hashed and (summary["quarantined"] or summary["warnings"]):
+        say("usucl-shard names SOURCE... tells which hash stands for which video", err=True)
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        click.echo(f"passed over what is no video: {kinds}", err=True)
+        say(f"passed over what is no video: {kinds}", err=True)
     if summary["quarantined"] or summary["torn_groups"]:
         ctx.exit(1)
 
 
-def _find(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:
-    """The sources, how many files were none by kind, and what a list was taken for."""
-    lists = [path for path in paths if path.suffix.lower() in pack.LISTS and path.is_file()]
-    if not lists:
-        return *pack.find_sources(paths, follow_links=follow_links), []
-    if len(paths) > 1:
-        raise UsageError(f"SOURCE {lists[0]} is a list; give it alone")
-    sources, note = pack.read_list(lists[0])
-    return sources, Counter(), [note]
-
-
 def _tell(out: Path, summary: dict[str, Any]) -> None:
-    click.echo(
+    say(
         f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"
         f" {summary['frames_per_second']:,.0f} frames/s"
     )
     if summary["left_out"]:
-        click.echo(f"left out {len(summary['left_out'])} videos that are too short")
+        say(f"left out {len(summary['left_out'])} videos that are too short")
     if summary["splits"]:
-        click.echo(
-            "splits: " + ", ".join(f"{name} {count} videos" for name, count in sorted(summary["splits"].items()))
-        )
+        say("splits: " + ", ".join(f"{name} {count} videos" for name, count in sorted(summary["splits"].items())))
     if (out / pack.SECTORS).exists():
-        click.echo(f"look at what was kept of each picture: {out / pack.SHEETS}")
+        say(f"look at what was kept of each picture: {out / pack.SHEETS}")
     for pair in summary["duplicates"][:5]:
-        click.echo(f"{pair['kind']} duplicates in different groups: {' and '.join(pair['videos'])}", err=True)
+        say(f"{pair['kind']} duplicates in different groups: {' and '.join(pair['videos'])}", err=True)
     if len(summary["duplicates"]) > 5:
-        click.echo(f"{len(summary['duplicates']) - 5} more duplicates are in {out / pack.SUMMARY}", err=True)
+        say(f"{len(summary['duplicates']) - 5} more duplicates are in {out / pack.SUMMARY}", err=True)
     for group in summary["torn_groups"]:
-        click.echo(f"group {group} has videos in more than one split: its patient is on both sides", err=True)
+        say(f"group {group} has videos in more than one split: its patient is on both sides", err=True)
 
 
 @main.command("verify", cls=Command)
@@ -261,10 +250,10 @@ def verify_command(ctx: click.Context, shards: str) -> None:
         )
     faults = verify(Path(shards))
     for fault in faults:
-        click.echo(fault)
+        say(fault)
     if faults:
         ctx.exit(1)
-    click.echo(f"{shards}: every byte is what was written")
+    say(f"{shards}: every byte is what was written")
 
 
 @main.command("list", cls=Command)
@@ -283,7 +272,9 @@ def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
         texts = [video.label, video.group, video.split, video.name]
         if table.labels:
             texts.append(table.labels.counts(slice(first, first + video.frames)))
-        shown.add_row(str(first), str(video.frames), size, video.color, rate, *map(escape, texts))
+        shown.add_row(
+            str(first), str(video.frames), size, video.color, rate, *(escape(printable(text)) for text in texts)
+        )
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 
@@ -306,7 +297,7 @@ def export_ffcv(shards: Path, out: Path, overwrite: bool) -> None:
     started = time.monotonic()
     feed.export_beton(store, out, overwrite)
     seconds = time.monotonic() - started
-    click.echo(
+    say(
         f"{out}: {len(store.table)} frames, {out.stat().st_size / 1e6:.1f} MB; exported in {seconds:.1f} s,"
         f" {len(store.table) / seconds:,.0f} frames/s"
     )

@@ -257,7 +257,7 @@ def _unknown(orders: list[Order], known: _Known | None, out: Path) -> list[Order
     for order in orders:
         if digests.get(order.name, order.digest) != order.digest:
             raise UsageError(
-                f"OUT {out} holds {order.source.name} of another size, label, group, split or sector;"
+                f"OUT {out} holds {order.name} of another size, label, group, split or sector;"
                 " name another folder, or add --overwrite to pack all again"
             )
     # By these names and not the sources', so that the order of hashed names tells nothing.
@@ -369,18 +369,17 @@ def _append_all(job: _Job, writer: ShardWriter) -> _Outcome:
                     outcome.stages[stage] += seconds
                 if video.warning:
                     outcome.warnings.append({"source": order.name, "reason": video.warning})
-                    progress.note(f"warning: {order.source.name} {video.warning}")
+                    progress.note(f"warning: {order.name} {video.warning}")
             else:
                 entry = LeftOut(source=order.name, reason=video.reason, digest=order.digest)
                 outcome.gone["quarantined" if video.fault else "left_out"].append(entry)
                 if video.fault:
-                    progress.note(f"quarantined {order.source.name}: {video.reason}")
+                    progress.note(f"quarantined {order.name}: {video.reason}")
             progress.advance(frames=outcome.frames, megabytes=order.source.bytes / 1e6)
     if not writer.videos:
         first = (outcome.gone["quarantined"] or outcome.gone["left_out"])[0]
         raise UsageError(
-            f"none of the {len(job.orders)} videos can be packed; the first, {job.orders[0].source.name},"
-            f" {first.reason}"
+            f"none of the {len(job.orders)} videos can be packed; the first, {job.orders[0].name}, {first.reason}"
         )
     return outcome
 

@@ -5,16 +5,19 @@ import json
 from pathlib import Path
 
 from usucl_fast.errors import UsageError
+from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.sector import Polygon
 from usucl_fast.pack.sources import Source
 
 
-def read_outlines(path: Path, sources: list[Source]) -> dict[str, tuple[Polygon, ...]]:
+def read_outlines(
+    path: Path, sources: list[Source], pseudonyms: Pseudonyms | None = None
+) -> dict[str, tuple[Polygon, ...]]:
     """Reads a JSON file like the `sectors.json` of a packing, and returns the polygons of each source by its name.
 
     An object: key, the name of a video, or a pattern like `clinic-a/*` (the first that fits counts); value, an object
     whose `polygons` is a list of lists of corners `[x, y]`, in pixels of the original picture. The key may be the hash
-    that stands for a name.
+    that `pseudonyms` puts in place of a name.
 
     Raises:
         UsageError: the file is not of that form, or says nothing of a video.
@@ -31,7 +34,8 @@ def read_outlines(path: Path, sources: list[Source]) -> dict[str, tuple[Polygon,
     found = {}
     for source in sources:
         fitting = (outlines[key] for key in outlines if fnmatch.fnmatchcase(source.name, key))
-        polygons = outlines.get(source.name) or next(fitting, None)
+        hashed = pseudonyms.of("video", source.name) if pseudonyms else ""
+        polygons = outlines.get(source.name) or outlines.get(hashed) or next(fitting, None)
         if polygons is None:
             raise UsageError(f"--sector {path}: says nothing of {source.name!r}; add it, or a pattern that fits it")
         found[source.name] = polygons
