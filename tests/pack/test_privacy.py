@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 from tests.helpers.dicoms import write_dicom
 from tests.helpers.videos import write_frame_folder, write_video
 from usucl_fast.cli.shard import main
+from usucl_fast.pack.contact_sheet import CAPTION, GAP
+from usucl_fast.pack.contact_sheet import HEIGHT as SHEET_HEIGHT
 from usucl_fast.shards import open_shards
 
 SECRETS = ("DOE^JANE", "Jane Doe", "PID-4711", "19630401", "1.2.826.0.1.999.4711", "ACC-0815", "St Elsewhere")
@@ -195,9 +197,22 @@ def test_where_no_sector_is_found_nothing_is_kept_in_silence(tmp_path: Path) -> 
         "one picture": "nothing moves",
         "live.mp4": "moves",
     }
+    with Image.open(tmp_path / "out" / "sectors-000.png") as sheet:
+        captions = np.asarray(sheet).astype(int)[GAP + SHEET_HEIGHT : GAP + SHEET_HEIGHT + CAPTION]
+    marked = np.array_split((captions[..., 0] > captions[..., 2] + 100).any(axis=0), 5)
+    assert [bool(part.any()) for part in marked] == [False, True, True, False, False]  # live, one picture, still
     result = usucl_shard(tmp_path / "in", tmp_path / "allowed", *options, "--burned-in", "allow")
     assert result.exit_code == 0
     assert json.loads((tmp_path / "allowed" / "summary.json").read_bytes())["warnings"] == []
+
+
+def test_light_that_comes_late_is_kept(tmp_path: Path) -> None:
+    pictures = screen(64, 0)
+    pictures[:40, 196:] = 0
+    write_video(tmp_path / "in" / "a.avi", np.repeat(pictures[..., None], 3, axis=-1), "ffv1", pix_fmt="gray")
+    assert usucl_shard(tmp_path / "in", tmp_path / "out", "--workers", 1).exit_code == 0
+    (polygon,) = json.loads((tmp_path / "out" / "sectors.json").read_bytes())["a.avi"]["polygons"]
+    assert max(y for _, y in polygon) >= 209
 
 
 def test_hashed_names_are_hashed_on_the_terminal(clinic: Path, tmp_path: Path) -> None:
