@@ -10,8 +10,8 @@ WARM_UP_STEPS = 200
 IMAGENET, RANDOM = "imagenet", "random"
 """The words that stand for the weights of a network's own publishers, and for untrained ones."""
 
-SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.03, "batch_size": 32}
-"""Settings of the recipes that are trained by SGD from random weights."""
+OTHERS: dict[str, Any] = {"optimizer": "sgd", "lr": 0.03, "batch_size": 32, "augment": "mocov2"}
+"""Settings of the recipes of other methods than USUCL."""
 
 
 def setting(
@@ -92,7 +92,7 @@ class TrainConfig:
         low=1,
     )
     augment: str = setting(
-        "mocov2",
+        "look",
         "What is done to the pictures, drawn in the plan: see `usucl_fast.feed.augmentation`.",
         choices=tuple(AUGMENTATIONS),
     )

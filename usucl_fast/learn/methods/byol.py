@@ -6,7 +6,7 @@ Source: Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from usucl_fast.learn.config import SGD
+from usucl_fast.learn.config import OTHERS
 from usucl_fast.learn.method import MomentumMethod, PairMethod
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class BYOL(MomentumMethod, PairMethod):
 
 def byol() -> BYOL:
     """Predicts the key encoder's view; no negatives. Source: Grill et al., NeurIPS 2020."""
-    return BYOL(**SGD, dim=256, key_momentum=(0.99, 1.0))
+    return BYOL(**OTHERS, dim=256, key_momentum=(0.99, 1.0))
 
 
 METHOD, RECIPES = BYOL, (byol,)

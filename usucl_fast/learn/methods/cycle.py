@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import REACH
-from usucl_fast.learn.config import SGD
+from usucl_fast.learn.config import OTHERS
 from usucl_fast.learn.method import BankMethod
 from usucl_fast.learn.methods.moco import MoCo, keep_in_state
 
@@ -84,7 +84,7 @@ class CycleContrast(BankMethod, MoCo):
 
 def cyclecontrast() -> CycleContrast:
     """Neighbouring frames, and the way back from other videos' frames. Source: Wu and Wang, ICCV 2021."""
-    return CycleContrast(**SGD, reach=REACH, tau=0.2, exclude="video")
+    return CycleContrast(**OTHERS, reach=REACH, tau=0.2, exclude="video")
 
 
 METHOD, RECIPES = CycleContrast, (cyclecontrast,)

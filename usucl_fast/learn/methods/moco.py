@@ -7,7 +7,7 @@ arXiv 2003.04297.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from usucl_fast.learn.config import SGD, setting
+from usucl_fast.learn.config import OTHERS, setting
 from usucl_fast.learn.method import HeadNormMethod, MomentumMethod, PairMethod, TemperatureMethod
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def keep_in_state(queue: "MemoryBankModule") -> None:
 def mocov2() -> MoCo:
     """Two views of one frame; earlier batches are negatives. Source: Chen et al., arXiv 2003.04297, with a rate for
     batches smaller than its 256."""
-    return MoCo(**{**SGD, "lr": 0.01}, tau=0.2, head_norm=False)
+    return MoCo(**{**OTHERS, "lr": 0.01}, tau=0.2, head_norm=False)
 
 
 METHOD, RECIPES = MoCo, (mocov2,)

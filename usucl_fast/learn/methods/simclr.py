@@ -6,7 +6,7 @@ Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from usucl_fast.learn.config import SGD
+from usucl_fast.learn.config import OTHERS
 from usucl_fast.learn.method import PairMethod, TemperatureMethod
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SimCLR(PairMethod, NTXentMethod):
 
 def simclr() -> SimCLR:
     """Two views of one frame; all else of the batch is negative. Source: Chen et al., ICML 2020."""
-    return SimCLR(**SGD)
+    return SimCLR(**OTHERS)
 
 
 METHOD, RECIPES = SimCLR, (simclr,)

@@ -6,7 +6,7 @@ Source: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 20
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from usucl_fast.learn.config import SGD
+from usucl_fast.learn.config import OTHERS
 from usucl_fast.learn.method import PairMethod
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SimSiam(PairMethod):
 
 def simsiam() -> SimSiam:
     """Predicts the other view, without gradient; no negatives, no key encoder. Source: Chen and He, CVPR 2021."""
-    return SimSiam(**SGD, dim=2048)
+    return SimSiam(**OTHERS, dim=2048)
 
 
 METHOD, RECIPES = SimSiam, (simsiam,)

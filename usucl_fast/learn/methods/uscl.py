@@ -7,7 +7,7 @@ Learning", MICCAI 2021. Its classification loss, for which some videos need labe
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usucl_fast.learn.config import SGD
+from usucl_fast.learn.config import OTHERS
 from usucl_fast.learn.methods.simclr import NTXentMethod
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class USCL(NTXentMethod):
 
 def uscl() -> USCL:
     """SimCLR on pairs mixed of three frames. Source: Chen et al., MICCAI 2021; without its labels."""
-    return USCL(**SGD, tau=0.5)
+    return USCL(**OTHERS, tau=0.5)
 
 
 METHOD, RECIPES = USCL, (uscl,)

@@ -96,7 +96,7 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
     cross_from: float = setting(LET_IN, "Share of the run before n̂ counts in the loss.", low=0, high=1)
 
     def from_weights(self) -> Self:
-        """SGD at a sixth of its rate for random weights; a recipe that begins with weights has its own rate."""
+        """SGD, slow; a recipe that begins with weights has its own rate."""
         return dataclasses.replace(self, optimizer="sgd", lr=0.005) if self.init == RANDOM else self
 
     def doubts(self) -> list[str]:
