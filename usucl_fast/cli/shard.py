@@ -63,6 +63,14 @@ main.add_command(names)
     " (like the sectors.json of a packing).",
 )
 @click.option(
+    "--damaged",
+    default=PackSettings.damaged,
+    show_default=True,
+    type=click.Choice(["refuse", "drop", "warn"]),
+    help="What to do with a video that has damaged frames, which FFmpeg fills with made-up pixels, or whose end is"
+    " missing: leave it out and name it; pack it without these frames; or as it decodes, with a warning.",
+)
+@click.option(
     "--burned-in",
     default="refuse",
     show_default=True,

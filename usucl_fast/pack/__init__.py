@@ -9,6 +9,8 @@ identity.py      what videos and patients are called in the shards
 outlines.py      the sector of each video, as a person says
 video.py         what an opened source is: pictures and their times
 container.py     a video file, dicom.py a DICOM file, images.py a folder of images -> that
+damage.py        what FFmpeg decodes of it, and which pictures are damaged
+depth.py         pictures of 16 bits -> of 8
 upright.py       a picture as it is meant to be seen: turned, with square pixels, opaque
 decode.py        any of these: `open_video`
 sector.py        pictures -> where the ultrasound sector is

@@ -2,13 +2,15 @@
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 
 from usucl_fast.errors import DecodeError
+from usucl_fast.pack.damage import CUT, FAILURES, Decoded, is_cut, reason_of
+from usucl_fast.pack.depth import Depth
 from usucl_fast.pack.upright import Upright
 from usucl_fast.pack.video import MOST_PIXELS, Video
 
@@ -19,47 +21,53 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)
 LENIENT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 
 
-def open_container(file: Path) -> Video:
+def open_container(file: Path, damaged: str = "refuse") -> Video:
     """Opens a video file of any kind that FFmpeg knows.
 
-    Raises:
-        DecodeError: it cannot be opened.
-    """
-    container = _open(str(file.absolute()))  # a colon in a bare name would be a protocol's
-    return _video(container)
-
-
-def open_stream(data: bytes) -> Video:
-    """Opens a video file that is in memory.
+    damaged: what becomes of damaged pictures: `refuse`, `drop` or `warn`.
 
     Raises:
         DecodeError: it cannot be opened.
     """
-    return _video(_open(io.BytesIO(data)))
+    return _video(file, damaged)
 
 
-def pictures_of(file: Path) -> Iterator[av.VideoFrame]:
+def open_stream(data: bytes, damaged: str = "refuse") -> Video:
+    """Opens a video file that is in memory, as `open_container` does.
+
+    Raises:
+        DecodeError: it cannot be opened.
+    """
+    return _video(io.BytesIO(data), damaged)
+
+
+def pictures_of(file: Path, damaged: str = "refuse") -> Iterator[av.VideoFrame]:
     """The pictures in a file, without times.
 
     Raises:
         DecodeError: it does not open, or not decode to its end.
     """
-    return _decode(_open(str(file.absolute())))
+    return (picture for picture, _ in _decoded(file, damaged, [])[0])
 
 
-def _video(container: av.container.InputContainer) -> Video:
-    stream = _best(container)
+def _video(file: Path | io.BytesIO, damaged: str) -> Video:
+    notes: list[str] = []
+    decoded, stream = _decoded(file, damaged, notes)
     rate = float(stream.average_rate or 0)
-    upright = Upright(float(stream.sample_aspect_ratio or 1))
-    decoded = _told_of_damage(_decode(container), stream.frames, upright.notes)
-    return Video(upright.each(_timed(decoded, 1 / (rate or 1.0), upright.notes)), rate, notes=upright.notes)
+    upright = Upright(float(stream.sample_aspect_ratio or 1), notes)
+    depth = Depth(lambda: (picture for picture, _ in _decoded(file, "warn", [])[0]), notes)
+    timed = _timed(decoded, 1 / (rate or 1.0), notes)
+    pictures = upright.each((depth(picture), time) for picture, time in timed)
+    return Video(pictures, rate, notes=notes, left_out=decoded.left_out)
 
 
-def _timed(pictures: Iterator[av.VideoFrame], step: float, notes: list[str]) -> Iterator[tuple[av.VideoFrame, float]]:
+def _timed(
+    pictures: Iterable[tuple[av.VideoFrame, float | None]], step: float, notes: list[str]
+) -> Iterator[tuple[av.VideoFrame, float]]:
     """The pictures with their seconds from the first; where a clock starts again, it goes on from there."""
     shift, last = None, 0.0
-    for picture in pictures:
-        time = last + step if picture.time is None else picture.time
+    for picture, at in pictures:
+        time = last + step if at is None else at
         if shift is None:
             shift, last = -time, 0.0
         elif time + shift < last:
@@ -69,19 +77,6 @@ def _timed(pictures: Iterator[av.VideoFrame], step: float, notes: list[str]) -> 
         yield picture, last
 
 
-def _told_of_damage(pictures: Iterator[av.VideoFrame], expected: int, notes: list[str]) -> Iterator[av.VideoFrame]:
-    """The pictures; in the end it is noted how many FFmpeg calls damaged, or that many are missing."""
-    count = damaged = 0
-    for picture in pictures:
-        count += 1
-        damaged += picture.is_corrupt
-        yield picture
-    if damaged:
-        notes.append(f"has {damaged} damaged pictures of {count}; look at them, or leave the video out")
-    if count < 0.9 * expected:  # a few are left out on purpose, by an edit list
-        notes.append(f"has {count} pictures, and its header says {expected}: its end is missing, or some are damaged")
-
-
 def _best(container: av.container.InputContainer) -> av.VideoStream:
     """The stream that a player shows: no cover picture, no thumbnail."""
     stream = container.streams.best("video")
@@ -89,36 +84,20 @@ def _best(container: av.container.InputContainer) -> av.VideoStream:
     return stream
 
 
-def _open(file: str | io.BytesIO) -> av.container.InputContainer:
+def _decoded(file: Path | io.BytesIO, damaged: str, notes: list[str]) -> tuple[Decoded, av.VideoStream]:
     try:
-        container = av.open(file, **LENIENT)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError(f"does not open: {_reason(error)}") from error
+        with av.logging.Capture() as lines:
+            # A colon in a bare name would be a protocol's.
+            container = av.open(str(file.absolute()) if isinstance(file, Path) else file, **LENIENT)
+        cut = any(line.startswith(CUT) for _, _, line in lines) or (isinstance(file, Path) and is_cut(file))
+    except FAILURES as error:
+        raise DecodeError(f"does not open: {reason_of(error)}") from error
     streams = container.streams.video
     if not streams or not any(stream.codec_context for stream in streams):
         container.close()
         raise DecodeError("is of a codec that this FFmpeg does not know" if streams else "holds no video stream")
-    return container
-
-
-def _decode(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-    number = 0
-    with container:
-        stream = _best(container)
-        # Videos are decoded side by side; threads within one would only contend.
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
-        try:
-            for picture in container.decode(stream):
-                yield picture
-                number += 1
-        except (av.FFmpegError, OSError, ValueError) as error:
-            where = f"stops decoding at frame {number}" if number else "does not decode"
-            raise DecodeError(f"{where}: {_reason(error)}") from error
-    if number == 0:
-        raise DecodeError("holds no frame")
-
-
-def _reason(error: Exception) -> str:
-    """Without the path that FFmpeg adds: reasons go into the manifest."""
-    return getattr(error, "strerror", None) or type(error).__name__
+    stream = _best(container)
+    # Videos are decoded side by side; threads within one would only contend.
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    return Decoded(container, stream, damaged, cut, notes), stream

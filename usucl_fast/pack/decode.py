@@ -6,8 +6,10 @@ from usucl_fast.pack.sources import Source
 from usucl_fast.pack.video import Video
 
 
-def open_video(source: Source) -> Video:
+def open_video(source: Source, damaged: str = "refuse") -> Video:
     """Opens a source.
+
+    damaged: what becomes of damaged pictures: `refuse`, `drop` or `warn`.
 
     Raises:
         DecodeError: it cannot be opened.
@@ -15,7 +17,7 @@ def open_video(source: Source) -> Video:
     if source.kind == "dicom":
         from usucl_fast.pack.dicom import open_dicom  # pydicom takes long to import, and most sources are none
 
-        return open_dicom(source.files[0])
+        return open_dicom(source.files[0], damaged)
     if source.kind == "images":
-        return open_images(source.files)
-    return open_container(source.files[0])
+        return open_images(source.files, damaged)
+    return open_container(source.files[0], damaged)

@@ -65,8 +65,10 @@ WANTED = [
 ]
 
 
-def open_dicom(path: Path) -> Video:
+def open_dicom(path: Path, damaged: str = "refuse") -> Video:
     """Opens a DICOM file.
+
+    damaged: what becomes of damaged pictures: `refuse`, `drop` or `warn`.
 
     Raises:
         DecodeError: it is no DICOM file, or holds no picture.
@@ -76,7 +78,7 @@ def open_dicom(path: Path) -> Video:
         found = _read(path)
         upright = Upright(_aspect(found))
     if found.file_meta.TransferSyntaxUID in STREAMS:
-        video = open_stream(_stream(path, found))
+        video = open_stream(_stream(path, found), damaged)
         return replace(video, header=header, frame_rate=header.frame_rate or video.frame_rate)
     return Video(upright.each(decode(path, upright.notes)), header.frame_rate, header, upright.notes)
 

@@ -1,7 +1,9 @@
 """A folder of images -> its pictures, numbered by the names of the files."""
 
+import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -10,6 +12,8 @@ from PIL import Image
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack.container import pictures_of
+from usucl_fast.pack.damage import WAY_OUT
+from usucl_fast.pack.depth import Depth
 from usucl_fast.pack.upright import Upright
 from usucl_fast.pack.video import MOST_PIXELS, Video
 
@@ -19,28 +23,56 @@ STACKS = frozenset((".tif", ".tiff"))
 """Files that may hold several pictures, of which FFmpeg reads the first."""
 
 
-def open_images(files: tuple[Path, ...]) -> Video:
+def open_images(files: tuple[Path, ...], damaged: str = "refuse") -> Video:
     """One picture a file, or all pages of a TIFF stack; times are the numbers in the files' names, or else
-    their positions."""
+    their positions.
+
+    damaged: what becomes of damaged images: `refuse`, `drop` or `warn`.
+    """
     upright = Upright()
-    return Video(_images(files, upright), 0.0, notes=upright.notes)
+    video = Video(iter(()), 0.0, notes=upright.notes)
+    return replace(video, pictures=_images(files, upright, damaged, video.left_out))
 
 
-def _images(files: tuple[Path, ...], upright: Upright) -> Iterator[tuple[av.VideoFrame, float]]:
-    times, depth = _numbers(files), _Depth(files, upright.notes)
-    extra = 0
-    for number, (file, time) in enumerate(zip(files, times, strict=True)):
+def _images(
+    files: tuple[Path, ...], upright: Upright, damaged: str, left_out: set[int]
+) -> Iterator[tuple[av.VideoFrame, float]]:
+    depth = Depth(lambda: _all_pages(files), upright.notes)
+    number = extra = 0
+    lost: list[float] = []  # the next picture stands in their places
+    for place, (file, time) in enumerate(zip(files, _numbers(files), strict=True), 1):
         try:
-            for page, picture in enumerate(_pages(file)):
+            for page, picture in enumerate(_pages(file, damaged, upright.notes)):
                 extra += page > 0
-                yield depth(upright(picture, _orientation(file))), float(time + extra)
+                shown = upright(depth(picture), _orientation(file))
+                for at in (*lost, float(time + extra)):
+                    yield shown, at
+                    number += 1
+                lost = []
         except DecodeError as error:
-            raise DecodeError(f"image {number + 1} of {len(files)} {error}") from error
+            if damaged == "refuse":
+                raise DecodeError(f"image {place} of {len(files)} {error}; {WAY_OUT}") from error
+            upright.notes.append(f"image {place} of {len(files)}, left out, {error}")
+            left_out.add(number + len(lost))
+            lost.append(float(time + extra))
 
 
-def _pages(file: Path) -> Iterator[av.VideoFrame]:
+def _all_pages(files: tuple[Path, ...]) -> Iterator[av.VideoFrame]:
+    for file in files:
+        with contextlib.suppress(DecodeError):  # comes to light in its turn
+            yield from _pages(file)
+
+
+def _pages(file: Path, damaged: str = "refuse", notes: list[str] | None = None) -> Iterator[av.VideoFrame]:
     """The pictures in an image file: the first, which FFmpeg reads, and the other pages of a TIFF stack."""
-    yield next(pictures_of(file))
+    try:
+        yield next(pictures_of(file))
+    except DecodeError as error:
+        if damaged != "warn":
+            raise
+        yield next(pictures_of(file, "warn"))
+        if notes is not None:
+            notes.append(f"{file.name} {error}")
     if file.suffix.lower() not in STACKS:
         return
     try:
@@ -64,28 +96,6 @@ def _orientation(file: Path) -> int:
             return int(image.getexif().get(ORIENTATION, 1))
     except (OSError, ValueError, SyntaxError):  # of a kind that Pillow does not know
         return 1
-
-
-class _Depth:
-    """Grey pictures of 16 bits, of which a camera fills some: levels in proportion, the same for all of a folder."""
-
-    def __init__(self, files: tuple[Path, ...], notes: list[str]) -> None:
-        self._files, self._notes, self._bits = files, notes, 0
-
-    def __call__(self, picture: av.VideoFrame) -> av.VideoFrame:
-        if not picture.format.name.startswith("gray16"):
-            return picture
-        if not self._bits:
-            most = max(int(_grey16(page).max()) for file in self._files for page in _pages(file))
-            self._bits = max(8, most.bit_length())
-            if self._bits < 16:
-                self._notes.append(f"has grey levels of {self._bits} bits in 16, which were taken for the whole range")
-        levels = _grey16(picture) >> (self._bits - 8)
-        return av.VideoFrame.from_ndarray(np.minimum(levels, 255).astype(np.uint8), format="gray")
-
-
-def _grey16(picture: av.VideoFrame) -> np.ndarray:
-    return picture.to_ndarray(format="gray16le") if picture.format.name.startswith("gray16") else np.zeros(1, np.uint16)
 
 
 def _numbers(files: tuple[Path, ...]) -> list[int]:

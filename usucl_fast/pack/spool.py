@@ -158,7 +158,7 @@ class _AnotherWayError(Exception):
 
 def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> Spooled:
     settings = order.settings
-    video = open_video(order.source)
+    video = open_video(order.source, settings.damaged)
     warning = _check_annotation(video.header, settings)
     timed = Timed(video.pictures)
     pictures = limit.each(thin(replace(video, pictures=iter(timed)), settings.every, settings.fps))

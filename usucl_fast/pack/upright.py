@@ -31,15 +31,15 @@ class Upright:
     Most pictures are passed on untouched.
 
     aspect: width of a pixel by its height.
-    notes: what was done, for a person to read, once all have passed.
+    notes: gets what was done, for a person to read, once all have passed.
     """
 
-    def __init__(self, aspect: float = 1.0) -> None:
+    def __init__(self, aspect: float = 1.0, notes: list[str] | None = None) -> None:
         # What is further off is a mistake of the file's; what is nearer, rounding.
         is_sane = 1 / MOST_STRETCH <= aspect <= MOST_STRETCH and abs(aspect - 1) > 0.005
         self._aspect = aspect if is_sane else 1.0
         self._size: tuple[int, int] | None = None
-        self.notes: list[str] = []
+        self.notes: list[str] = [] if notes is None else notes
 
     def each(self, pictures: Iterable[tuple[av.VideoFrame, float]]) -> Iterator[tuple[av.VideoFrame, float]]:
         """The pictures with their times."""

@@ -50,6 +50,7 @@ class Video:
     frame_rate: mean frames per second; 0 where the source does not say.
     header: what a DICOM file says of itself.
     notes: what was guessed or converted, for a person to read, once all pictures have passed.
+    left_out: numbers of pictures that are damaged, and not to be packed; each is in it once it comes.
 
     Iterating over `pictures` raises DecodeError where the source stops decoding before its end.
     """
@@ -58,10 +59,11 @@ class Video:
     frame_rate: float
     header: Header | None = None
     notes: list[str] = field(default_factory=list)
+    left_out: set[int] = field(default_factory=set)
 
 
 def thin(video: Video, every: int, fps: float) -> Iterator[Kept]:
-    """The pictures that are kept: of `every` so many one, or, where `fps` is not 0, so many a second.
+    """The pictures that are kept: of `every` so many one, or, where `fps` is not 0, so many a second; none left out.
 
     Raises:
         DecodeError: `fps` is asked of a source without times.
@@ -70,6 +72,8 @@ def thin(video: Video, every: int, fps: float) -> Iterator[Kept]:
         raise DecodeError("says nothing of its frame rate, which --fps needs; use --every for it")
     due = 0.0
     for number, (picture, time) in enumerate(video.pictures):
+        if number in video.left_out:
+            continue
         if fps:
             if time < due - 1e-6:
                 continue

@@ -27,6 +27,9 @@ class PackSettings:
     """Videos with fewer kept frames are left out."""
     sector: str = "auto"
     """Where the ultrasound sector comes from that the frames are cropped to: `auto`, `none` or `file`."""
+    damaged: str = "refuse"
+    """`refuse` a video with damaged frames, `drop` these frames, or `warn` of them. FFmpeg conceals damage by made-up
+    pixels, which must not be learned from unseen."""
     burned_in: str = "refuse"
     """`refuse`, `warn` or `allow` a DICOM file whose pictures may hold text about the patient."""
     names: str = "auto"

@@ -1,0 +1,43 @@
+"""Pictures of 16 bits, of which a camera fills fewer -> 8 bits, the same for all of a source."""
+
+from collections.abc import Callable, Iterable
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange
+from numpy.typing import NDArray
+
+DEEP = {"gray16": "gray", "rgb48": "rgb24"}
+"""By the beginning of a pixel format's name: the same in 8 bits."""
+
+
+class Depth:
+    """Pictures whose levels are in proportion to those stored, and fill 8 bits.
+
+    Pictures that have no 16 bits are passed on untouched.
+
+    again: all pictures of the source from the start, for the range that they have together.
+    notes: gets what was guessed.
+    """
+
+    def __init__(self, again: Callable[[], Iterable[av.VideoFrame]], notes: list[str]) -> None:
+        self._again, self._notes, self._bits = again, notes, 0
+
+    def __call__(self, picture: av.VideoFrame) -> av.VideoFrame:
+        """One picture."""
+        kind = picture.format.name[:-2]  # which byte is first does not matter
+        if kind not in DEEP:
+            return picture
+        if not self._bits:
+            most = max(int(_stored(one).max()) for one in self._again() if one.format.name[:-2] in DEEP)
+            self._bits = max(8, most.bit_length())
+            if self._bits < 16:
+                self._notes.append(f"has levels of {self._bits} bits in 16, which were taken for the whole range")
+        levels = _stored(picture) >> (self._bits - 8)
+        shown = av.VideoFrame.from_ndarray(np.minimum(levels, 255).astype(np.uint8), format=DEEP[kind])
+        shown.color_range = ColorRange.JPEG
+        return shown
+
+
+def _stored(picture: av.VideoFrame) -> NDArray[np.uint16]:
+    return picture.to_ndarray(format=f"{picture.format.name[:-2]}le").astype(np.uint16, copy=False)
