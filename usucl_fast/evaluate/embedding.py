@@ -102,8 +102,7 @@ def groups_trained_on(model: str, store: ShardStore, samples: Samples) -> int | 
         return None
     if run.read_fingerprint() != store.fingerprint:
         return -1
-    split = run.read_config().split
-    trained = np.array([split in ("", "all", one) for one in store.table.videos.split])
+    trained = learn.videos_of_split(run.read_config().split, store.table)
     return len(set(store.table.group[trained].tolist()) & set(samples.groups.tolist()))
 
 

@@ -17,6 +17,7 @@ from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find
 from usucl_fast.evaluate.folds import make_folds, most_folds
 from usucl_fast.evaluate.protocols import PROTOCOLS, FineTune
 from usucl_fast.evaluate.samples import TARGETS, Predictions, Samples, Split, find_samples, shuffled_by_group
+from usucl_fast.learn.splits import videos_of_split
 from usucl_fast.machine import pick_device
 from usucl_fast.shards import FrameTable
 
@@ -190,7 +191,7 @@ def _sample_notes(table: FrameTable, samples: Samples, config: EvaluateConfig) -
     videos, notes = len(table.videos), []
     if config.split:
         notes.append(
-            f"Of the split {config.split} alone: {list(table.videos.split).count(config.split)} of {videos} videos."
+            f"Of the split {config.split} alone: {len(videos_of_split(config.split, table))} of {videos} videos."
         )
     if samples.target == "video":
         left_out = int(table.videos.label.is_empty.sum())

@@ -53,10 +53,10 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
     Raises:
         UsageError: `positive` is no class.
     """
-    told = _figures(predictions, positive, seed)
-    if predictions.samples.target == "value":
-        return dict(told)
     samples, scores = predictions.samples, fold_scores(predictions, positive)
+    told = _figures(predictions, scores, positive, seed)
+    if samples.target == "value":
+        return dict(told)
     confusion = np.zeros((len(samples.classes), len(samples.classes)))
     for fold, probabilities in zip(predictions.fold, predictions.probabilities, strict=True):
         tested = fold >= 0
@@ -81,11 +81,11 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
 
 def summarise_videos(predictions: Predictions, positive: str | None = None, seed: int = 0) -> dict[str, Any]:
     """Scores by video what was predicted by frame: as `summarise`, of the mean over a video's frames; where frames have
-    labels of their own, of `Presence`: `auroc`, `overlap` and by class `auroc of X`; nothing of values."""
+    labels of their own, of `Presence`: `auroc`, `overlap` and by class `AUROC of X`; nothing of values."""
     one = at_level(predictions, "video")
     if isinstance(one, Predictions):
         return summarise(one, positive, seed)
-    return {} if one is None else dict(_figures(one, positive, seed))
+    return {} if one is None else dict(_figures(one, fold_scores(one, positive), positive, seed))
 
 
 def at_level(predictions: Predictions, level: str) -> Predictions | Presence | None:
@@ -96,9 +96,10 @@ def at_level(predictions: Predictions, level: str) -> Predictions | Presence | N
     return predictions.by_video() if target == "video" else presence(predictions) if target == "frame" else None
 
 
-def _figures(predictions: Predictions | Presence, positive: str | None, seed: int) -> dict[str, dict[str, float]]:
-    """Every score that some fold has, with its interval."""
-    scores = fold_scores(predictions, positive)
+def _figures(
+    predictions: Predictions | Presence, scores: dict[str, Array], positive: str | None, seed: int
+) -> dict[str, dict[str, float]]:
+    """Every one of the scores by fold that some fold has, with its interval."""
     draws = group_draws(len(np.unique(predictions.samples.groups)), seed)
     drawn = _scores(predictions, draws, positive)
 

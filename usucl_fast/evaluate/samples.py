@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import write_whole
+from usucl_fast.learn.splits import videos_of_split
 from usucl_fast.shards import FrameTable, Texts
 
 TARGETS = ("frame", "video", "value")
@@ -192,11 +193,10 @@ def _usual_target(table: FrameTable) -> str:
 def _videos_of(table: FrameTable, split: str | None) -> NDArray[np.int64]:
     if split is None:
         return np.arange(len(table.videos))
-    found = np.flatnonzero(np.array(list(table.videos.split)) == split)
-    if not len(found):
-        known = sorted(set(table.videos.split) - {""})
+    known = sorted(set(table.videos.split.different) - {""})
+    if split not in known:
         raise UsageError(f"--split {split}: SHARDS have {', '.join(known) if known else 'no splits'}")
-    return found
+    return videos_of_split(split, table)
 
 
 def _of_videos(

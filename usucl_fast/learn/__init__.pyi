@@ -14,4 +14,5 @@ from .recipes import make_config as make_config
 from .recipes import with_overrides as with_overrides
 from .run_folder import RunFolder as RunFolder
 from .splits import describe_split as describe_split
+from .splits import videos_of_split as videos_of_split
 from .splits import with_split as with_split

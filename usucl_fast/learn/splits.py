@@ -49,8 +49,9 @@ def find_split(split: str, table: FrameTable, name: str) -> str:
 
 
 def videos_of_split(split: str, table: FrameTable) -> NDArray[np.int64]:
-    """Numbers of the videos of a split that `find_split` returned."""
-    if split == ALL:
+    """Numbers of the videos of a split that `find_split` returned; all for `AUTO`, which a run from before there were
+    splits to choose has."""
+    if split in (ALL, AUTO):
         return np.arange(len(table.videos))
     column = table.videos.split
     return np.flatnonzero(column.codes == column.different.index(split))

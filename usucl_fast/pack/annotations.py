@@ -1,6 +1,7 @@
 """Annotation programs' own files -> labelled segments: Label Studio's JSON, CVAT's XML."""
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from usucl_fast.errors import UsageError
-from usucl_fast.pack.segments import Segment
+from usucl_fast.pack.segments import Segment, joined
 
 UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of a file that was uploaded."""
@@ -117,7 +118,9 @@ def read_cvat(path: Path) -> dict[str, list[Segment]]:
             raise UsageError(f"{what}: frame {number} has several labels, {label} among them; a frame has one")
     if not labels:
         raise UsageError(f"{what}: no frame of it has a tag")
-    return {video: _joined(frames) for video, frames in labels.items()}
+    return {
+        video: joined({frame: (label, math.nan) for frame, label in frames.items()}) for video, frames in labels.items()
+    }
 
 
 def _in_images(root: ElementTree.Element) -> Iterator[tuple[str, str, str, str]]:
@@ -143,14 +146,3 @@ def _number(task: ElementTree.Element, frame: str) -> int:
         return int(frame[1:])
     step = re.search(r"step=(\d+)", task.findtext("frame_filter") or "")
     return int(task.findtext("start_frame") or 0) + int(frame) * int(step[1] if step else 1)
-
-
-def _joined(frames: dict[int, str]) -> list[Segment]:
-    """One segment for neighbours of one label."""
-    segments: list[Segment] = []
-    for frame, label in sorted(frames.items()):
-        if segments and segments[-1].end == frame and segments[-1].label == label:
-            segments[-1] = Segment(segments[-1].start, frame + 1, label=label)
-        else:
-            segments.append(Segment(frame, frame + 1, label=label))
-    return segments

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
+
+from usucl_fast.pack.video import frame_of
 
 DEEP = {"gray16": "gray", "rgb48": "rgb24"}
 """By the beginning of a pixel format's name: the same in 8 bits."""
@@ -34,9 +35,7 @@ class Depth:
             if self._bits < 16:
                 self._notes.append(f"has levels of {self._bits} bits in 16, which were taken for the whole range")
         levels = _stored(picture) >> (self._bits - 8)
-        shown = av.VideoFrame.from_ndarray(np.minimum(levels, 255).astype(np.uint8), format=DEEP[kind])
-        shown.color_range = ColorRange.JPEG
-        return shown
+        return frame_of(np.minimum(levels, 255), DEEP[kind])
 
 
 def _stored(picture: av.VideoFrame) -> NDArray[np.uint16]:

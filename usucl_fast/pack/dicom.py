@@ -16,7 +16,6 @@ from typing import Any
 import av
 import numpy as np
 import pydicom
-from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
@@ -38,7 +37,7 @@ from usucl_fast.errors import DecodeError
 from usucl_fast.pack.container import open_stream
 from usucl_fast.pack.sector import Box
 from usucl_fast.pack.upright import Upright
-from usucl_fast.pack.video import MOST_PIXELS, Header, Video
+from usucl_fast.pack.video import MOST_PIXELS, Header, Video, frame_of
 
 # Messages of pydicom quote attributes.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -73,9 +72,9 @@ def open_dicom(path: Path, damaged: str = "refuse") -> Video:
     Raises:
         DecodeError: it is no DICOM file, or holds no picture.
     """
-    header = read_header(path)
     with _faults():
         found = _read(path)
+        header = _header(found)
         upright = Upright(_aspect(found))
     if found.file_meta.TransferSyntaxUID in STREAMS:
         video = open_stream(_stream(path, found), damaged)
@@ -90,13 +89,16 @@ def read_header(path: Path) -> Header:
         DecodeError: it is no DICOM file, or holds no picture.
     """
     with _faults():
-        found = _read(path)
-        return Header(
-            patient=str(found.get("PatientID") or "").strip(),
-            frame_rate=_frame_rate(found),
-            burned_in=str(found.get("BurnedInAnnotation") or "").strip().upper() == "YES",
-            regions=tuple(_regions(found)),
-        )
+        return _header(_read(path))
+
+
+def _header(found: Dataset) -> Header:
+    return Header(
+        patient=str(found.get("PatientID") or "").strip(),
+        frame_rate=_frame_rate(found),
+        burned_in=str(found.get("BurnedInAnnotation") or "").strip().upper() == "YES",
+        regions=tuple(_regions(found)),
+    )
 
 
 def decode(path: Path, notes: list[str] | None = None) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -317,12 +319,12 @@ def _converter(
         return _Grey(found, again)
     if kind == "PALETTE COLOR":
         colors = _palette(found)
-        return lambda array: _frame(colors[np.minimum(array, len(colors) - 1)], "rgb24")
+        return lambda array: frame_of(colors[np.minimum(array, len(colors) - 1)], "rgb24")
     shift = max(0, int(found.BitsStored) - 8)
     if kind in ("YBR_FULL", "YBR_FULL_422"):
-        return lambda array: _frame(np.moveaxis((array >> shift).astype(np.uint8), -1, 0), "yuvj444p")
+        return lambda array: frame_of(np.moveaxis((array >> shift).astype(np.uint8), -1, 0), "yuvj444p")
     if kind in ("RGB", "YBR_RCT", "YBR_ICT"):  # the last two are ways of JPEG 2000, undone by its decoder
-        return lambda array: _frame((array >> shift).astype(np.uint8), "rgb24")
+        return lambda array: frame_of((array >> shift).astype(np.uint8), "rgb24")
     raise DecodeError("is in a colour space that is not supported")
 
 
@@ -356,7 +358,7 @@ class _Grey:
         if self._table is None:
             self._table = self._make_table(array.dtype)
         # A negative value is an index from the end, where the table has it.
-        return _frame(self._table[array], "gray")
+        return frame_of(self._table[array], "gray")
 
     def _make_table(self, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
         found = self._found
@@ -404,9 +406,3 @@ def _first(value: Any) -> float | None:
     if isinstance(value, MultiValue):
         value = value[0] if value else None
     return None if value in (None, "") else float(value)
-
-
-def _frame(array: NDArray[Any], format: str) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array, np.uint8), format=format)
-    frame.color_range = ColorRange.JPEG
-    return frame

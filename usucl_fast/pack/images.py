@@ -42,9 +42,10 @@ def _images(
     lost: list[float] = []  # the next picture stands in their places
     for place, (file, time) in enumerate(zip(files, _numbers(files), strict=True), 1):
         try:
+            orientation = _orientation(file)
             for page, picture in enumerate(_pages(file, damaged, upright.notes)):
                 extra += page > 0
-                shown = upright(depth(picture), _orientation(file))
+                shown = upright(depth(picture), orientation)
                 for at in (*lost, float(time + extra)):
                     yield shown, at
                     number += 1

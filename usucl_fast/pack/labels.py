@@ -11,7 +11,7 @@ from typing import Any
 
 from usucl_fast.errors import UsageError
 from usucl_fast.pack.annotations import read_cvat, read_label_studio
-from usucl_fast.pack.segments import Segment
+from usucl_fast.pack.segments import Segment, joined
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.tables import FACTS, SUFFIXES, one_form, read_rows
 
@@ -246,20 +246,13 @@ def _add_table(path: Path, find: _Finder, labels: Labels) -> None:
 
 
 def _frames(entries: list[tuple[int, dict[str, str]]], what: str) -> list[Segment]:
-    """Rows of one frame each; neighbours that say the same are one segment."""
+    """Rows of one frame each."""
     by_frame: dict[int, tuple[str, float]] = {}
     for number, row in entries:
         frame, said = _whole(row["frame"], what, number), _said(row, what, number)
         if repr(by_frame.setdefault(frame, said)) != repr(said):
             raise UsageError(f"{what}: entry {number}, frame {frame}, has two labels or values; a frame has one")
-    segments: list[Segment] = []
-    for frame, (label, value) in sorted(by_frame.items()):
-        last = segments[-1] if segments else None
-        if last and last.end == frame and repr((last.label, last.value)) == repr((label, value)):
-            segments[-1] = replace(last, end=frame + 1)
-        else:
-            segments.append(Segment(frame, frame + 1, label=label, value=value))
-    return segments
+    return joined(by_frame)
 
 
 def _ranges(first: str, last: str, entries: list[tuple[int, dict[str, str]]], what: str) -> list[Segment]:

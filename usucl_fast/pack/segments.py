@@ -1,8 +1,8 @@
 """Labelled segments of a video -> a label and a value of each of its frames."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -39,6 +39,18 @@ class Segment:
         if self.seconds:
             return f"{self.start:g} to {self.end:g} s"
         return f"frames {self.start:g} to {self.end - 1:g}" if self.end > self.start + 1 else f"frame {self.start:g}"
+
+
+def joined(by_frame: Mapping[int, tuple[str, float]]) -> list[Segment]:
+    """Frames with a label and a value each -> segments; neighbours that say the same are one."""
+    segments: list[Segment] = []
+    for frame, (label, value) in sorted(by_frame.items()):
+        last = segments[-1] if segments else None
+        if last and last.end == frame and repr((last.label, last.value)) == repr((label, value)):  # NaN is not NaN
+            segments[-1] = replace(last, end=frame + 1)
+        else:
+            segments.append(Segment(frame, frame + 1, label=label, value=value))
+    return segments
 
 
 @dataclass(frozen=True)

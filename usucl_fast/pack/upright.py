@@ -5,8 +5,9 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
+
+from usucl_fast.pack.video import frame_of
 
 MOST_STRETCH = 4.0
 """Pixels that are more oblong than so are a mistake of the file's."""
@@ -92,10 +93,3 @@ class Upright:
         left, top = (size[0] - width) // 2, (size[1] - height) // 2
         canvas[top : top + height, left : left + width] = picture.to_ndarray(format="rgb24", width=width, height=height)
         return frame_of(canvas)
-
-
-def frame_of(pixels: NDArray[Any]) -> av.VideoFrame:
-    """A picture of uint8 `[h, w, 3]`."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint8), format="rgb24")
-    frame.color_range = ColorRange.JPEG
-    return frame

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
+import numpy as np
+from av.video.reformatter import ColorRange
+from numpy.typing import NDArray
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack.sector import Box
@@ -27,6 +30,13 @@ class Header:
     frame_rate: float
     burned_in: bool
     regions: tuple[Box, ...]
+
+
+def frame_of(pixels: NDArray[Any], format: str = "rgb24") -> av.VideoFrame:
+    """A picture of full range, of pixels as `format` has them."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint8), format=format)
+    frame.color_range = ColorRange.JPEG
+    return frame
 
 
 class Kept(NamedTuple):
