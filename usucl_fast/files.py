@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import DataError, UsageError, first_line
 
 CACHE_BYTES = 50 * 10**9
 """Disk space that files fetched from a URL may take, where nobody says otherwise."""
+
+JSON_BYTES = 1 << 30
+"""More is no JSON file of ours."""
 
 
 @contextlib.contextmanager
@@ -53,6 +56,33 @@ def check_folder_out(out: Path, what: str, entries: Iterable[str], last: str, ov
         raise UsageError(f"--out {out} holds files that are not {what}'s; name a new or empty folder")
     if (out / last).exists() and not overwrite:
         raise UsageError(f"--out {out} holds {what}; name another folder or add --overwrite")
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a file, of which there are at most so many.
+
+    Raises:
+        DataError: it is no file, or larger.
+    """
+    if not path.is_file():  # of a pipe, even the opening would wait
+        raise DataError(f"{path} is {'no file' if path.exists() else 'not there'}")
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise DataError(f"{path} has more than {most_bytes} bytes, which no file of ours has under that name")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        DataError: it is not there, no JSON, or larger than `JSON_BYTES`.
+    """
+    try:
+        return json.loads(read_small(path, JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({first_line(error)})") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from tests.helpers.forged import change_videos, reseal
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.shards import open_shards, read_manifest
+from usucl_fast.shards import open_shards, read_manifest, table, verify
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_texts_that_reach_out_of_their_bytes_are_refused(copy: Path) -> None:
         open_shards(copy)
 
 
-@pytest.mark.parametrize("name", ["../victim.tar", "/etc/passwd", "usucl-1.tar", "usucl-000000.tar\n"])
+@pytest.mark.parametrize("name", ["../x.tar", "/etc/passwd", "usucl-1.tar", "usucl-000000.tar\n", "usucl-000001.tar"])
 def test_a_shard_of_another_name_is_refused(copy: Path, name: str) -> None:
     (record,) = read_manifest(copy).shards
     reseal(copy, shards=(replace(record, name=name),))
@@ -87,17 +89,132 @@ def test_a_shard_of_another_name_is_refused(copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("offset", 1 << 63), ("offset", (1 << 64) - 1), ("length", 1 << 31), ("shard", 7)]
+    ("field", "value"),
+    [
+        *[("offset", 1 << 63), ("offset", (1 << 64) - 1), ("length", 1 << 31), ("length", 0), ("shard", 7)],
+        *[("video", 1), ("video", (1 << 32) - 1), ("frame", 4), ("time", np.nan), ("time", np.inf)],
+    ],
 )
-def test_a_row_that_points_out_of_its_shard_is_refused(copy: Path, field: str, value: int) -> None:
+def test_a_row_that_is_not_what_its_place_says_is_refused(copy: Path, field: str, value: float) -> None:
     rows = np.load(copy / "frames.npy")
     rows[field][3] = value
     np.save(copy / "frames.npy", rows)
     reseal(copy)
-    store = open_shards(copy)
-    assert len(store.read(np.array([2]))) == 1
-    with pytest.raises(DataError, match="frame 3 would lie outside"):
-        store.read(np.array([2, 3]))
+    with pytest.raises(DataError, match=rf"frames.npy is damaged \({field} of frame 3 is "):
+        open_shards(copy)
+
+
+def test_rows_are_looked_at_in_every_part_of_a_table(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "CHECKED_ROWS", 7)
+    assert len(open_shards(copy).table) > 7 * 3
+    rows = np.load(copy / "frames.npy")
+    rows["frame"][-1] += 1
+    np.save(copy / "frames.npy", rows)
+    reseal(copy)
+    with pytest.raises(DataError, match=f"frame of frame {len(rows) - 1} is"):
+        open_shards(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("id", "a/b", "an id is not of"),
+        ("id", "", "an id is not of"),
+        ("id", "a" * 86, "an id is not of"),
+        ("id", "same", "an id is not of"),
+    ],
+)
+def test_an_id_that_no_packing_makes_is_refused(copy: Path, field: str, value: str, words: str) -> None:
+    change_videos(copy, lambda video: replace(video, **{field: value}))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=words):
+        open_shards(copy)
+
+
+def test_a_group_of_two_codes_is_refused(copy: Path) -> None:
+    """Its videos would be of two patients, and on both sides of a split."""
+    with np.load(copy / "videos.npz") as file:
+        arrays = dict(file)
+    codes = np.arange(len(arrays["group.codes"]), dtype="<u4")
+    ends = np.arange(1, len(codes) + 1, dtype="<i8")
+    changed = {"group.codes": codes, "group.ends": ends, "group.utf8": np.full(len(codes), ord("g"), np.uint8)}
+    np.savez(copy / "videos.npz", **{**arrays, **changed})
+    reseal(copy)
+    with pytest.raises(DataError, match="group has one text twice"):
+        open_shards(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", np.lib.format.magic(1, 0) + b"\xff\xff" + b"[" * 65535])
+def test_a_table_without_a_header_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "frames.npy").write_bytes(content or b"?")
+    reseal(copy)
+    with pytest.raises(DataError, match="has no header of a NumPy array"):
+        open_shards(copy)
+
+
+def test_an_array_of_another_kind_is_refused(copy: Path) -> None:
+    for array in (np.float32(3), np.zeros((2, 3)), np.array([{}], object), np.load(copy / "frames.npy")[None]):
+        np.save(copy / "frames.npy", array, allow_pickle=True)
+        reseal(copy)
+        with pytest.raises(DataError, match="frames.npy is damaged"):
+            open_shards(copy)
+
+
+def test_a_pipe_is_no_shard(copy: Path) -> None:
+    """Whoever opens one waits for ever."""
+    tar = copy / "usucl-000000.tar"
+    tar.unlink()
+    os.mkfifo(tar)
+    with pytest.raises(DataError, match="no file"):
+        open_shards(copy).read(np.array([0]))
+    assert any("no file" in fault for fault in verify(copy))
+    (copy / "manifest.json").unlink()
+    os.mkfifo(copy / "manifest.json")
+    with pytest.raises(UsageError, match="no manifest"):
+        open_shards(copy)
+
+
+def change_manifest(folder: Path, **changes: object) -> None:
+    """Changes what the manifest says, and its checksum so that it is right."""
+    content = json.loads((folder / "manifest.json").read_bytes()) | changes
+    del content["sha256"]
+    sealed = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({**content, "sha256": sealed}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"totals": {}}, "videos is missing"),
+        ({"totals": {"videos": 1, "frames": 1, "bytes": 1}}, "totals is"),
+        ({"settings": {"codec": "exe"}}, "codec is 'exe'"),
+        ({"settings": []}, "settings is no object"),
+        ({"shards": []}, "there is no shard"),
+        ({"shards": {}}, "shards is no list"),
+        ({"salt": "\ud800"}, "surrogates"),
+        ({"files": {}}, "does not name videos.npz"),
+        ({"files": {"../x": {}}}, "files names '../x'"),
+    ],
+)
+def test_a_manifest_that_no_packing_writes_is_refused(copy: Path, changes: dict[str, object], words: str) -> None:
+    change_manifest(copy, **changes)
+    with pytest.raises(DataError, match=words) as raised:
+        open_shards(copy)
+    assert "manifest.json" in str(raised.value) or "frames.npy" in str(raised.value)
+
+
+def test_a_manifest_that_is_too_large_is_not_read(copy: Path) -> None:
+    with (copy / "manifest.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="more than 67108864 bytes"):
+        open_shards(copy)
+
+
+def test_a_manifest_without_its_checksum_is_refused(copy: Path) -> None:
+    content = json.loads((copy / "manifest.json").read_bytes())
+    del content["sha256"]
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="was changed since it was written"):
+        open_shards(copy)
 
 
 def test_the_fingerprint_is_the_contents(shards: Path, copy: Path) -> None:

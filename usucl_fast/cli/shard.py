@@ -13,7 +13,7 @@ from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
 from usucl_fast.errors import UsageError, printable
 from usucl_fast.machine import cores
-from usucl_fast.shards import PackSettings
+from usucl_fast.shards import CODECS, PackSettings
 
 
 @click.group(cls=DefaultGroup, default="pack")
@@ -97,7 +97,7 @@ main.add_command(names)
     "--codec",
     default=PackSettings.codec,
     show_default=True,
-    type=click.Choice(["jpeg", "png"]),
+    type=click.Choice(CODECS),
     help="png: lossless.",
 )
 @click.option(

@@ -10,10 +10,10 @@ from pathlib import Path
 import platformdirs
 
 from usucl_fast.errors import UsageError
+from usucl_fast.shards.members import LONGEST_ID
 
 DEVICES = frozenset(("aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))))
 """Names of which Windows makes no file."""
-LONGEST_ID = 85  # <id>/000000.jpg stays within the 100 bytes of a plain tar header
 SECRET_BYTES = 32
 
 

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import holds_only, write_json, write_whole
+from usucl_fast.files import holds_only, read_json, write_json, write_whole
 from usucl_fast.pack.contact_sheet import write_sheets
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.identity import Pseudonyms, escape
@@ -64,6 +64,13 @@ from usucl_fast.shards import (
 SPOOL = "spool"
 SECTORS, SHEETS, SUMMARY = "sectors.json", "sectors-*.png", "summary.json"
 OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, FRAME_LABELS, MANIFEST, SECTORS, SHEETS, SUMMARY)
+_SUMMARY: dict[str, Any] = {
+    **dict.fromkeys(("videos", "frames"), int),
+    **dict.fromkeys(("megabytes", "seconds", "frames_per_second"), int | float),
+    **dict.fromkeys(("quarantined", "left_out", "warnings", "torn_groups", "duplicates"), list),
+    "splits": dict,
+}
+"""What is told of a summary, and of which type it is."""
 SCAFFOLDING = (SPOOL, "job.json", "usucl-*.receipt")
 
 
@@ -181,7 +188,18 @@ def pack(
 
 
 def _read_summary(out: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((out / SUMMARY).read_bytes())
+    """What `_summary` made of these shards.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    summary = read_json(out / SUMMARY)
+    for name, kind in _SUMMARY.items():
+        if not isinstance(summary, dict) or not isinstance(summary.get(name), kind):
+            raise DataError(f"{out / SUMMARY} is damaged (at {name}); restore it, or pack the videos again")
+    for pair in summary["duplicates"]:
+        if not isinstance(pair, dict) or not isinstance(pair.get("videos"), list) or "kind" not in pair:
+            raise DataError(f"{out / SUMMARY} is damaged (at duplicates); restore it, or pack the videos again")
     return summary
 
 
@@ -199,8 +217,8 @@ def _open_known(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | None
     if not any(out.iterdir()):
         return None
     try:
-        is_ours = json.loads((out / MANIFEST).read_bytes())["format"] == FORMAT
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_ours = read_json(out / MANIFEST)["format"] == FORMAT
+    except (DataError, LookupError, TypeError):
         is_ours = False
     if not is_ours:
         raise UsageError(f"OUT {out} holds files that are not shards; name a new or empty folder")
@@ -294,16 +312,25 @@ def _claim(job: _Job, overwrite: bool) -> None:
     ]
     digest = {"job": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
     path = job.partial / "job.json"
-    if path.exists() and json.loads(path.read_bytes()) != digest:
+    if path.exists() and not _says(path, digest):
         if not overwrite:
             raise UsageError(
                 "a packing of other videos or settings into the same OUT was interrupted and waits in"
                 f" {job.partial}; finish it with the same command as then, or add --overwrite to begin anew"
             )
+        if not holds_only(job.partial, (*OUTPUT, *SCAFFOLDING, ".*.partial")):
+            raise UsageError(f"{job.partial} holds other files beside what a packing leaves; move them away")
         for entry in job.partial.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     (job.partial / SPOOL).mkdir(exist_ok=True)
     write_json(path, digest)
+
+
+def _says(path: Path, digest: dict[str, str]) -> bool:
+    try:
+        return bool(read_json(path) == digest)
+    except DataError:
+        return False
 
 
 def _pack(job: _Job) -> None:
@@ -412,7 +439,9 @@ def _summary(
 
 def _report_sectors(job: _Job, packed: list[Order]) -> None:
     """Writes what was kept of each picture, as JSON and for the eye, after what OUT says of its videos."""
-    old = json.loads((job.out / SECTORS).read_bytes()) if job.known and (job.out / SECTORS).exists() else {}
+    old = read_json(job.out / SECTORS) if job.known and (job.out / SECTORS).exists() else {}
+    if not isinstance(old, dict):
+        raise DataError(f"{job.out / SECTORS} is damaged; restore it, or pack the videos again")
     pages = sorted(job.out.glob(SHEETS)) if job.known else []
     for page in pages:
         _link(page, job.partial / page.name)

@@ -1,7 +1,6 @@
 """Spool files -> shards: tars, DALI indexes, frame table. The format: `shards/README.md`."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -11,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.files import write_json, write_whole
+from usucl_fast.errors import DataError
+from usucl_fast.files import read_json, write_json, write_whole
 from usucl_fast.pack.segments import VideoLabels
 from usucl_fast.pack.spool import Spooled
 from usucl_fast.shards import (
@@ -70,7 +70,7 @@ class ShardWriter:
 
     @property
     def _path(self) -> Path:
-        return self.folder / f"usucl-{len(self.shards):06d}.tar"
+        return self.folder / ShardRecord.name_of(len(self.shards))
 
     @property
     def _receipt(self) -> Path:
@@ -121,8 +121,24 @@ class ShardWriter:
             write_json(self._receipt, asdict(receipt))
         for spool in self._spools:
             spool.unlink(missing_ok=True)
-        self.shards.append(ShardRecord.read(json.loads(self._receipt.read_bytes())))
+        self.shards.append(self._read_receipt())
         self._begin()
+
+    def _read_receipt(self) -> ShardRecord:
+        """The receipt of the present shard.
+
+        Raises:
+            DataError: it is damaged, or the tar is not there as it says.
+        """
+        try:
+            record = ShardRecord.read(read_json(self._receipt), len(self.shards))
+            if not self._path.is_file() or self._path.stat().st_size != record.bytes:
+                raise ValueError(f"{self._path.name} does not have its {record.bytes} bytes")
+        except (ValueError, DataError) as error:
+            raise DataError(
+                f"{self._receipt} is damaged ({error}); remove {self.folder} and run the same command again"
+            ) from error
+        return record
 
     def finish(self) -> NDArray[np.void]:
         """Closes the last shard, writes the video table and the frame table, and returns the latter's rows."""

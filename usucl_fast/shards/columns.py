@@ -61,6 +61,18 @@ class Texts(Sequence[str]):
         return [self._text(code) for code in range(len(self._ends))]
 
     @property
+    def is_distinct(self) -> bool:
+        """Whether no string has two codes, so that equal codes are equal strings."""
+        return len(set(self.different)) == len(self._ends)
+
+    def consists_of(self, letters: str, most: int) -> bool:
+        """Whether each string has 1 to `most` of these letters of ASCII, and no other."""
+        lengths = np.diff(self._ends, prepend=0)
+        return bool(((lengths > 0) & (lengths <= most)).all()) and not self._utf8.tobytes().translate(
+            None, letters.encode()
+        )
+
+    @property
     def is_empty(self) -> NDArray[np.bool_]:
         """`[V]`: whether a string is the empty one."""
         return (np.diff(self._ends, prepend=0) == 0)[self.codes]
@@ -95,7 +107,7 @@ def read_columns(data: bytes, place: str, read: Callable[[zipfile.ZipFile], Tabl
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return read(archive)
-    except (ValueError, LookupError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises whatever damage leads it to
         raise DataError(f"{place} is damaged ({error}); restore it, or pack the videos again") from error
 
 
@@ -105,8 +117,12 @@ def read_texts(archive: zipfile.ZipFile, name: str) -> Texts:
     ends = read_numbers(archive, f"{name}.ends", np.dtype("<i8"))
     utf8 = read_numbers(archive, f"{name}.utf8", np.dtype("u1"))
     starts_and_ends = np.concatenate(([0], ends))
-    if (np.diff(starts_and_ends) < 0).any() or starts_and_ends[-1] != len(utf8) or (codes >= len(ends)).any():
+    is_in_order = (starts_and_ends[1:] >= starts_and_ends[:-1]).all()  # a difference might overflow
+    if not is_in_order or starts_and_ends[-1] != len(utf8) or (codes >= len(ends)).any():
         raise ValueError(f"the texts of {name} reach out of its bytes")
+    utf8.tobytes().decode()  # a text that is cut within a letter begins with the rest of it
+    if (utf8[ends[ends < len(utf8)]] & 0xC0 == 0x80).any():
+        raise ValueError(f"the texts of {name} are not UTF-8")
     return Texts(codes, ends, utf8)
 
 
@@ -115,7 +131,7 @@ def read_numbers(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> N
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED:  # its bytes are then no more than the file's
         raise ValueError(f"{name} is compressed")
-    array = read_npy(np.frombuffer(archive.read(member), np.uint8))
-    if array.dtype != dtype or array.ndim != 1:
-        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {dtype} [V]")
-    return array
+    try:
+        return read_npy(np.frombuffer(archive.read(member), np.uint8), dtype)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error

@@ -66,6 +66,10 @@ class FrameLabels:
             segments = read_numbers(archive, "segments", SEGMENT)
             if len(label) != frames or len(value) != frames:
                 raise ValueError(f"it has {len(label)} labels and {len(value)} values for {frames} frames")
+            if np.isinf(value).any() or not (segments["rate"] >= 0).all() or np.isinf(segments["rate"]).any():
+                raise ValueError("a value, or the rate of a segment, is no finite number")
+            if not label.is_distinct:
+                raise ValueError("label has one text twice")
             if (segments["video"] >= videos).any() or (segments["label"] >= len(label.different)).any():
                 raise ValueError("a segment is of no video, or of no label")
             return FrameLabels(label, value, segments)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from usucl_fast.errors import DataError, UsageError
+from usucl_fast.errors import DataError, UsageError, first_line
 from usucl_fast.files import write_json
 from usucl_fast.shards.settings import PackSettings
 from usucl_fast.shards.videos import VideoRecord
@@ -16,12 +16,12 @@ from usucl_fast.shards.videos import VideoRecord
 FORMAT = "usucl-shards"
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
-MANIFEST_BYTES = 1 << 28
-"""More is no manifest of ours: that of ten million shards would be smaller."""
+MANIFEST_BYTES = 1 << 26
+"""More is no manifest of ours: 200,000 shards, or videos that were left out, take less. Once it is parsed it may take
+twenty times as much memory."""
 
 LISTED = 1000
 """Videos that a manifest lists, at most."""
-TAR_NAME = re.compile(r"usucl-[0-9]{6,}\.tar")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -37,11 +37,16 @@ class ShardRecord:
     index_sha256: str
     """Of its `.idx` file."""
 
+    @staticmethod
+    def name_of(number: int) -> str:
+        """The name of the tar of that number, from 0."""
+        return f"usucl-{number:06d}.tar"
+
     @classmethod
-    def read(cls, record: Any) -> Self:
-        """Raises ValueError where the record is not what `asdict` makes of one."""
+    def read(cls, record: Any, number: int) -> Self:
+        """Raises ValueError where the record is not what `asdict` makes of that of shard `number`."""
         return cls(
-            name=_text(record, "name", TAR_NAME),
+            name=_text(record, "name", re.compile(re.escape(cls.name_of(number)))),
             frames=_number(record, "frames"),
             bytes=_number(record, "bytes"),
             sha256=_text(record, "sha256", SHA256),
@@ -105,6 +110,12 @@ class Manifest:
         if len(videos) <= LISTED:
             content["videos"] = [asdict(video) for video in videos]
         write_json(folder / MANIFEST, {**content, "sha256": _checksum(content)})
+        if (folder / MANIFEST).stat().st_size > MANIFEST_BYTES:
+            (folder / MANIFEST).unlink()
+            raise DataError(
+                f"{folder / MANIFEST} would have more than {MANIFEST_BYTES} bytes, for {len(self.shards)} shards and"
+                f" {len(self.quarantined) + len(self.left_out)} videos that were left out; give a larger --shard-mb"
+            )
 
     @classmethod
     def read(cls, text: bytes, place: str) -> Self:
@@ -118,20 +129,22 @@ class Manifest:
         """
         content = _parse(text, place)
         damaged = f"SHARDS {place}: {MANIFEST}"
-        if content.get("sha256") != _checksum(content):
-            raise DataError(f"{damaged} was changed since it was written; restore it, or pack the videos again")
         try:
+            if content.get("sha256") != _checksum(content):
+                raise DataError(f"{damaged} was changed since it was written; restore it, or pack the videos again")
             return cls(
                 settings=PackSettings.read(_dict(content, "settings")),
                 salt=_text(content, "salt"),
                 quarantined=tuple(map(LeftOut.read, _list(content, "quarantined"))),
                 left_out=tuple(map(LeftOut.read, _list(content, "left_out"))),
-                totals={name: _number(content["totals"], name) for name in _dict(content, "totals")},
+                totals={name: _number(_dict(content, "totals"), name) for name in ("videos", "frames", "bytes")},
                 files=dict(_read_files(_dict(content, "files"))),
-                shards=tuple(map(ShardRecord.read, _list(content, "shards"))),
+                shards=tuple(ShardRecord.read(one, number) for number, one in enumerate(_list(content, "shards"))),
             )
-        except ValueError as error:
-            raise DataError(f"{damaged} is damaged ({error}); restore it, or pack the videos again") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{damaged} is damaged ({first_line(error)}); restore it, or pack the videos again"
+            ) from error
 
 
 def _parse(text: bytes, place: str) -> dict[str, Any]:
@@ -143,10 +156,10 @@ def _parse(text: bytes, place: str) -> dict[str, Any]:
             f"SHARDS {place} is not a shard folder: its {MANIFEST} is damaged or of another program"
         ) from error
     if format != FORMAT:
-        raise UsageError(f"SHARDS {place} is not a shard folder: its {MANIFEST} is of format {str(format)[:80]!r}")
+        raise UsageError(f"SHARDS {place} is not a shard folder: its {MANIFEST} is of format {_shown(format)}")
     if version != FORMAT_VERSION:
         raise UsageError(
-            f"SHARDS {place} is of format version {str(version)[:80]}, this usucl_fast reads {FORMAT_VERSION}; pack the"
+            f"SHARDS {place} is of format version {_shown(version)}, this usucl_fast reads {FORMAT_VERSION}; pack the"
             " videos again, with usucl-shard SOURCE... OUT --overwrite, or use the release that packed them"
         )
     assert isinstance(content, dict)
@@ -162,7 +175,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 def _read_files(files: dict[str, Any]) -> Iterable[tuple[str, FileRecord]]:
     for name, record in files.items():
         if not FILE_NAME.fullmatch(name):
-            raise ValueError(f"files names {name[:80]!r}")
+            raise ValueError(f"files names {_shown(name)}")
         yield name, FileRecord(bytes=_number(record, "bytes"), sha256=_text(record, "sha256", SHA256))
 
 
@@ -175,15 +188,21 @@ def _value(record: Any, field: str) -> Any:
 def _text(record: Any, field: str, pattern: re.Pattern[str] | None = None) -> str:
     value = _value(record, field)
     if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
-        raise ValueError(f"{field} is {str(value)[:80]!r}")
+        raise ValueError(f"{field} is {_shown(value)}")
+    value.encode()  # half a surrogate pair could not be written again
     return value
 
 
 def _number(record: Any, field: str) -> int:
     value = _value(record, field)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{field} is {str(value)[:80]!r}")
+        raise ValueError(f"{field} is {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value, for a message, cut where it is long."""
+    return repr(value)[:80]
 
 
 def _list(record: Any, field: str) -> list[Any]:

@@ -1,8 +1,11 @@
 """What stands before a frame in a shard: its header as a member of the tar."""
 
+import string
 import tarfile
 
 BLOCK = tarfile.BLOCKSIZE
+ID_LETTERS, LONGEST_ID = f"{string.ascii_letters}{string.digits}-_~%", 85
+"""What the id of a video is made of; `<id>/000000.jpg` stays within the 100 bytes of a plain tar header."""
 
 
 class MemberHeader:

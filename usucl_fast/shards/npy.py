@@ -10,25 +10,26 @@ from numpy.typing import NDArray
 
 HEADER_BYTES = 1 << 16
 """More than the header of any array of ours takes."""
+READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def read_npy(data: NDArray[np.uint8]) -> NDArray[Any]:
-    """The array in the bytes of a `.npy` file, without a copy of it and without running anything that is in them.
+def read_npy(data: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array of one dimension in the bytes of a `.npy` file, without a copy of it.
 
     data: uint8 `[bytes]`, of the whole file.
+    dtype: of the array.
 
     Raises:
-        ValueError: they are no array, of Python objects, or not as many bytes as the array has.
+        ValueError: they are no such array, or not as many bytes as the array has.
     """
     file = io.BytesIO(data[:HEADER_BYTES].tobytes())
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(file)
-    if version not in readers:
-        raise ValueError(f"is of the unknown NumPy format {version}")
-    shape, is_fortran, dtype = readers[version](file)
-    if dtype.hasobject or (is_fortran and len(shape) > 1):
-        raise ValueError(f"holds an array of {dtype}, in an order or of objects that are not read")
+    try:
+        shape, _, found = READERS[npy.read_magic(file)](file)
+    except Exception as error:  # NumPy's parser raises whatever the header leads it to
+        raise ValueError("has no header of a NumPy array") from error
+    if found != dtype or len(shape) != 1:
+        raise ValueError(f"is an array {found} {list(shape)}, not {dtype} [N]")
     start, length = file.tell(), math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or start + length != len(data):
+    if shape[0] < 0 or start + length != len(data):
         raise ValueError(f"has {len(data)} bytes, where {start} + {length} make an array {dtype} {list(shape)}")
     return np.ndarray(shape, dtype, buffer=data.data, offset=start)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+CODECS = ("jpeg", "png")
+
 
 @dataclass(frozen=True)
 class PackSettings:
@@ -50,5 +52,7 @@ class PackSettings:
         for name, default in vars(cls()).items():
             allowed = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(values.get(name, default), allowed):
-                raise ValueError(f"the setting {name} is {str(values[name])[:80]!r}")
+                raise ValueError(f"the setting {name} is {repr(values[name])[:80]}")
+        if values.get("codec", cls.codec) not in CODECS:
+            raise ValueError(f"the setting codec is {values['codec'][:80]!r}, and not one of {', '.join(CODECS)}")
         return cls(**values)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import CACHE_BYTES
+from usucl_fast.files import CACHE_BYTES, read_small
 from usucl_fast.shards.frame_labels import FRAME_LABELS, FrameLabels
-from usucl_fast.shards.manifest import MANIFEST, FileRecord, Manifest, ShardRecord
+from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, FileRecord, Manifest, ShardRecord
 from usucl_fast.shards.npy import read_npy
 from usucl_fast.shards.table import FRAMES, ROW, FrameTable
 from usucl_fast.shards.videos import VIDEOS, VideoTable
 
+TABLE_BYTES = 1 << 32
+"""More is no table of videos or labels of ours: that of ten million videos is smaller. It is read into memory."""
 Maps = Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]]
 
 
@@ -68,7 +71,6 @@ class ShardStore:
         self.table = table
         self.name = shards.name
         self.folder = shards.folder
-        self._lengths = np.array([record.bytes for record in manifest.shards], np.uint64)
         digest = hashlib.sha256("".join(record.sha256 for record in manifest.shards).encode())
         for column in (table.videos.id, table.videos.group, table.videos.split):
             for array in column.arrays().values():
@@ -104,24 +106,11 @@ class ShardStore:
             StoppedError: a shard would have to be waited for, and `close` was called.
         """
         rows = self.table.rows[frame_ids.ravel()]
-        self._check(frame_ids, rows)
         starts, ends, shards = rows["offset"], rows["offset"] + rows["length"], rows["shard"].tolist()
         maps = self._shards.maps(shards)
         return [
             maps[shard][start:end] for shard, start, end in zip(shards, starts.tolist(), ends.tolist(), strict=True)
         ]
-
-    def _check(self, frame_ids: NDArray[np.int64], rows: NDArray[np.void]) -> None:
-        """Raises DataError where a row points out of its shard."""
-        lengths = self._lengths[np.minimum(rows["shard"], len(self._lengths) - 1)]
-        inside = (rows["shard"] < len(self._lengths)) & (rows["length"] <= lengths)
-        inside &= rows["offset"] <= lengths - np.minimum(rows["length"], lengths)
-        if not inside.all():
-            number = int(frame_ids.ravel()[np.argmin(inside)])
-            raise DataError(
-                f"{self.name}: {FRAMES} is damaged, for frame {number} would lie outside its shard;"
-                " pack the videos again"
-            )
 
 
 class LocalShards:
@@ -190,7 +179,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(f"SHARDS {folder} is not a shard folder (it has no {MANIFEST}); make one with usucl-shard")
-    return Manifest.read(path.read_bytes(), str(folder))
+    return Manifest.read(read_small(path, MANIFEST_BYTES), str(folder))
 
 
 def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord], NDArray[np.uint8]]) -> FrameTable:
@@ -200,25 +189,33 @@ def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord],
             raise DataError(f"SHARDS {place}: {MANIFEST} does not name {name}; pack the videos again")
 
     def read(name: str) -> bytes:
-        stored = get(name, manifest.files[name]).tobytes()
-        if hashlib.sha256(stored).hexdigest() != manifest.files[name].sha256:
+        if manifest.files[name].bytes > TABLE_BYTES:
+            raise DataError(f"SHARDS {place}: {MANIFEST} says that {name} has more than {TABLE_BYTES} bytes")
+        stored = get(name, manifest.files[name])
+        if hashlib.sha256(stored.data).hexdigest() != manifest.files[name].sha256:
             raise DataError(f"{place}/{name} was changed since it was written; restore it, or pack the videos again")
-        return stored
+        return stored.tobytes()
 
     videos = VideoTable.read(read(VIDEOS), f"{place}/{VIDEOS}")
+    frames = int(videos.frames.sum(dtype=np.int64))
     try:
-        rows = read_npy(get(FRAMES, manifest.files[FRAMES]))
+        rows = read_npy(get(FRAMES, manifest.files[FRAMES]), ROW)
+        if len(rows) != frames or not frames:
+            raise ValueError(f"{len(rows)} rows for the {frames} frames in {VIDEOS}")
+        table = FrameTable(rows, videos)
+        table.check(np.array([shard.bytes for shard in manifest.shards], np.int64))
     except ValueError as error:
         raise DataError(f"{place}/{FRAMES} is damaged ({error}); restore it, or pack the videos again") from error
-    frames = int(videos.frames.sum(dtype=np.int64))
-    if rows.dtype != ROW or rows.shape != (frames,) or not frames:
+    found = {"videos": len(videos), "frames": frames, "bytes": sum(shard.bytes for shard in manifest.shards)}
+    if manifest.totals != found or sum(shard.frames for shard in manifest.shards) != frames:
         raise DataError(
-            f"{place}/{FRAMES} has {len(rows)} rows for the {frames} frames in {VIDEOS}; pack the videos again"
+            f"SHARDS {place}: {MANIFEST} is damaged (totals is {manifest.totals}, where {found} are); restore it, or"
+            " pack the videos again"
         )
-    labels = None
-    if FRAME_LABELS in manifest.files:
-        labels = FrameLabels.read(read(FRAME_LABELS), f"{place}/{FRAME_LABELS}", frames, len(videos))
-    return FrameTable(rows, videos, labels)
+    if FRAME_LABELS not in manifest.files:
+        return table
+    labels = FrameLabels.read(read(FRAME_LABELS), f"{place}/{FRAME_LABELS}", frames, len(videos))
+    return replace(table, labels=labels)
 
 
 def _map(path: Path, length: int) -> NDArray[np.uint8]:
@@ -228,6 +225,8 @@ def _map(path: Path, length: int) -> NDArray[np.uint8]:
         DataError: it cannot be read, or has another length.
     """
     try:
+        if path.exists() and not path.is_file():  # of a pipe, even the opening would wait
+            raise ValueError("it is no file")
         data = np.memmap(path, np.uint8, mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); restore it or pack the videos again") from error

@@ -36,6 +36,9 @@ FRAMES = "frames.npy"
 MEMBER_SUFFIX = {"jpeg": "jpg", "png": "png"}
 """File name extension of the frames, by codec."""
 
+CHECKED_ROWS = 1 << 20
+"""Rows that are looked at together when a table is opened: it may be larger than memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class FrameTable:
@@ -52,6 +55,35 @@ class FrameTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def check(self, shard_bytes: NDArray[np.int64]) -> None:
+        """Looks at every row once, so that nobody who reads a frame has to.
+
+        shard_bytes: `[shards]`, the length of each tar.
+
+        Raises:
+            ValueError: a row is of another video or frame than its place says, points out of its shard, or has no
+                finite time.
+        """
+        if not len(shard_bytes):
+            raise ValueError("there is no shard")
+        for start in range(0, len(self), CHECKED_ROWS):
+            rows = self.rows[start : start + CHECKED_ROWS]
+            frame_ids = np.arange(start, start + len(rows))
+            video = np.searchsorted(self.first_row, frame_ids, side="right") - 1
+            lengths = shard_bytes[np.minimum(rows["shard"], len(shard_bytes) - 1)].astype(np.uint64)
+            is_right = {
+                "video": rows["video"] == video,
+                "frame": rows["frame"] == frame_ids - self.first_row[video],
+                "time": np.isfinite(rows["time"]),
+                "shard": rows["shard"] < len(shard_bytes),
+                "length": (rows["length"] > 0) & (rows["length"] <= lengths),
+                "offset": rows["offset"] <= lengths - np.minimum(rows["length"], lengths),
+            }
+            for field, right in is_right.items():
+                if not right.all():
+                    place = int(np.argmin(right))
+                    raise ValueError(f"{field} of frame {start + place} is {rows[field][place]}")
 
     @cached_property
     def first_row(self) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ def verify(folder: Path) -> list[str]:
         return [str(error)]
     faults = []
     for name, file in manifest.files.items():
-        faults += _verify_file(folder / name, file.sha256)
+        faults += _verify_file(folder / name, file.sha256, file.bytes)
     try:
         store = open_shards(folder)
     except DataError as error:  # without the tables nothing more can be told of the tars
@@ -46,10 +46,13 @@ def verify(folder: Path) -> list[str]:
     return faults
 
 
-def _verify_file(path: Path, checksum: str) -> list[str]:
+def _verify_file(path: Path, checksum: str, length: int | None = None) -> list[str]:
     try:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == checksum:
-            return []
+        if path.exists() and not path.is_file():  # of a pipe, even the opening would wait
+            return [f"{path}: it is no file"]
+        with path.open("rb") as file:
+            if length in (None, path.stat().st_size) and hashlib.file_digest(file, "sha256").hexdigest() == checksum:
+                return []
     except OSError as error:
         return [f"{path}: {error.strerror}"]
     return [f"{path}: changed since it was written"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.shards.columns import Texts, read_columns, read_numbers, read_texts, write_columns
+from usucl_fast.shards.members import ID_LETTERS, LONGEST_ID
 
 VIDEOS = "videos.npz"
 
@@ -122,6 +123,11 @@ def _check(columns: dict[str, Any]) -> None:
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise ValueError(f"its columns have {sorted(lengths)} entries")
+    for name in ("id", "group", "label", "split"):
+        if not columns[name].is_distinct:
+            raise ValueError(f"{name} has one text twice")
+    if not columns["id"].consists_of(ID_LETTERS, LONGEST_ID) or len(np.unique(columns["id"].codes)) < lengths.pop():
+        raise ValueError(f"an id is not of 1 to {LONGEST_ID} letters of {ID_LETTERS}, or of two videos")
     for side in ("height", "width"):
         if not ((columns[side] >= SIDES[0]) & (columns[side] < SIDES[1])).all():
             raise ValueError(f"a {side} is not from {SIDES[0]} to {SIDES[1] - 1} pixels")
@@ -130,4 +136,4 @@ def _check(columns: dict[str, Any]) -> None:
     if not (columns["frame_rate"] >= 0).all() or np.isinf(columns["frame_rate"]).any():
         raise ValueError("a frame_rate is no finite number from 0")
     if not set(columns["color"].different) <= {"grey", "rgb"}:
-        raise ValueError(f"a color is neither grey nor rgb: {sorted(columns['color'].different)}")
+        raise ValueError("a color is neither grey nor rgb")
