@@ -1,6 +1,7 @@
 """Writing files whole or not at all; room for those that can be fetched again."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -58,16 +59,28 @@ def check_folder_out(out: Path, what: str, entries: Iterable[str], last: str, ov
         raise UsageError(f"--out {out} holds {what}; name another folder or add --overwrite")
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file to read.
+
+    Raises:
+        OSError: it is not there, or no plain file: of a pipe, even the opening would wait.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    return path.open("rb")
+
+
 def read_small(path: Path, most_bytes: int) -> bytes:
     """The bytes of a file, of which there are at most so many.
 
     Raises:
-        DataError: it is no file, or larger.
+        DataError: it cannot be read, or is larger.
     """
-    if not path.is_file():  # of a pipe, even the opening would wait
-        raise DataError(f"{path} is {'no file' if path.exists() else 'not there'}")
-    with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
+    try:
+        with open_file(path) as file:
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
     if len(content) > most_bytes:
         raise DataError(f"{path} has more than {most_bytes} bytes, which no file of ours has under that name")
     return content
@@ -77,7 +90,7 @@ def read_json(path: Path) -> Any:
     """What `write_json` wrote.
 
     Raises:
-        DataError: it is not there, no JSON, or larger than `JSON_BYTES`.
+        DataError: it cannot be read, is no JSON, or larger than `JSON_BYTES`.
     """
     try:
         return json.loads(read_small(path, JSON_BYTES))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import CACHE_BYTES, read_small
+from usucl_fast.files import CACHE_BYTES, open_file, read_small
 from usucl_fast.shards.frame_labels import FRAME_LABELS, FrameLabels
 from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, FileRecord, Manifest, ShardRecord
 from usucl_fast.shards.npy import read_npy
@@ -225,9 +225,8 @@ def _map(path: Path, length: int) -> NDArray[np.uint8]:
         DataError: it cannot be read, or has another length.
     """
     try:
-        if path.exists() and not path.is_file():  # of a pipe, even the opening would wait
-            raise ValueError("it is no file")
-        data = np.memmap(path, np.uint8, mode="r")
+        with open_file(path) as file:
+            data = np.memmap(file, np.uint8, mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); restore it or pack the videos again") from error
     if len(data) != length:

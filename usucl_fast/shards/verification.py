@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from usucl_fast.errors import DataError
+from usucl_fast.files import open_file
 from usucl_fast.progress import Progress
 from usucl_fast.shards.manifest import ShardRecord
 from usucl_fast.shards.members import BLOCK, MemberHeader
@@ -48,9 +49,7 @@ def verify(folder: Path) -> list[str]:
 
 def _verify_file(path: Path, checksum: str, length: int | None = None) -> list[str]:
     try:
-        if path.exists() and not path.is_file():  # of a pipe, even the opening would wait
-            return [f"{path}: it is no file"]
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if length in (None, path.stat().st_size) and hashlib.file_digest(file, "sha256").hexdigest() == checksum:
                 return []
     except OSError as error:
@@ -62,7 +61,7 @@ def _verify_shard(store: ShardStore, number: int, shard: ShardRecord, suffix: st
     path = store.shard_path(number)
     faults = _verify_file(path.with_suffix(".idx"), shard.index_sha256)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         return [*faults, f"{path}: cannot be read ({error})"]
