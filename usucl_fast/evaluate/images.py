@@ -96,11 +96,15 @@ def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, "torch.T
         UsageError: lists are missing.
         DataError: the lists contradict themselves or each other, or images do not exist or do not decode.
     """
-    folds = max((fold for fold in map(_fold_of, folder.glob("*_*.txt")) if fold is not None), default=0) + 1
-    lists = [[folder / f"{part}_{fold}.txt" for part in ("train", "val")] for fold in range(max(folds, 2))]
-    for file in (file for pair in lists for file in pair):
-        if not file.is_file():
-            raise UsageError(f"{folder} has no {file.name}; every fold from 0 on needs its train and val list, two do")
+    found = {fold for fold in map(_fold_of, folder.glob("*_*.txt")) if fold is not None}
+    lists = []
+    for fold in range(max({1, *found}) + 1):
+        lists.append([folder / f"{part}_{fold}.txt" for part in ("train", "val")])
+        for file in lists[-1]:
+            if not file.is_file():
+                raise UsageError(
+                    f"{folder} has no {file.name}; every fold from 0 on needs its train and val list, two do"
+                )
     label_of: dict[str, int] = {}
     named: list[list[list[str]]] = []
     for pair in lists:

@@ -21,6 +21,8 @@ from usucl_fast.learn.run_folder import RunFolder
 
 ENVELOPES = ("state_dict_ema", "state_dict", NETWORK, "model")
 """Keys under which checkpoints keep the weights, one within another too; averaged ones first, as timm does."""
+DEEPEST = 16
+"""More envelopes within each other are no checkpoint: one that holds itself has no end."""
 COMPILED = "_orig_mod."
 """What torch.compile puts before the names of whatever it wraps."""
 
@@ -83,7 +85,9 @@ def read_backbone(source: str | Path, arch: str) -> dict[str, Tensor]:
 
 def unwrap(state: Any) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, out of its `ENVELOPES`; none where it is not made of tensors."""
-    while isinstance(state, Mapping):
+    for _ in range(DEEPEST):
+        if not isinstance(state, Mapping):
+            break
         inner = next((state[key] for key in ENVELOPES if isinstance(state.get(key), Mapping)), None)
         if inner is None:
             tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}

@@ -64,6 +64,13 @@ class Cache:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(f"--cache {folder} may not be written to; name another folder")
 
+    def check_room(self, place: str, length: int) -> None:
+        """Raises UsageError where the file at `place` would not fit."""
+        if length > self.limit:
+            raise UsageError(
+                f"--cache-gb {self.limit / 1e9:g} is less than the {length / 1e9:.3g} GB of {place}; give more"
+            )
+
     def holds(self, sha256: str) -> bool:
         """Whether the file is here; it then counts as used just now."""
         try:
@@ -79,10 +86,12 @@ class Cache:
             SHA-256.
 
         Raises:
+            UsageError: it is larger than the cache.
             DataError, StoppedError: as `RemoteFolder.download`.
         """
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise DataError(f"{remote.place(name)}: {sha256!r} in the manifest is no SHA-256; pack the videos again")
+        self.check_room(remote.place(name), length or 0)
         check = check_bytes(sha256, length)
         here = _has_length(length) if length is not None else check
         if (data := self._open(sha256, here)) is not None:

@@ -6,6 +6,7 @@ anew a few times. No message holds what a URL may keep secret: user, password an
 
 import errno
 import hashlib
+import http
 import re
 import threading
 import time
@@ -18,14 +19,17 @@ import fsspec
 import fsspec.config
 from fsspec.callbacks import Callback
 
-from usucl_fast.errors import DataError, StoppedError, UsageError, UsuclError
+from usucl_fast.errors import DataError, StoppedError, UsageError, UsuclError, first_line, printable
 
 ATTEMPTS = 4
 BACKOFF_SECONDS = 1.0
 """Wait before the second attempt; it doubles before each further one."""
 STALL_SECONDS = 20.0
-"""An attempt is given up when no byte has come for this long."""
+STALL_BYTES = 1 << 12
+"""An attempt is given up when fewer bytes than these have come in that time: a drop now and then would never end."""
 POLL_SECONDS = 0.1
+LONGEST_WORDS = 200
+"""Letters of a library's own words that a message shows."""
 Check = Callable[[Path], str]
 """What is wrong with a file that has come, in words; empty, if nothing is."""
 
@@ -109,15 +113,15 @@ class RemoteFolder:
 
         threading.Thread(target=work, name="usucl-download", daemon=True).start()
         try:
-            came, last = (0, 0), time.monotonic()
+            came, last = 0, time.monotonic()
             while not wait([outcome], timeout=POLL_SECONDS).done:
                 self.stop_if_closed(name)
-                now = (progress.value, to.stat().st_size if to.exists() else 0)
-                if now != came:
+                now = max(progress.value, to.stat().st_size if to.exists() else 0)
+                if now - came >= STALL_BYTES:
                     came, last = now, time.monotonic()
                     alive.touch()
                 elif time.monotonic() - last > STALL_SECONDS:
-                    raise TimeoutError(f"no byte came for {STALL_SECONDS:g} s")
+                    raise TimeoutError(f"only {now - came} bytes came in {STALL_SECONDS:g} s")
             outcome.result()
         finally:
             progress.given_up = True
@@ -188,7 +192,9 @@ def _options(scheme: str) -> dict[str, Any]:
     # Its own limit is five minutes for a whole file, however well it comes. This one frees what an attempt that was
     # given up still holds.
     timeout = aiohttp.ClientTimeout(total=None, sock_read=2 * STALL_SECONDS)
-    return {"client_kwargs": {"timeout": timeout, **configured}}
+    # A page that is compressed would grow without limit while it is unpacked: bytes are taken as they come.
+    plain = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}
+    return {"client_kwargs": {"timeout": timeout, **plain, **configured}}
 
 
 def check_bytes(sha256: str, length: int | None = None) -> Check:
@@ -212,6 +218,9 @@ def shown(url: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    """An error's first line, as it may be shown."""
-    lines = shown(str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """What has failed, as it may be shown: nothing that a server has said but the number of its answer."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        known = status in set(http.HTTPStatus)
+        return f"the server answers {status}{f' {http.HTTPStatus(status).phrase}' if known else ''}"
+    return printable(shown(first_line(error)))[:LONGEST_WORDS]

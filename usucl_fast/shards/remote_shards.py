@@ -46,11 +46,7 @@ class RemoteShards:
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._ahead: Iterator[int] | None = None
         for record in records:
-            if record.bytes > cache.limit:
-                raise UsageError(
-                    f"--cache-gb {cache.limit / 1e9:g} is less than the {record.bytes / 1e9:.3g} GB of the shard"
-                    f" {remote.place(record.name)}; give more"
-                )
+            cache.check_room(remote.place(record.name), record.bytes)
         _OPEN.add(self)
 
     def place(self, shard: int) -> str:
