@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,7 @@ def check_folder_out(out: Path, what: str, entries: Iterable[str], last: str, ov
         raise UsageError(f"--out {out} holds {what}; name another folder or add --overwrite")
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Opens a file to read.
 
     Raises:

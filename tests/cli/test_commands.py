@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.helpers import SAMPLE
-from tests.helpers.commands import refused, tree, usucl_shard, usucl_train
+from tests.helpers.commands import refused, tree, usucl_bench, usucl_eval, usucl_shard, usucl_train
 from tests.helpers.forged import change_videos
 from tests.helpers.processes import warm_processes
 from tests.helpers.training import curve, tiny_options
@@ -552,3 +552,30 @@ def test_a_bad_toml_file_is_refused(tmp_path: Path, text: str, words: list[str])
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: list[str], words: list[str]) -> None:
     refused(usucl_train(SAMPLE, "--out", tmp_path / "run", *options), *words)
     assert not (tmp_path / "run").exists()
+
+
+HOSTILE = "evil\x1b]0;owned\x07\x9b2J\u202e\r"
+"""What a terminal obeys, in a name: ESC, a C1 control, an override of the direction, a return."""
+
+
+def tame(*texts: str) -> None:
+    """Each has the name, and a terminal finds nothing to obey in it."""
+    for text in texts:
+        assert "evil" in text
+        assert all(line.isprintable() for line in text.split("\n")), text
+
+
+def test_names_that_a_terminal_would_obey_are_escaped(two_videos: Path, tmp_path: Path) -> None:
+    videos, out = tmp_path / HOSTILE, tmp_path / f"{HOSTILE}\n.out"
+    shutil.copytree(two_videos, videos)
+    next(iter(videos.iterdir())).rename(videos / f"{HOSTILE}.mp4")
+    (videos / f"{HOSTILE}-broken.mp4").write_bytes(b"?")
+    packed = usucl_shard(videos, out, "--size", 32, "--workers", 1)
+    assert packed.exit_code == 1, packed.output
+    tame(packed.stdout, packed.stderr)
+    tame(
+        usucl_shard("list", out).stdout, usucl_shard("verify", out).stdout, usucl_shard(videos, out, "--fps", 2).stderr
+    )
+    tame(usucl_shard("list", videos).stderr, usucl_shard("list", videos, "--debug").stderr)
+    tame(usucl_shard("list", out, f"--{HOSTILE}").stderr, usucl_train(out, "--out", out, "--size", 32).stderr)
+    tame(usucl_eval("random", out, "--out", out).stderr, usucl_bench("feed", videos).stderr)

@@ -319,3 +319,10 @@ def test_a_missing_or_damaged_pickle_is_refused(tmp_path: Path) -> None:
     third.unlink()
     with pytest.raises(UsageError, match=r"has no covid_data3\.pkl"):
         read_covid_pickles(tmp_path, 4, 1)
+
+
+def test_a_fold_with_a_number_of_a_billion_takes_no_time(tmp_path: Path) -> None:
+    root = write_gbcu(tmp_path, {})
+    (root / f"val_{10**18}.txt").write_text("")
+    with pytest.raises(UsageError, match=r"has no train_\d\.txt"):
+        read_gbcu(root, 8, 1)

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from usucl_fast.evaluate.metrics import summarise
-from usucl_fast.evaluate.page import write_page
+from usucl_fast.evaluate.page import paragraph, table_html, write_html, write_page
+from usucl_fast.evaluate.plots import plot_text
 from usucl_fast.evaluate.samples import Predictions, Samples
 from usucl_fast.evaluate.table import show
 
@@ -147,3 +149,19 @@ def test_figures_are_shown_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None
     last = "mean ± std over 2 repeats of 2 folds by group; 95 % interval over the 5 groups drawn anew; chance is 0.333"
     assert shown.splitlines()[-1] == last
     assert "\x1b" not in shown
+
+
+def test_hostile_names_stay_text_on_pages_and_terminals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "<script>[/]$x_$\x1b[2J\n\u202e"
+    write_html(tmp_path / "page.html", name, [table_html((name,), [(name, name)]), paragraph(name)])
+    page = (tmp_path / "page.html").read_text()
+    assert "<script>" not in page
+    assert not {"\x1b", "\u202e"} & set(page)
+    assert page.count(r"&lt;script&gt;[/]$x_$\x1b[2J\n\u202e") == 6
+    show({"model": name, "protocol": "knn", "classes": [name], "recall": {name: figure(0.5)}})
+    shown = capsys.readouterr().out
+    assert "<script>" in shown
+    assert all(line.isprintable() for line in shown.splitlines())
+    plot = Figure()
+    plot.suptitle(plot_text(name))
+    plot.savefig(tmp_path / "plot.png")

@@ -335,3 +335,12 @@ def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UsageError, match=r"--arch timm/resnet18 needs timm, .*: pip install 'usucl-fast\[timm\]'"):
         make_backbone("timm/resnet18")
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    """Whoever looks for weights within it never comes to an end."""
+    state: dict[str, Any] = {}
+    state["model"] = state
+    torch.save(state, tmp_path / "endless.pth")
+    with pytest.raises(UsageError, match="it holds no tensors by name"):
+        read_backbone(tmp_path / "endless.pth", "resnet18")

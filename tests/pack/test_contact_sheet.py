@@ -60,3 +60,9 @@ def test_a_marked_caption_has_the_colour_of_outlines(tmp_path: Path) -> None:
 def test_no_pairs_no_sheet(tmp_path: Path) -> None:
     write_sheets(tmp_path, [])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_of_two_lines_is_drawn_in_one(tmp_path: Path) -> None:
+    pair = thumbnail_pair(stripes(), stripes(), SECTOR)
+    write_sheets(tmp_path, [("two\nlines\x1b[2J\u202e", False, pair)])
+    assert (tmp_path / "sectors-000.png").exists()

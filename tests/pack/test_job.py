@@ -2,22 +2,25 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.helpers.forged import reseal
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.pack import find_sources, job, pack
+from usucl_fast.pack import find_sources, job, pack, writer
 from usucl_fast.pack.writer import ShardWriter
-from usucl_fast.shards import Manifest, PackSettings, open_shards
+from usucl_fast.shards import Manifest, PackSettings, open_shards, read_manifest
 
 SETTINGS = PackSettings(size=48, shard_mb=1)
 
@@ -219,3 +222,72 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_video_only(tmp_path: Path) ->
         os.close(writer)
     assert summary["videos"] == 1
     assert summary["quarantined"] == [{"source": "hangs.mp4", "reason": "gives no picture for 1 s (--time-limit)"}]
+
+
+@pytest.fixture
+def added_to(some: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Sources of which one is not in the shards yet, the shards, and a file beside them that is nobody's."""
+    sources, out, victim = tmp_path / "sources", tmp_path / "out", tmp_path / "victim.txt"
+    sources.mkdir()
+    shutil.copy(some / "0.avi", sources)
+    pack_folder(sources, out)
+    shutil.copy(some / "1.avi", sources)
+    victim.write_text("precious")
+    return sources, out, victim
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "{victim}", "usucl-000001.tar", "usucl-000000.idx"])
+def test_a_manifest_deletes_nothing(added_to: tuple[Path, Path, Path], name: str) -> None:
+    sources, out, victim = added_to
+    (record,) = read_manifest(out).shards
+    reseal(out, shards=(replace(record, name=name.format(victim=victim)),))
+    before = content(out)
+    with pytest.raises(DataError, match=r"manifest.json is damaged \(name is"):
+        pack_folder(sources, out)
+    assert victim.read_text() == "precious"
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b'{"videos": "many"}', b"[" * 100_000])
+@pytest.mark.parametrize("name", ["summary.json", "sectors.json"])
+def test_a_damaged_file_of_an_earlier_packing_is_named(
+    added_to: tuple[Path, Path, Path], name: str, content: bytes
+) -> None:
+    sources, out, _ = added_to
+    if name == "summary.json":  # told again where nothing is new
+        (sources / "1.avi").unlink()
+    elif content.endswith(b"}"):
+        pytest.skip("it is an object, and more is not known of it")
+    (out / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        pack_folder(sources, out)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"name": "../x"}', b'{"name": "usucl-000000.tar", "frames": -1}'])
+def test_a_damaged_receipt_is_named(
+    some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    def damage(path: Path, value: Any) -> None:
+        path.write_bytes(content)
+
+    monkeypatch.setattr(writer, "write_json", damage)
+    with pytest.raises(DataError, match=r"usucl-000000.receipt is damaged .* remove .* run the same command again"):
+        pack_folder(some, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_job_is_begun_anew(
+    some: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    out, partial = tmp_path / "out", tmp_path / ".out.usucl-partial"
+    partial.mkdir()
+    (partial / "job.json").write_bytes(content)
+    (partial / "notes.txt").write_text("precious")
+    with pytest.raises(UsageError, match="add --overwrite to begin anew"):
+        pack_folder(some, out)
+    with pytest.raises(UsageError, match="holds other files"):
+        pack_folder(some, out, overwrite=True)
+    assert (partial / "notes.txt").read_text() == "precious"
+    (partial / "notes.txt").unlink()
+    pack_folder(some, out, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "summary.json"} == whole

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,10 +52,14 @@ class Command(click.Command):
 def _one_line(ctx: click.Context) -> Iterator[None]:
     try:
         yield
+    except click.UsageError as error:  # click prints it, with names that it was given
+        raise click.UsageError(printable(error.format_message()), error.ctx) from error
     except (UsuclError, OSError) as error:  # disk full, no permission, vanished: the system's own line says it best
         if ctx.meta.get(DEBUG):
-            raise
-        say(f"{ctx.command_path}: {error}", err=True)
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                say(line, err=True)
+        else:
+            say(f"{ctx.command_path}: {error}", err=True)
         ctx.exit(error.exit_code if isinstance(error, UsuclError) else 1)
 
 

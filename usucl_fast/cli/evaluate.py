@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from usucl_fast import __version__, evaluate, feed
-from usucl_fast.cli.command import Command, DefaultGroup, gather
+from usucl_fast.cli.command import Command, DefaultGroup, gather, say
 from usucl_fast.cli.device import device_option
 from usucl_fast.cli.shards import shards_argument
 from usucl_fast.errors import UsageError
@@ -103,8 +103,9 @@ def run(model: str, shards: str, out: Path, overwrite: bool, config: evaluate.Ev
         folder = outs[evaluation.protocol]
         evaluate.write_evaluation(folder, evaluation)
         evaluate.show(evaluation.summary)
-        click.echo("".join(f"{note}\n" for note in evaluation.summary["notes"]), err=True, nl=False)
-        click.echo(f"See {folder / 'page.html'}")
+        for note in evaluation.summary["notes"]:
+            say(note, err=True)
+        say(f"See {folder / 'page.html'}")
 
 
 @main.command("compare", cls=Command)
@@ -127,7 +128,7 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
     comparison = evaluate.compare(arms, baseline, seed)
     evaluate.write_comparison(out, comparison)
     evaluate.show_comparison(comparison)
-    click.echo(f"See {out / 'page.html'}")
+    say(f"See {out / 'page.html'}")
 
 
 @main.command("embed", cls=Command)

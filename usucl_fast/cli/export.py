@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from usucl_fast import learn
-from usucl_fast.cli.command import Command
+from usucl_fast.cli.command import Command, say
 
 
 @click.command(cls=Command)
@@ -32,4 +32,4 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
       usucl-train export my-run --format us_ucl --out my-run.pth
     """
     words = learn.export(run, format, out, overwrite)
-    click.echo(f"{out}: {words}; {out.stat().st_size / 1e6:.1f} MB")
+    say(f"{out}: {words}; {out.stat().st_size / 1e6:.1f} MB")

@@ -14,7 +14,7 @@ import click
 
 from usucl_fast import __version__, feed, learn
 from usucl_fast.cli.charts import curriculum_text, sparkline
-from usucl_fast.cli.command import Command, DefaultGroup
+from usucl_fast.cli.command import Command, DefaultGroup, say
 from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
 from usucl_fast.cli.shards import open_given, shards_argument
@@ -209,13 +209,13 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
     begin = {"resume": options["resume"], "overwrite": options["overwrite"]}
     if _first():  # before torch, which takes seconds to import
         run_folder.check(config, store.fingerprint, **begin)
-        click.echo(learn.describe_split(config.split, store.table))
+        say(learn.describe_split(config.split, store.table))
         for doubt in config.doubts():
-            click.echo(doubt, err=True)
+            say(doubt, err=True)
     loader = _find_loader(store, config, options)
     with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
         if device.type == "cpu" and ranks.count == 1 and (note := crowded()):
-            click.echo(note, err=True)
+            say(note, err=True)
         execution = learn.Execution(
             loader=loader,
             device=device,
@@ -256,7 +256,7 @@ def _find_loader(store: "ShardStore", config: learn.Method, options: dict[str, A
     name = "dali" if options["dali"] else options["loader"] or "auto"
     if name == "auto":
         name, why = feed.choose_loader(store, config.channels, _resident_bytes(options), options["resident_file"])
-        click.echo(f"--loader {name}: {why}")
+        say(f"--loader {name}: {why}")
     return str(name)
 
 
@@ -266,14 +266,14 @@ def _resident_bytes(options: dict[str, Any]) -> int:
 
 def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: dict[str, Any]) -> None:
     losses = [line["loss"] for line in run_folder.read_metrics()]
-    click.echo(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
-    click.echo(
+    say(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    say(
         f"{run_folder.path}: step {summary['steps']} of {summary['of']}, {summary['frames_per_second']:,.0f} frames/s,"
         f" {summary['data_wait']:.1%} of the time waiting for data,"
         f" effective rank of the embeddings {summary['effective_rank']:.1f}"
     )
     if summary["steps"] < summary["of"]:
-        click.echo(f"stopped; go on with: usucl-train {store.name} --out {run_folder.path} --resume")
+        say(f"stopped; go on with: usucl-train {store.name} --out {run_folder.path} --resume")
 
 
 def _first() -> bool:

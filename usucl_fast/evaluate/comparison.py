@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
 
 from usucl_fast.errors import UsageError
@@ -16,7 +15,7 @@ from usucl_fast.evaluate.page import counts_text, paragraph, table_html, write_h
 from usucl_fast.evaluate.plots import plot_text
 from usucl_fast.evaluate.presence import Presence
 from usucl_fast.evaluate.samples import Predictions
-from usucl_fast.evaluate.table import TITLES, plain_console
+from usucl_fast.evaluate.table import TITLES, as_cell, plain_console
 from usucl_fast.evaluate.values import VALUE_SCORES
 from usucl_fast.files import write_json
 
@@ -131,14 +130,14 @@ def show_comparison(comparison: dict[str, Any]) -> None:
     to_reference = {pair["arm"]: pair for pair in comparison["differences"] if pair["other"] == reference}
     for score in dict.fromkeys(score for score, _ in comparison["columns"]):
         levels = [level for one, level in comparison["columns"] if one == score]
-        header = [text for level in levels for text in (f"by {level}", f"minus {escape(reference)}")]
+        header = [text for level in levels for text in (f"by {level}", f"minus {as_cell(reference)}")]
         table = Table("", *header, title=TITLES[score])
         for name in ranked:
             cells = []
             for level in levels:
                 cells.append(_score_text(comparison["arms"][name][level][score]))
                 cells.append(_difference_text(to_reference[name][level][score]) if name in to_reference else "")
-            table.add_row(escape(name), *cells)
+            table.add_row(as_cell(name), *cells)
         console.print(table)
     console.print(_design(comparison), markup=False)
 
@@ -148,7 +147,7 @@ def _pair_table(comparison: dict[str, Any], best: str, other: str) -> Table:
     one, base = (other, best) if comparison["baseline"] == best else (best, other)
     pair = next(pair for pair in comparison["differences"] if (pair["arm"], pair["other"]) == (one, base))
     arms = comparison["arms"]
-    table = Table("", escape(base), escape(one), f"{escape(one)} − {escape(base)}")
+    table = Table("", as_cell(base), as_cell(one), f"{as_cell(one)} − {as_cell(base)}")
     for score, level in comparison["columns"]:
         means = [arms[name][level][score]["mean"] for name in (base, one)]
         if None not in means:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from usucl_fast.errors import printable
 from usucl_fast.evaluate.metrics import at_level
 from usucl_fast.evaluate.plots import along_plot, confusion_plot, folds_plot, map_plot, roc_plot
 from usucl_fast.evaluate.samples import Predictions
@@ -82,19 +83,24 @@ def counts_text(counts: dict[str, Any]) -> str:
     return ", ".join(f"{counts[key]:,} {key}" for key in ("frames", "videos", "groups") if key in counts)
 
 
+def escape(text: str) -> str:
+    """A text in HTML as it is, with what would change the order or direction of what is shown escaped."""
+    return html.escape(printable(text))
+
+
 def write_plot(path: Path, figure: Figure, caption: str) -> str:
     """Writes a PNG, and returns the HTML that holds it."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     with write_whole(path) as file:
         file.write(picture.getvalue())
-    data, text = base64.b64encode(picture.getvalue()).decode(), html.escape(caption)
+    data, text = base64.b64encode(picture.getvalue()).decode(), escape(caption)
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}">\n<figcaption>{text}</figcaption></figure>'
 
 
 def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
     """Writes a page of its own: the title, which is escaped, above parts that are HTML."""
-    name = html.escape(title)
+    name = escape(title)
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f"<title>{name}</title><style>{STYLE}</style>"
     body = "\n".join([f"<h1>{name}</h1>", *parts])
@@ -104,13 +110,13 @@ def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
 
 def table_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts, which are escaped; the first cell of a row is its title."""
-    lines = ["".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)]
+    lines = ["".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)]
     for title, *cells in rows:
-        line = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-        lines.append(f'<th scope="row">{html.escape(title)}</th>{line}')
+        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        lines.append(f'<th scope="row">{escape(title)}</th>{line}')
     return '<div class="wide"><table>\n' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table></div>"
 
 
 def paragraph(text: str) -> str:
     """A paragraph of a text, which is escaped."""
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{escape(text)}</p>"

@@ -11,6 +11,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.preprocessing import StandardScaler
 
+from usucl_fast.errors import printable
 from usucl_fast.evaluate.samples import Predictions, Samples
 
 MAPPED = 2000
@@ -162,5 +163,5 @@ def _most_changing(samples: Samples, tested: NDArray[np.bool_]) -> list[int]:
 
 
 def plot_text(name: str) -> str:
-    """A name as matplotlib shows it as it is: neither as a formula nor hidden from legends."""
-    return ("\u2009" if name.startswith("_") else "") + name.replace("$", r"\$")
+    """A name as matplotlib shows it as it is: neither as a formula nor hidden from legends, and in one line."""
+    return ("\u2009" if name.startswith("_") else "") + printable(name).replace("$", r"\$")

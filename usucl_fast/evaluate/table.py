@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from usucl_fast.errors import printable
+
 TITLES = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
@@ -27,12 +29,17 @@ TITLES = {
 def show(summary: dict[str, Any]) -> None:
     """Prints the figures by frame and by video, and what they are the mean of."""
     title = " ".join(str(summary[key]) for key in ("model", "protocol") if key in summary)
-    table = Table("", "by frame", "by video", title=escape(title))
+    table = Table("", "by frame", "by video", title=as_cell(title))
     for row in figure_rows(summary):
-        table.add_row(*map(escape, row))
+        table.add_row(*map(as_cell, row))
     console = plain_console()
     console.print(table)
     console.print(design(summary), markup=False)
+
+
+def as_cell(text: str) -> str:
+    """A text as a table of rich prints it as it is: without markup, and with what a terminal would obey escaped."""
+    return escape(printable(text))
 
 
 def figure_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

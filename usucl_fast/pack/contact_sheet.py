@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from usucl_fast.errors import printable
 from usucl_fast.files import write_whole
 from usucl_fast.pack.sector import Sector
 
@@ -64,7 +65,9 @@ def _page(pairs: list[tuple[str, bool, NDArray[np.uint8]]]) -> Image.Image:
     for number, (caption, marked, pair) in enumerate(pairs):
         x, y = number % COLUMNS * across + GAP, number // COLUMNS * down + GAP
         page.paste(Image.fromarray(pair), (x, y))
-        text = caption.encode("latin-1", "replace").decode("latin-1")  # all that every build of Pillow can draw
+        text = (
+            printable(caption).encode("latin-1", "replace").decode("latin-1")
+        )  # all that every build of Pillow can draw
         while font.getlength(text) > across - 2 * GAP:
             text = ".." + text[3:]  # names differ at their ends
         draw.text((x, y + HEIGHT), text, fill=OUTLINE if marked else (220, 220, 220), font=font)

@@ -193,8 +193,8 @@ def _options(scheme: str) -> dict[str, Any]:
     # given up still holds.
     timeout = aiohttp.ClientTimeout(total=None, sock_read=2 * STALL_SECONDS)
     # A page that is compressed would grow without limit while it is unpacked: bytes are taken as they come.
-    plain = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}
-    return {"client_kwargs": {"timeout": timeout, **plain, **configured}}
+    headers = {"Accept-Encoding": "identity", **configured.get("headers", {})}
+    return {"client_kwargs": {"timeout": timeout, "auto_decompress": False, **configured, "headers": headers}}
 
 
 def check_bytes(sha256: str, length: int | None = None) -> Check:
