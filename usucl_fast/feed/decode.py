@@ -20,22 +20,36 @@ def decode_frame(store: ShardStore, frame_id: int, data: np.ndarray, channels: i
     """
     try:
         if bytes(data[:4]) == PNG:
-            image = Image.open(io.BytesIO(data.tobytes())).convert("L" if channels == 1 else "RGB")
+            image = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"]).convert("L" if channels == 1 else "RGB")
             pixels: np.ndarray = np.array(image).reshape(image.height, image.width, channels)
         else:
             pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
     except (ValueError, OSError, SyntaxError) as error:  # SyntaxError is Pillow's for a broken PNG
-        raise DecodeError(f"{frame_place(store, frame_id)} does not decode ({error}); pack the videos again") from error
-    expected = store.table.size[store.table.rows[frame_id]["video"]]
-    if pixels.shape[:2] != tuple(expected):
-        raise DecodeError(
-            f"{frame_place(store, frame_id)} is {pixels.shape[0]} x {pixels.shape[1]} pixels where the manifest says"
-            f" {expected[0]} x {expected[1]}; pack the videos again"
-        )
+        raise DecodeError(f"{store.frame_place(frame_id)} does not decode ({error}); pack the videos again") from error
+    _check_size(store, frame_id, pixels.shape[0], pixels.shape[1])
     return pixels
 
 
-def frame_place(store: ShardStore, frame_id: int) -> str:
-    """Where a frame lies, for messages: shard file, member, frame id."""
-    shard = store.place(int(store.table.rows[frame_id]["shard"]))
-    return f"frame {store.table.name_of(frame_id)} (id {frame_id}) in {shard}"
+def check_header(store: ShardStore, frame_id: int, data: np.ndarray) -> None:
+    """What `decode_frame` refuses, as far as the first bytes tell, for a decoder that takes whatever is there.
+
+    Raises:
+        DecodeError: it is neither JPEG nor PNG, or has another size than its video.
+    """
+    try:
+        if bytes(data[:4]) == PNG:
+            width, height = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"]).size
+        else:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, OSError, SyntaxError) as error:
+        raise DecodeError(f"{store.frame_place(frame_id)} does not decode ({error}); pack the videos again") from error
+    _check_size(store, frame_id, height, width)
+
+
+def _check_size(store: ShardStore, frame_id: int, height: int, width: int) -> None:
+    expected = store.table.size_of(np.array(frame_id)).tolist()
+    if [height, width] != expected:
+        raise DecodeError(
+            f"{store.frame_place(frame_id)} is {height} x {width} pixels where the video table says"
+            f" {expected[0]} x {expected[1]}; pack the videos again"
+        )

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ class ShardStore:
         self.table = table
         self.name = shards.name
         self.folder = shards.folder
+        self._is_whole = np.zeros(len(table), bool)  # the frames whose CRC-32 was found right
         digest = hashlib.sha256("".join(record.sha256 for record in manifest.shards).encode())
         for column in (table.videos.id, table.videos.group, table.videos.split):
             for array in column.arrays().values():
@@ -102,15 +104,31 @@ class ShardStore:
         Waits until the shards that they need are here.
 
         Raises:
-            DataError: a shard is missing, has another length than the manifest says, or cannot be fetched.
+            DataError: a shard is missing, has another length than the manifest says, or cannot be fetched; or a frame
+                has other bytes than were packed, which is looked at when it is read first.
             StoppedError: a shard would have to be waited for, and `close` was called.
         """
         rows = self.table.rows[frame_ids.ravel()]
         starts, ends, shards = rows["offset"], rows["offset"] + rows["length"], rows["shard"].tolist()
         maps = self._shards.maps(shards)
-        return [
+        frames = [
             maps[shard][start:end] for shard, start, end in zip(shards, starts.tolist(), ends.tolist(), strict=True)
         ]
+        fresh = np.flatnonzero(~self._is_whole[frame_ids.ravel()])
+        for place in fresh.tolist():
+            if zlib.crc32(frames[place].data) != rows["crc"][place]:
+                frame_id = int(frame_ids.ravel()[place])
+                raise DataError(
+                    f"{self.frame_place(frame_id)} has other bytes than were packed; restore the shard, or pack the"
+                    " videos again"
+                )
+        self._is_whole[frame_ids.ravel()[fresh]] = True
+        return frames
+
+    def frame_place(self, frame_id: int) -> str:
+        """Where a frame lies, for messages: shard, member, frame id."""
+        shard = self.place(int(self.table.rows[frame_id]["shard"]))
+        return f"frame {self.table.name_of(frame_id)} (id {frame_id}) in {shard}"
 
 
 class LocalShards:

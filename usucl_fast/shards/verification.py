@@ -15,6 +15,9 @@ from usucl_fast.shards.members import BLOCK, MemberHeader
 from usucl_fast.shards.store import ShardStore, open_shards, read_manifest
 from usucl_fast.shards.table import FRAMES, MEMBER_SUFFIX
 
+INDEX_LINE = 200
+"""Bytes of a line of an `.idx` file, at most."""
+
 
 def verify(folder: Path) -> list[str]:
     """Checks every file that the manifest answers for, and returns a line for each fault; none, if all is well.
@@ -30,7 +33,7 @@ def verify(folder: Path) -> list[str]:
         return [str(error)]
     faults = []
     for name, file in manifest.files.items():
-        faults += _verify_file(folder / name, file.sha256, file.bytes)
+        faults += _verify_file(folder / name, file.sha256, range(file.bytes, file.bytes + 1))
     try:
         store = open_shards(folder)
     except DataError as error:  # without the tables nothing more can be told of the tars
@@ -47,10 +50,10 @@ def verify(folder: Path) -> list[str]:
     return faults
 
 
-def _verify_file(path: Path, checksum: str, length: int | None = None) -> list[str]:
+def _verify_file(path: Path, checksum: str, lengths: range) -> list[str]:
     try:
         with open_file(path) as file:
-            if length in (None, path.stat().st_size) and hashlib.file_digest(file, "sha256").hexdigest() == checksum:
+            if path.stat().st_size in lengths and hashlib.file_digest(file, "sha256").hexdigest() == checksum:
                 return []
     except OSError as error:
         return [f"{path}: {error.strerror}"]
@@ -59,12 +62,14 @@ def _verify_file(path: Path, checksum: str, length: int | None = None) -> list[s
 
 def _verify_shard(store: ShardStore, number: int, shard: ShardRecord, suffix: str) -> list[str]:
     path = store.shard_path(number)
-    faults = _verify_file(path.with_suffix(".idx"), shard.index_sha256)
+    faults = _verify_file(path.with_suffix(".idx"), shard.index_sha256, range(INDEX_LINE * (shard.frames + 1)))
     try:
         with open_file(path) as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         return [*faults, f"{path}: cannot be read ({error})"]
+    if len(content) > shard.bytes:
+        return [*faults, f"{path}: has {len(content)} bytes, and not {shard.bytes}"]
     if hashlib.sha256(content).hexdigest() == shard.sha256:
         return faults
     bad = []

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from usucl_fast.errors import DataError
-from usucl_fast.feed.batch import PREFETCH, Batch
-from usucl_fast.feed.decode import decode_frame
+from usucl_fast.feed.batch import PREFETCH, Batch, Delivery
+from usucl_fast.feed.decode import check_header, decode_frame
 from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.render_gpu import develop
+from usucl_fast.shards import ShardStore
 
 Feed = tuple[list[np.ndarray], NDArray[np.int32]]
 """Encoded frames, and an argument row a frame: see `_arguments`."""
@@ -26,6 +27,10 @@ class DaliLoader(ThreadedLoader):
     On a GPU the pipeline resizes and mirrors as well. On CPU cores its decoded crops are rendered as those of the other
     loaders are: DALI's own resizing takes 20 times as long there.
     """
+
+    def __init__(self, store: ShardStore, delivery: Delivery) -> None:
+        super().__init__(store, delivery)
+        self._is_checked = np.zeros(len(store.table), bool)
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
@@ -62,6 +67,7 @@ class DaliLoader(ThreadedLoader):
             arguments = np.concatenate([inside, start, boxes[:, 2:], plan.flips.reshape(-1, 1)], axis=1)
             # Arguments as one array a batch: a list of small arrays costs DALI a fifth of its rate.
             fed = self._store.read(plan.frame_ids), arguments.astype(np.int32)
+            self._check(plan.frame_ids.ravel(), fed[0])
             ahead.append((plan, fed))
             return fed
 
@@ -75,6 +81,12 @@ class DaliLoader(ThreadedLoader):
                 raise self._name_fault([plan for plan, _ in ahead], error) from error
             plan, _ = ahead.popleft()
             yield plan, output
+
+    def _check(self, frame_ids: Ints, frames: list[np.ndarray]) -> None:
+        """Looks at what is new: DALI decodes pictures of any kind, and of a larger one a part."""
+        for place in np.flatnonzero(~self._is_checked[frame_ids]).tolist():
+            check_header(self._store, int(frame_ids[place]), frames[place])
+        self._is_checked[frame_ids] = True
 
     def _build(self, feed: Callable[[], Feed], finish: bool) -> Any:
         size, gpu = self._delivery.size, self._delivery.device.type == "cuda"
