@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.feeding import ANYWHERE, delivery, loader_of, plans_of
+from tests.helpers.forged import change_videos
 from tests.helpers.pictures import expected
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import DataError, UsageError
@@ -163,6 +165,32 @@ def test_a_cut_or_missing_shard_is_named(shards: Path, tmp_path: Path, shard_rea
         with pytest.raises(DataError, match=r"usucl-000000\.tar"):
             list(make_loader(shard_reader, store, delivery()).run(plans_of(store)))
         tar.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+@pytest.mark.parametrize("more", [1, -1, 60_000])
+def test_a_forged_size_is_refused_by_every_loader(
+    shards: Path, tmp_path: Path, shard_reader: str, side: str, more: int
+) -> None:
+    """A decoder that cuts its part out of whatever is there would deliver other pictures."""
+    shutil.copytree(shards, tmp_path / "copy")
+    change_videos(tmp_path / "copy", lambda video: replace(video, **{side: getattr(video, side) + more}))
+    forged = open_shards(tmp_path / "copy")
+    with pytest.raises(DataError, match=r"frame .* is \d+ x \d+ pixels where the video table says \d+ x \d+"):
+        list(make_loader(shard_reader, forged, delivery()).run(plans_of(forged)))
+
+
+def test_a_flipped_bit_is_told_by_every_loader(shards: Path, tmp_path: Path, shard_reader: str) -> None:
+    """Most decode, to a picture that differs a little."""
+    store = open_shards(shutil.copytree(shards, tmp_path / "copy"))
+    row = store.table.rows[0]
+    path = store.shard_path(int(row["shard"]))
+    content = bytearray(path.read_bytes())
+    content[int(row["offset"]) + int(row["length"]) // 2] ^= 1
+    path.write_bytes(content)
+    (plan,) = [plan for plan in plans_of(store) if 0 in plan.frame_ids][:1]
+    with pytest.raises(DataError, match=r"frame .*/000000 \(id 0\) .* has other bytes than were packed"):
+        list(make_loader(shard_reader, store, delivery()).run([plan]))
 
 
 def test_stopping_early_leaves_no_thread(store: ShardStore) -> None:
