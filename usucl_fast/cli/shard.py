@@ -13,7 +13,7 @@ from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
 from usucl_fast.errors import UsageError, printable
 from usucl_fast.machine import cores
-from usucl_fast.shards import CODECS, PackSettings
+from usucl_fast.shards import CHOICES, PackSettings
 
 
 @click.group(cls=DefaultGroup, default="pack")
@@ -66,7 +66,7 @@ main.add_command(names)
     "--damaged",
     default=PackSettings.damaged,
     show_default=True,
-    type=click.Choice(["refuse", "drop", "warn"]),
+    type=click.Choice(CHOICES["damaged"]),
     help="What to do with a video that has damaged frames, which FFmpeg fills with made-up pixels, or whose end is"
     " missing: leave it out and name it; pack it without these frames; or as it decodes, with a warning.",
 )
@@ -74,7 +74,7 @@ main.add_command(names)
     "--burned-in",
     default="refuse",
     show_default=True,
-    type=click.Choice(["refuse", "warn", "allow"]),
+    type=click.Choice(CHOICES["burned_in"]),
     help="What to do with a DICOM file that says so of text in its picture, or in which no sector is found; other"
     " videos without a sector are packed with a warning, or, with allow, without.",
 )
@@ -97,7 +97,7 @@ main.add_command(names)
     "--codec",
     default=PackSettings.codec,
     show_default=True,
-    type=click.Choice(CODECS),
+    type=click.Choice(CHOICES["codec"]),
     help="png: lossless.",
 )
 @click.option(
@@ -107,7 +107,7 @@ main.add_command(names)
     "--color",
     default=PackSettings.color,
     show_default=True,
-    type=click.Choice(["auto", "grey", "rgb"]),
+    type=click.Choice(CHOICES["color"]),
     help="auto: in colour where any frame of the video has some.",
 )
 @click.option("--every", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Keep 1 of N frames.")

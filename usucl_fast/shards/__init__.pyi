@@ -11,7 +11,7 @@ from .manifest import Manifest as Manifest
 from .manifest import ShardRecord as ShardRecord
 from .members import BLOCK as BLOCK
 from .members import MemberHeader as MemberHeader
-from .settings import CODECS as CODECS
+from .settings import CHOICES as CHOICES
 from .settings import PackSettings as PackSettings
 from .store import ShardStore as ShardStore
 from .store import is_url as is_url

@@ -143,8 +143,8 @@ class RemoteFolder:
             raise MissingFileError(
                 f"{self.place(name)} is not there; restore it, or pack the videos again and copy all files"
             ) from None
-        status = getattr(error, "status", None)
-        refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+        status = _status(error)
+        refused = status is not None and 400 <= status < 500 and status not in (408, 429)
         if refused or isinstance(error, PermissionError):
             raise self._failed(name, _words(error)) from None  # their texts may hold the whole URL
         return _words(error)
@@ -219,8 +219,16 @@ def shown(url: str) -> str:
 
 def _words(error: Exception) -> str:
     """What has failed, as it may be shown: nothing that a server has said but the number of its answer."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
+    status = _status(error)
+    if status is not None:
         known = status in set(http.HTTPStatus)
         return f"the server answers {status}{f' {http.HTTPStatus(status).phrase}' if known else ''}"
+    if hasattr(error, "status"):
+        return "what the server answers is no HTTP"
     return printable(shown(first_line(error)))[:LONGEST_WORDS]
+
+
+def _status(error: Exception) -> int | None:
+    """The number of a server's answer; aiohttp gives what it could not parse one of its own, and a cause."""
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) and error.__cause__ is None else None

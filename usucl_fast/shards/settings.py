@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-CODECS = ("jpeg", "png")
+CHOICES = {
+    "codec": ("jpeg", "png"),
+    "color": ("auto", "grey", "rgb"),
+    "sector": ("auto", "none", "file"),
+    "damaged": ("refuse", "drop", "warn"),
+    "burned_in": ("refuse", "warn", "allow"),
+    "names": ("auto", "keep", "hash"),
+}
+"""Of the settings that are words."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,15 @@ class PackSettings:
         """
         values = {field.name: content[field.name] for field in fields(cls) if field.name in content}
         for name, default in vars(cls()).items():
+            value = values.get(name, default)
             allowed = (int, float) if isinstance(default, float) else type(default)
-            if not isinstance(values.get(name, default), allowed):
-                raise ValueError(f"the setting {name} is {repr(values[name])[:80]}")
-        if values.get("codec", cls.codec) not in CODECS:
-            raise ValueError(f"the setting codec is {values['codec'][:80]!r}, and not one of {', '.join(CODECS)}")
+            is_right = isinstance(value, allowed) and isinstance(value, bool) == isinstance(default, bool)
+            if is_right and isinstance(value, int | float):
+                is_right = 0 <= value < 1 << 62
+            if not is_right or value not in CHOICES.get(name, (value,)):
+                raise ValueError(f"the setting {name} is {repr(value)[:80]}")
+        for name, share in values.get("split", {}).items():
+            name.encode()  # half a surrogate pair could not be written again
+            if not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise ValueError(f"the setting split gives {name[:80]!r} {repr(share)[:80]}")
         return cls(**values)
