@@ -291,3 +291,32 @@ def test_a_damaged_job_is_begun_anew(
     (partial / "notes.txt").unlink()
     pack_folder(some, out, overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "summary.json"} == whole
+
+
+@pytest.mark.parametrize("damage", ["", "npz", "json"])
+def test_what_a_damaged_disk_left_of_a_video_is_packed_again_or_named(
+    some: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "ShardWriter", lambda *_: type("Stopping", (), {"append": stop}))
+        with pytest.raises(KeyboardInterrupt):
+            pack_folder(some, out)
+    spools = tmp_path / ".out.usucl-partial" / "spool"
+    spooled = next(path for path in spools.iterdir() if not path.suffix and path.with_suffix(".npz").exists())
+    if damage == "json":
+        spooled.with_suffix(".npz").unlink()
+        spooled.with_suffix(".json").write_bytes(b"[]")
+    else:
+        path = spooled.with_suffix(f".{damage}" if damage else "")
+        path.write_bytes(path.read_bytes()[:-700])
+    if not damage:
+        with pytest.raises(DataError, match=f"{spooled.name} has .* remove it"):
+            pack_folder(some, out)
+        for path in (spooled, spooled.with_suffix(".npz")):
+            path.unlink()
+    pack_folder(some, out)
+    assert content(out) == whole

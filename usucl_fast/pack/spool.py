@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import time
+import zipfile
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -108,13 +109,23 @@ class Spooled:
 
     @staticmethod
     def load(path: Path) -> "Spooled":
-        """Reads what `save` wrote."""
-        with np.load(path) as file:
-            facts = json.loads(file["facts"].tobytes())
-            facts |= {"record": VideoRecord(**facts["record"]), "rows": file["rows"], "pair": file["pair"]}
-            if facts["labels"]:
-                facts["labels"] = VideoLabels(facts["labels"], file["label"], file["value"], file["segments"])
-            return Spooled(**facts)
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            zipfile.BadZipFile: it is damaged.
+        """
+        try:
+            with np.load(path) as file:
+                facts = json.loads(file["facts"].tobytes())
+                facts |= {"record": VideoRecord(**facts["record"]), "rows": file["rows"], "pair": file["pair"]}
+                if facts["labels"]:
+                    facts["labels"] = VideoLabels(facts["labels"], file["label"], file["value"], file["segments"])
+                return Spooled(**facts)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # NumPy and zipfile raise whatever damage leads them to
+            raise zipfile.BadZipFile(f"{path} is damaged ({error})") from error
 
 
 def spool(order: Order) -> Spooled:

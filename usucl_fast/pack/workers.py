@@ -91,7 +91,7 @@ def _how(exitcode: int) -> str:
 
 
 def _read(path: Path) -> Spooled | NotPacked | None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
         return NotPacked(**json.loads(path.with_suffix(".json").read_bytes()))
     with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile):
         return Spooled.load(path.with_suffix(".npz"))

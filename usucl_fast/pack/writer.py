@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError
-from usucl_fast.files import read_json, write_json, write_whole
+from usucl_fast.files import open_file, read_json, write_json, write_whole
 from usucl_fast.pack.segments import VideoLabels
 from usucl_fast.pack.spool import Spooled
 from usucl_fast.shards import (
@@ -77,16 +77,26 @@ class ShardWriter:
         return self._path.with_suffix(".receipt")
 
     def append(self, video: Spooled, spool: Path) -> None:
-        """Copies a video's spool file into the present shard, or the next."""
+        """Copies a video's spool file into the present shard, or the next.
+
+        Raises:
+            DataError: it is damaged.
+        """
         if self._length and self._length + video.length > self.shard_bytes:
             self._close_shard()
         if not self._length and not self._receipt.exists():
             self._tar = self._path.open("wb")
         if self._tar:
-            with spool.open("rb") as file:
+            copied = 0
+            with open_file(spool) as file:
                 while chunk := file.read(1 << 20):
-                    self._tar.write(chunk)
+                    copied += self._tar.write(chunk)
                     self._checksum.update(chunk)
+            if copied != video.length:
+                raise DataError(
+                    f"{spool} has {copied} bytes, and not {video.length}; remove it and {spool.name}.npz, and run the"
+                    " same command again"
+                )
         self._spools.append(spool)
         rows = video.rows.copy()
         rows["offset"] += self._length
