@@ -37,9 +37,13 @@ class StoppedError(UsuclError):
     """Somebody asked for an end while data was waited for, or another process of the run has ended."""
 
 
+LONGEST_LINE = 300
+"""Letters of another library's error that are shown: some show the file that they could not read."""
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's text, cut where it is long, or the name of its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_LINE]
 
 
 def printable(text: str) -> str:

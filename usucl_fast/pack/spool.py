@@ -19,7 +19,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-from usucl_fast.errors import DecodeError
+from usucl_fast.errors import DecodeError, first_line
 from usucl_fast.files import write_whole
 from usucl_fast.pack.contact_sheet import thumbnail_pair, thumbnail_size
 from usucl_fast.pack.decode import open_video
@@ -125,7 +125,7 @@ class Spooled:
         except FileNotFoundError:
             raise
         except Exception as error:  # NumPy and zipfile raise whatever damage leads them to
-            raise zipfile.BadZipFile(f"{path} is damaged ({error})") from error
+            raise zipfile.BadZipFile(f"{path} is damaged ({first_line(error)})") from error
 
 
 def spool(order: Order) -> Spooled:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.errors import DataError
+from usucl_fast.errors import DataError, first_line
 from usucl_fast.files import write_whole
 from usucl_fast.shards.npy import read_npy
 
@@ -108,7 +108,7 @@ def read_columns(data: bytes, place: str, read: Callable[[zipfile.ZipFile], Tabl
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return read(archive)
     except Exception as error:  # zipfile raises whatever damage leads it to
-        raise DataError(f"{place} is damaged ({error}); restore it, or pack the videos again") from error
+        raise DataError(f"{place} is damaged ({first_line(error)}); restore it, or pack the videos again") from error
 
 
 def read_texts(archive: zipfile.ZipFile, name: str) -> Texts:

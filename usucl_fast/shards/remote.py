@@ -28,8 +28,6 @@ STALL_SECONDS = 20.0
 STALL_BYTES = 1 << 12
 """An attempt is given up when fewer bytes than these have come in that time: a drop now and then would never end."""
 POLL_SECONDS = 0.1
-LONGEST_WORDS = 200
-"""Letters of a library's own words that a message shows."""
 Check = Callable[[Path], str]
 """What is wrong with a file that has come, in words; empty, if nothing is."""
 
@@ -225,7 +223,7 @@ def _words(error: Exception) -> str:
         return f"the server answers {status}{f' {http.HTTPStatus(status).phrase}' if known else ''}"
     if hasattr(error, "status"):
         return "what the server answers is no HTTP"
-    return printable(shown(first_line(error)))[:LONGEST_WORDS]
+    return printable(shown(first_line(error)))
 
 
 def _status(error: Exception) -> int | None:
