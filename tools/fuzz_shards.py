@@ -1,7 +1,7 @@
 """Hands hostile shards to whoever reads shards, and looks how each attempt ends.
 
-    python tools/fuzz_shards.py --count 1500 --seed 0
-    python tools/fuzz_shards.py --only 317                 the same input again, alone
+    python -m tools.fuzz_shards --count 1500 --seed 0
+    python -m tools.fuzz_shards --only 317                 the same input again, alone
 
 Input n of a seed is always the same. Each is a copy of a small shard folder in which one thing was changed, with the
 checksums made right again where a forger would: in the manifest, in a table, in a tar; or the same folder behind a

@@ -1,4 +1,4 @@
-"""The campaign with hostile shards, in small; in full: `python tools/fuzz_shards.py`."""
+"""The campaign with hostile shards, in small; in full: `python -m tools.fuzz_shards`."""
 
 import os
 import time
