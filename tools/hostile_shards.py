@@ -1,5 +1,6 @@
 """Makes hostile shards of good ones: one change, drawn at random, of what a forger or a bad disk would change."""
 
+import functools
 import hashlib
 import json
 import os
@@ -17,60 +18,19 @@ from usucl_fast.shards import FRAME_LABELS, FRAMES, MANIFEST, VIDEOS
 
 Rng = np.random.Generator
 
-VALUES: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        False,
-        0,
-        1,
-        -1,
-        2,
-        7,
-        1 << 31,
-        (1 << 32) - 1,
-        1 << 32,
-        1 << 53,
-        1 << 62,
-        1 << 63,
-        10**30,
-        -(1 << 63),
-    ),
-    *(
-        0.5,
-        -0.0,
-        float("nan"),
-        float("inf"),
-        1e308,
-        "",
-        " ",
-        "0",
-        "../victim",
-        "/etc/passwd",
-        "usucl-000001.tar",
-        "a" * 5000,
-    ),
-    *("usucl-000000.tar\n", "\x1b[2J", "\u202e", "\ud800", "\x00", "0" * 64, [], {}, [[]], {"": {}}, [None] * 9, "png"),
-)
 NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    5,
-    255,
-    256,
-    65535,
-    65536,
-    (1 << 31) - 1,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 62,
-    (1 << 63) - 1,
-    -1,
-    -(1 << 63),
+    *(0, 1, 2, 3, 5, 255, 256, 65535, 65536, -1, -(1 << 63)),
+    *((1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 63) - 1),
 )
 FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-320, 1e308)
+TEXTS = (
+    *("", " ", "0", "png", "../victim", "/etc/passwd", "usucl-000001.tar", "usucl-000000.tar\n"),
+    *("\x1b[2J", "\u202e", "\ud800", "\x00", "0" * 64, "a" * 5000),
+)
+VALUES: tuple[Any, ...] = (
+    *(*NUMBERS, *FLOATS, *TEXTS, 1 << 53, 10**30, 0.5, None, True, False),
+    *([], {}, [[]], {"": {}}, [None] * 9),
+)
 
 
 def mutate(folder: Path, kind: str, rng: Rng, faults: dict[str, list[str]] | None = None) -> bool:
@@ -230,14 +190,6 @@ def _columns(name: str, folder: Path, rng: Rng) -> bool:
     return True
 
 
-def _videos(folder: Path, rng: Rng) -> bool:
-    return _columns(VIDEOS, folder, rng)
-
-
-def _labels(folder: Path, rng: Rng) -> bool:
-    return _columns(FRAME_LABELS, folder, rng)
-
-
 def _picture(data: bytes, rng: Rng) -> bytes:
     """Another picture in place of an encoded frame, or one whose header lies of its size."""
     made = BytesIO()
@@ -319,8 +271,8 @@ FOLDERS: dict[str, Callable[[Path, Rng], bool]] = {
     "bytes": _bytes,
     "manifest": _manifest,
     "frames": _frames,
-    "videos": _videos,
-    "labels": _labels,
+    "videos": functools.partial(_columns, VIDEOS),
+    "labels": functools.partial(_columns, FRAME_LABELS),
     "tar": _tar,
     "index": _index,
     "files": _files,

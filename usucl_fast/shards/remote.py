@@ -19,7 +19,7 @@ import fsspec
 import fsspec.config
 from fsspec.callbacks import Callback
 
-from usucl_fast.errors import DataError, StoppedError, UsageError, UsuclError, first_line, printable
+from usucl_fast.errors import LONGEST_LINE, DataError, StoppedError, UsageError, UsuclError, printable
 
 ATTEMPTS = 4
 BACKOFF_SECONDS = 1.0
@@ -223,7 +223,8 @@ def _words(error: Exception) -> str:
         return f"the server answers {status}{f' {http.HTTPStatus(status).phrase}' if known else ''}"
     if hasattr(error, "status"):
         return "what the server answers is no HTTP"
-    return printable(shown(first_line(error)))
+    lines = shown(str(error)).strip().splitlines()  # first of all: what is cut short may not be known for a secret
+    return printable(lines[0])[:LONGEST_LINE] if lines else type(error).__name__
 
 
 def _status(error: Exception) -> int | None:
