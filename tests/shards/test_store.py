@@ -130,6 +130,18 @@ def test_an_id_that_no_packing_makes_is_refused(copy: Path, field: str, value: s
         open_shards(copy)
 
 
+@pytest.mark.parametrize(("utf8", "ends"), [(b"\xff", [1]), ("ü".encode(), [1, 2])])
+def test_texts_that_are_not_utf8_are_refused(copy: Path, utf8: bytes, ends: list[int]) -> None:
+    with np.load(copy / "videos.npz") as file:
+        arrays = dict(file)
+    codes = np.arange(len(arrays["group.codes"]), dtype="<u4") % len(ends)
+    parts = {"codes": codes, "ends": np.array(ends, "<i8"), "utf8": np.frombuffer(utf8, np.uint8)}
+    np.savez(copy / "videos.npz", **{**arrays, **{f"label.{part}": array for part, array in parts.items()}})
+    reseal(copy)
+    with pytest.raises(DataError, match="the texts of label are not UTF-8"):
+        open_shards(copy)
+
+
 def test_a_group_of_two_codes_is_refused(copy: Path) -> None:
     """Its videos would be of two patients, and on both sides of a split."""
     with np.load(copy / "videos.npz") as file:

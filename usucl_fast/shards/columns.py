@@ -120,9 +120,12 @@ def read_texts(archive: zipfile.ZipFile, name: str) -> Texts:
     is_in_order = (starts_and_ends[1:] >= starts_and_ends[:-1]).all()  # a difference might overflow
     if not is_in_order or starts_and_ends[-1] != len(utf8) or (codes >= len(ends)).any():
         raise ValueError(f"the texts of {name} reach out of its bytes")
-    utf8.tobytes().decode()  # a text that is cut within a letter begins with the rest of it
-    if (utf8[ends[ends < len(utf8)]] & 0xC0 == 0x80).any():
-        raise ValueError(f"the texts of {name} are not UTF-8")
+    try:
+        utf8.tobytes().decode()
+        if (utf8[ends[ends < len(utf8)]] & 0xC0 == 0x80).any():
+            raise ValueError("a text begins within a letter")
+    except ValueError as error:
+        raise ValueError(f"the texts of {name} are not UTF-8 ({error})") from error
     return Texts(codes, ends, utf8)
 
 
