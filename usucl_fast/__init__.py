@@ -14,6 +14,7 @@ Data flows one way, and the packages are named in that order:
 Below all of them, and knowing none:
 
     errors.py    every error that is raised on purpose
+    checks.py    what is looked at before an array goes to compiled code
     files.py     writing files whole or not at all
     curriculum.py   which negatives are asked for as training goes on
     machine.py   cores, instructions, devices

@@ -1,6 +1,6 @@
 """What every loader is told, and what it hands out: `Delivery`, `Batch`, and the protocol `Loader`."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from usucl_fast.checks import check_array, check_number, check_range
+from usucl_fast.feed.augmentation import GRAIN_PERIOD, PHOTOMETRY
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.shards import FrameTable
 
@@ -19,6 +21,8 @@ PREFETCH = 2
 LOOKAHEAD = 2 * PREFETCH
 """How far ahead of the batch it delivers a loader asks for plans, at most, in steps: DALI's pipeline and the threads
 behind it may hold `PREFETCH` each."""
+MOST_SIDE = 1 << 16
+"""Pixels of a picture's side, or of a crop's, at most: JPEG has no larger ones."""
 RESIDENT_BYTES = 4 * 10**9
 """Memory that the resident loader may keep pixels in, where nobody says otherwise."""
 
@@ -46,6 +50,9 @@ class Delivery:
     resident_bytes: memory that the resident loader may keep pixels in.
     resident_file: keep what does not fit there in a memory-mapped file beside the shards.
     beton: the shards as `usucl-shard export-ffcv` wrote them, for the loader ffcv.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     size: int
@@ -56,6 +63,13 @@ class Delivery:
     resident_bytes: int = RESIDENT_BYTES
     resident_file: bool = False
     beton: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_number("size", self.size, 1, MOST_SIDE)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}, and must be 1 or 3")
+        for name, least in (("threads", 0), ("most_frames", 1), ("resident_bytes", 0)):
+            check_number(name, getattr(self, name), least)
 
 
 class Loader(Protocol):
@@ -69,8 +83,34 @@ class Loader(Protocol):
 
         Raises:
             DecodeError: a frame does not decode; the message names it.
+            ValueError: a plan asks for what is not there, or for more pictures than the loader was told of.
         """
         ...
+
+
+def checked(plans: Iterable[BatchPlan], frames: int, most_frames: int) -> Iterator[BatchPlan]:
+    """The plans, each looked at before it goes to code that does not: frame ids, crops and grey levels.
+
+    Raises:
+        ValueError: see `Loader.run`.
+    """
+    for plan in plans:
+        ids, photometry = plan.frame_ids, plan.photometry
+        check_array("frame_ids", ids, ("B", "V"), "int64")
+        check_range("frame_ids", ids, 0, frames)
+        check_number("the number of pictures of a plan", ids.size, 0, most_frames)
+        check_array("boxes", plan.boxes, (*ids.shape, 4), "int64")
+        check_range("boxes", plan.boxes, -MOST_SIDE, MOST_SIDE + 1)
+        check_range("height and width of boxes", plan.boxes[..., 2:], 1, MOST_SIDE + 1)
+        check_array("flips", plan.flips, ids.shape, "bool")
+        if photometry.dtype != PHOTOMETRY or photometry.shape != ids.shape:
+            raise ValueError(f"photometry is {photometry.dtype} {photometry.shape}, and must be PHOTOMETRY {ids.shape}")
+        for name in ("grain_y", "grain_x"):
+            check_range(name, photometry[name], 0, GRAIN_PERIOD)
+        # Of all fields at once: those that are no float32 are small numbers, and as such finite.
+        if not np.isfinite(np.ascontiguousarray(photometry).view(np.float32)).all() or (photometry["blur"] < 0).any():
+            raise ValueError("photometry has a number that is not finite, or a blur below 0")
+        yield plan
 
 
 def decoded_bytes(table: FrameTable, channels: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from usucl_fast.checks import check_array
 from usucl_fast.compiled import njit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,17 +29,24 @@ class Normaliser:
         self._out = torch.empty(0, 3, 0, 0, device=device)
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 `[M, C, H, W]`, with C 1 (copied to three) or 3 -> float32 `[M, 3, H, W]`."""
+        """uint8 `[M, C, H, W]`, with C 1 (copied to three) or 3 -> float32 `[M, 3, H, W]`.
+
+        Raises:
+            ValueError: they are of another shape or type, or on another device.
+        """
+        check_array("frames", frames, ("M", "1 or 3", "H", "W"), "uint8", device=self._scale.device)
+        if frames.shape[1] not in (1, 3):
+            raise ValueError(f"frames have {frames.shape[1]} channels, and must have 1 or 3")
         shape = (len(frames), 3, *frames.shape[2:])
         if self._out.shape != shape:
             self._out = torch.empty(shape, device=frames.device, memory_format=self._format)
         if frames.device.type == "cpu" and frames.shape[1] == 1:  # torch takes four times as long to widen bytes
-            levels = frames.reshape(len(frames), -1).contiguous().numpy()
+            levels = frames.flatten(1).contiguous().numpy()
             scale, shift = self._scale.flatten().numpy(), self._shift.flatten().numpy()
             if self._format is torch.channels_last:
-                _interleave(levels, scale, shift, self._out.permute(0, 2, 3, 1).reshape(len(frames), -1).numpy())
+                _interleave(levels, scale, shift, self._out.permute(0, 2, 3, 1).flatten(1).numpy())
             else:
-                _stack(levels, scale, shift, self._out.reshape(len(frames), 3, -1).numpy())
+                _stack(levels, scale, shift, self._out.flatten(2).numpy())
             return self._out
         return torch.addcmul(self._shift, frames, self._scale, out=self._out)
 

@@ -5,11 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from usucl_fast.checks import FLOATING, check_array, check_number, check_range
 from usucl_fast.curriculum import window_bounds
 from usucl_fast.mining.cpu.search import CompiledSearch
 from usucl_fast.mining.search import Allowed, MakeSearch, Rows, TorchSearch
+
+LONGEST = 2.0**64
+"""No number of a row is greater: products of rows and queries then fit float32."""
 
 
 class Nearest(NamedTuple):
@@ -27,8 +31,10 @@ class MemoryBank:
     """Embeddings of all frames `[N, D]`, and the step at which each was written.
 
     Answers are exact: the k greatest dot products of the float32 query with the rows as they are stored, computed in
-    float64 on a CPU and in float32 elsewhere; of equal ones, any. Rows are changed by `write` and `load_state_dict`
-    alone, which keep the bounds that a search on a CPU relies on.
+    float64 on a CPU and in float32 elsewhere; of equal ones, any. A query that is not finite has no answers. Rows are
+    changed by `write` and `load_state_dict` alone, which keep the bounds that a search on a CPU relies on.
+
+    Every method raises ValueError for an argument of another shape, type, device or range than it says.
 
     Both `cross` and `intra` take, by name:
         max_age, step: rows written more than `max_age` steps before `step` are no answers.
@@ -58,11 +64,18 @@ class MemoryBank:
         group: ArrayLike | torch.Tensor | None = None,
         search: MakeSearch | None = None,
     ) -> None:
-        self.first_row = np.asarray(first_row, np.int64)
+        self.first_row = _whole_numbers("first_row", first_row)
+        if len(self.first_row) < 2 or self.first_row[0] != 0 or (np.diff(self.first_row) < 0).any():
+            raise ValueError("first_row must begin with 0, never fall, and have one number more than there are videos")
+        check_number("dim", dim, 1)
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype is {dtype}, and must be float32, bfloat16 or float16")
         self.held = self._choose_held()
         first_row_held = np.clip(self.first_row, self.held.start, self.held.stop) - self.held.start
         videos, rows = len(self.first_row) - 1, len(self.held)
-        codes = np.arange(videos) if group is None else np.unique(np.asarray(group, np.int64), return_inverse=True)[1]
+        codes = (
+            np.arange(videos) if group is None else np.unique(_whole_numbers("group", group), return_inverse=True)[1]
+        )
         if len(codes) != videos:
             raise ValueError(f"group has {len(codes)} entries for {videos} videos")
         self.embeddings = torch.zeros(rows, dim, dtype=dtype, device=device)
@@ -80,32 +93,49 @@ class MemoryBank:
     def _choose_held(self) -> range:
         return range(len(self))
 
+    @property
+    def _device(self) -> torch.device:
+        return self.embeddings.device
+
     @torch.no_grad()
     def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
         """Stores embeddings. Of a frame named twice the last embedding counts, on every device; one that is not finite
-        is not written.
+        is not written, and neither is one with a number beyond `LONGEST`.
 
         Args:
             frame_ids: int64 `[M]`.
             z: `[M, D]`, unit length.
             step: the present step, not negative.
         """
-        unique, place = torch.unique(frame_ids, return_inverse=True)
-        order = torch.arange(len(frame_ids), device=place.device)
+        self._check_write(frame_ids, z, step)
+        check_range("frame_ids", frame_ids, 0, len(self))
+        self._write(frame_ids, z, step)
+
+    def _check_write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
+        check_array("frame_ids", frame_ids, ("M",), "int64", device=self._device)
+        check_array("z", z, (len(frame_ids), self.embeddings.shape[1]), *FLOATING, device=self._device)
+        check_number("step", step, 0)
+
+    def _write(self, rows: torch.Tensor, z: torch.Tensor, step: int) -> None:
+        """`write` for rows of those held, int64 `[M]`."""
+        unique, place = torch.unique(rows, return_inverse=True)
+        order = torch.arange(len(rows), device=place.device)
         last = torch.zeros_like(unique).scatter_reduce_(0, place, order, "amax", include_self=False)
         new = z[last].to(self.embeddings.dtype)
-        finite = new.isfinite().all(dim=1)
-        unique = unique[finite]
-        self.embeddings[unique] = new[finite]
+        kept = _storable(new)
+        unique = unique[kept]
+        self.embeddings[unique] = new[kept]
         self.written_at[unique] = step
         self._index.touch(unique)
 
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[..., D]` of the frames `[...]`; zeros where the frame id is -1."""
+        self._check_ids(frame_ids, -1)
         return self.embeddings[frame_ids.clamp_min(0)].float() * (frame_ids >= 0).unsqueeze(-1)
 
     def video_of(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """The videos of frames, both int64 `[...]`, as `cross` excludes them."""
+        self._check_ids(frame_ids, 0)
         videos = np.searchsorted(self.first_row, frame_ids.cpu().numpy(), side="right") - 1
         return torch.from_numpy(videos).to(frame_ids.device)
 
@@ -138,7 +168,12 @@ class MemoryBank:
                 tenth. This takes memory and time in proportion to the rows passed over.
             approximate: on a CPU, only looks where the most similar rows are likely to be, and may miss some.
         """
-        if exclude is None:
+        check_array("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
+        check_number("k", k, 0)
+        if exclude is not None:
+            check_array("exclude", exclude, (len(query),), "int64", device=self._device)
+            check_range("exclude", exclude, -1, len(self._group_of_video))
+        else:
             exclude = torch.full((len(query),), -1, device=query.device)
         excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)
         allowed = self._allowed(excluded, max_age, step, below)
@@ -171,6 +206,12 @@ class MemoryBank:
             window: (d0, d1) as fractions of the video's length, see `window_bounds`.
             k: answers a query.
         """
+        check_array("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
+        check_array("frame_ids", frame_ids, (len(query),), "int64", device=self._device)
+        check_range("frame_ids", frame_ids, 0, len(self))
+        check_number("k", k, 0)
+        if len(window) != 2 or not all(0 <= side <= 1 for side in window):
+            raise ValueError(f"window is {window}, and must be two shares of a video")
         anchor = frame_ids.cpu().numpy()
         video = np.searchsorted(self.first_row, anchor, side="right") - 1
         first = self.first_row[video]
@@ -191,6 +232,9 @@ class MemoryBank:
         """The `k` int64 `[B]` most similar of the allowed rows, or of those of them in the ranges: similarities and
         frame ids `[B, K]`, the most similar first, -inf and -1 where there are fewer."""
         k = k.clamp_max(len(self.embeddings))
+        finite = query.abs().amax(dim=1).isfinite()
+        if not finite.all():
+            query, k = torch.where(finite[:, None], query, 0), torch.where(finite, k, 0)
         if not query.numel() or not k.any():
             return query.new_empty(len(query), 0), k.new_empty(len(query), 0)
         if ranges_BS2 is not None:
@@ -207,8 +251,17 @@ class MemoryBank:
     def _allowed(self, excluded: torch.Tensor, max_age: int | None, step: int | None, below: float | None) -> Allowed:
         if max_age is not None and step is None:
             raise ValueError("max_age needs step, the present one")
+        for name, number in (("max_age", max_age), ("step", step)):
+            if number is not None:
+                check_number(name, number, 0)
+        if below is not None:
+            check_number("below", below, -float("inf"))
         oldest = 0 if max_age is None or step is None else max(0, step - max_age)
         return Allowed(excluded, oldest, float("inf") if below is None else below)
+
+    def _check_ids(self, frame_ids: torch.Tensor, low: int) -> None:
+        check_array("frame_ids", frame_ids, None, "int64", device=self._device)
+        check_range("frame_ids", frame_ids, low, len(self))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The rows held here and when they were written, and the frame id of the first of them."""
@@ -228,8 +281,13 @@ class MemoryBank:
             parts: as of `state_dict`. One without a first frame begins at 0.
 
         Raises:
-            ValueError: they are of another shape, one is missing, or one is there twice.
+            ValueError: they are of another shape, one is missing, one is there twice, or a row that is held here could
+                not have been written. Nothing is restored then.
         """
+        for part in parts:
+            for name, types in (("embeddings", FLOATING), ("written_at", ("int64",))):
+                check_array(name, part.get(name), tuple("ND"[: 1 + (name == "embeddings")]), *types)
+            check_array("written_at", part["written_at"], (len(part["embeddings"]),), "int64")
         spans = [(int(part.get("first_frame", 0)), len(part["written_at"]), part) for part in parts]
         spans.sort(key=lambda span: span[:2])
         starts, ends = [start for start, _, _ in spans], np.cumsum([rows for _, rows, _ in spans]).tolist()
@@ -241,12 +299,33 @@ class MemoryBank:
                     raise ValueError(f"{name} is {saved}, the bank needs {needed}")
         if [*starts, len(self)] != [0, *ends]:
             raise ValueError(f"parts begin at the frames {starts} and end at {ends}, and must add up to {len(self)}")
-        for start, rows, part in spans:
-            first, last = np.clip([start, start + rows], self.held.start, self.held.stop).tolist()
-            here = slice(first - self.held.start, last - self.held.start)
-            for name, tensor in own.items():
-                tensor[here] = part[name][first - start : last - start].to(tensor)
+        # All is looked at before anything is changed.
+        for check in (True, False):
+            for start, rows, part in spans:
+                first, last = np.clip([start, start + rows], self.held.start, self.held.stop).tolist()
+                here = slice(first - self.held.start, last - self.held.start)
+                new = {name: part[name][first - start : last - start].to(tensor) for name, tensor in own.items()}
+                if check:
+                    wrong = (~_storable(new["embeddings"]) | (new["written_at"] < -1)).nonzero()
+                    if len(wrong):
+                        raise ValueError(f"the row of frame {first + int(wrong[0])} is damaged: no bank wrote it")
+                else:
+                    for name, tensor in own.items():
+                        tensor[here] = new[name]
         self._index.touch()
+
+
+def _storable(rows: torch.Tensor) -> torch.Tensor:
+    """Which rows `[M, D]` a bank takes, bool `[M]`."""
+    greatest = [part.abs().amax(dim=1) for part in rows.split(1 << 16)]  # without a copy of a whole bank
+    return torch.cat(greatest).float() <= LONGEST  # not so for NaN
+
+
+def _whole_numbers(name: str, given: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
+    numbers = np.asarray(given)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {numbers.dtype} {list(numbers.shape)}, and must be whole numbers in one dimension")
+    return numbers.astype(np.int64)
 
 
 def _columns(similarity: torch.Tensor, found: torch.Tensor, k: int, skip: torch.Tensor | None = None) -> Nearest:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
+from usucl_fast.checks import check_array, check_range
 from usucl_fast.mining.bank import MemoryBank
 from usucl_fast.mining.search import Allowed
 
@@ -50,13 +51,15 @@ class PartitionedBank(MemoryBank):
 
     @torch.no_grad()
     def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
+        self._check_write(frame_ids, z, step)
         (frame_ids, z), _ = self._gather_all(frame_ids, z)
         held = self._is_held(frame_ids)
-        super().write(frame_ids[held] - self.held.start, z[held], step)
+        self._write(frame_ids[held] - self.held.start, z[held], step)
 
     @torch.no_grad()
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
-        named = frame_ids[frame_ids >= 0]
+        check_array("frame_ids", frame_ids, None, "int64", device=self._device)
+        named = frame_ids[frame_ids != -1]
         (all_named,), counts = self._gather_all(named)
         held = self._is_held(all_named)
         stops = torch.tensor(self._cuts[1:], device=named.device)
@@ -71,7 +74,7 @@ class PartitionedBank(MemoryBank):
         rows = torch.empty_like(received)
         rows[owner.argsort(stable=True)] = received
         answer = torch.zeros(*frame_ids.shape, rows.shape[1], device=rows.device)
-        answer[frame_ids >= 0] = rows.float()
+        answer[frame_ids != -1] = rows.float()
         return answer
 
     def _search(
@@ -121,11 +124,9 @@ class PartitionedBank(MemoryBank):
         """Which of the frames, which all ranks were told of, have their rows here.
 
         Raises:
-            IndexError: one is nowhere. This is so on all ranks, so that none waits for the others.
+            ValueError: one is nowhere. This is so on all ranks, so that none waits for the others.
         """
-        outside = frame_ids[(frame_ids < 0) | (frame_ids >= len(self))]
-        if len(outside):
-            raise IndexError(f"frame {int(outside[0])} is not in a bank of {len(self)} frames")
+        check_range("frame_ids", frame_ids, 0, len(self))
         return (frame_ids >= self.held.start) & (frame_ids < self.held.stop)
 
     def _to_askers(self, answers: torch.Tensor, counts: list[int]) -> torch.Tensor:

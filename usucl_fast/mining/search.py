@@ -72,7 +72,8 @@ class TorchSearch:
     def nearest(
         self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, approximate: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        best, count = _Best(query, allowed, k, self._rows), len(self._rows.embeddings)
+        query, best = _scaled(query, allowed, k, self._rows)
+        count = len(self._rows.embeddings)
         block = max(LEAST_BLOCK, BLOCK_SCORES // len(query))
         for start in range(0, count, block):
             row = torch.arange(start, min(start + block, count), device=query.device)[None]
@@ -82,7 +83,7 @@ class TorchSearch:
     def among(
         self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, ranges_BS2: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        best = _Best(query, allowed, k, self._rows)
+        query, best = _scaled(query, allowed, k, self._rows)
         lengths = (ranges_BS2[:, :, 1] - ranges_BS2[:, :, 0]).clamp_min(0)
         ends = lengths.cumsum(dim=1)
         count, block = int(ends[:, -1].max()), max(LEAST_BLOCK, BLOCK_SCORES // query.numel())
@@ -96,19 +97,27 @@ class TorchSearch:
         return best.answers()
 
 
-class _Best:
-    """The top k of each query so far."""
+def _scaled(query: torch.Tensor, allowed: Allowed, k: torch.Tensor, rows: Rows) -> "tuple[torch.Tensor, _Best]":
+    """The queries brought to about 1, by powers of two, so that no product leaves float32; and their top k, of which
+    none is found yet."""
+    scale = torch.frexp(query.abs().amax(dim=1)).exponent.double().exp2()
+    return (query.double() / scale[:, None]).float(), _Best(scale, allowed, k, rows)
 
-    def __init__(self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, rows: Rows) -> None:
+
+class _Best:
+    """The top k of each query so far; scale: what similarities are to be multiplied by, float64 `[B]`."""
+
+    def __init__(self, scale: torch.Tensor, allowed: Allowed, k: torch.Tensor, rows: Rows) -> None:
         self._allowed, self._k, self._rows, self._most = allowed, k, rows, int(k.max())
-        self._similarity = torch.full((len(query), self._most), -torch.inf, device=query.device)
-        self._row = torch.full((len(query), self._most), -1, dtype=torch.int64, device=query.device)
+        self._scale, self._below = scale, (allowed.below / scale).float()[:, None]
+        self._similarity = torch.full((len(scale), self._most), -torch.inf, device=scale.device)
+        self._row = torch.full((len(scale), self._most), -1, dtype=torch.int64, device=scale.device)
 
     def update(self, similarity: torch.Tensor, row: torch.Tensor, hidden: torch.Tensor | None) -> None:
         """Takes in rows `[B or 1, R]` and their similarities `[B, R]`, but for those hidden."""
         allowed, rows = self._allowed, self._rows
         refused = (rows.written_at[row] < allowed.oldest) | (rows.group[row] == allowed.excluded[:, None])
-        refused = refused | (similarity > allowed.below)
+        refused = refused | (similarity > self._below)
         if hidden is not None:
             refused = refused | hidden
         top, place = similarity.masked_fill(refused, -torch.inf).topk(min(self._most, similarity.shape[1]), dim=1)
@@ -118,4 +127,5 @@ class _Best:
     def answers(self) -> tuple[torch.Tensor, torch.Tensor]:
         none = self._similarity.isneginf()
         none |= torch.arange(self._most, device=none.device) >= self._k[:, None]
-        return self._similarity.masked_fill(none, -torch.inf), self._row.masked_fill(none, -1)
+        similarity = (self._similarity.double() * self._scale[:, None]).float()
+        return similarity.masked_fill(none, -torch.inf), self._row.masked_fill(none, -1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from usucl_fast.errors import DataError
-from usucl_fast.feed.batch import PREFETCH, Batch, Delivery
+from usucl_fast.feed.batch import PREFETCH, Batch, Delivery, checked
 from usucl_fast.feed.decode import check_header, decode_frame
 from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader
 from usucl_fast.feed.plan import BatchPlan
@@ -38,6 +38,7 @@ class DaliLoader(ThreadedLoader):
 
     def run_in_pipeline(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """`run` as on a GPU."""
+        plans = checked(plans, len(self._store.table), self._delivery.most_frames)
         for plan, output in self._decode(plans, finish=True):
             # No copy: with the dynamic executor an output stays the caller's as long as the tensor lives.
             frames = torch.from_dlpack(output.as_tensor()).movedim(-1, -3)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast.errors import UsageError
-from usucl_fast.feed.batch import Batch, Delivery, decoded_bytes
+from usucl_fast.feed.batch import Batch, Delivery, checked, decoded_bytes
 from usucl_fast.feed.decode import decode_frame
 from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader, addresses_of, make_pool
 from usucl_fast.feed.plan import BatchPlan
@@ -112,7 +112,7 @@ class DeviceResidentLoader:
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
         with make_pool(self._delivery.threads) as pool:
-            for plan in plans:
+            for plan in checked(plans, len(self._store.table), self._delivery.most_frames):
                 self._keep(pool, np.unique(plan.frame_ids))
                 frame_ids, boxes = plan.frame_ids.ravel(), plan.boxes.reshape(-1, 4)
                 frames = gather(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast.feed.augmentation import UNCHANGED
-from usucl_fast.feed.batch import PREFETCH, Batch, Delivery
+from usucl_fast.feed.batch import PREFETCH, Batch, Delivery, checked
 from usucl_fast.feed.decode import decode_frame
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.render_cpu import render
@@ -60,7 +60,7 @@ class ThreadedLoader(ABC):
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
-        prepared = self._prepare(plans)
+        prepared = self._prepare(checked(plans, len(self._store.table), self._delivery.most_frames))
         ahead: deque[tuple[BatchPlan, torch.Tensor, list[Future[None]]]] = deque()
         pool = make_pool(self._delivery.threads)
         try:

@@ -12,7 +12,9 @@ The centroids of many blocks are the rows of a block of the level above. Where W
 a row in one of them is within W of its centroid, and its product at most |q| W above the centroid's.
 
 **float32.** A sum of D products of float32, in any order and with or without fused additions, is off by at most
-(D + 1) 2^-24 |q| |x| or so; `float32_error` takes more than twice that, and the longest row of all.
+(D + 1) 2^-24 |q| |x| or so; `float32_error` takes more than twice that, and the longest row of all. What is smaller
+than float32 has numbers for, of the query or of a product, is off by 2^-126 more a term, |x| being what a query's is
+multiplied by. No product is too large: a query's numbers are brought to at most 1, and those of rows are `LONGEST`.
 
 **int8.** A query is q = s g + a, with g its code, s its step and a what rounding leaves over; a row is x = c + t h + b,
 with the code h and step t of its block's rows. Then
@@ -61,7 +63,7 @@ BALL = np.dtype([(name, np.float64) for name in ("radius", "length", "step", "re
 
 def float32_error(dim: int, longest: float, norm: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far float32 products of queries with rows are off, at most."""
-    return (dim + 8) * 2.0**-23 * longest * norm
+    return (dim + 8) * (2.0**-23 * longest * norm + 2.0**-126 * (1 + longest))
 
 
 @njit(nogil=True, inline="always")

@@ -65,7 +65,7 @@ class CompiledSearch:
         self._refresh()
         queries, blocks = _Queries(query, allowed), self.levels[0]
         topk = queries.nothing_found(k, int(k.max()))
-        scan.visit_ranges(blocks.rows, queries.of(blocks, allowed.below), topk, ranges_BS2.numpy())
+        scan.visit_ranges(blocks.rows, queries.of(blocks, queries.below), topk, ranges_BS2.numpy())
         return queries.best([topk])
 
     def _refresh(self) -> None:
@@ -106,12 +106,16 @@ def _search(
 
 
 class _Queries:
-    """Queries float32 `[B, D]`, brought up to a multiple of `LANES` by some that find nothing."""
+    """Queries float32 `[B, D]`, brought up to a multiple of `LANES` by some that find nothing. Their numbers are
+    brought to about 1 by powers of two, so that no product leaves float32."""
 
     def __init__(self, query: torch.Tensor, allowed: Allowed) -> None:
-        self._count, self.below = len(query), allowed.below
-        self._query = F.pad(query, (0, 0, 0, -len(query) % LANES))
-        self.norm = self._query.double().norm(dim=1).numpy()
+        self._count = len(query)
+        given = F.pad(query, (0, 0, 0, -len(query) % LANES))
+        self._exponent = np.frexp(given.abs().amax(dim=1).numpy())[1]
+        self._query = np.ldexp(given.double().numpy(), -self._exponent[:, None])
+        self.below = np.ldexp(allowed.below, -self._exponent)
+        self.norm = np.sqrt(np.einsum("bd,bd->b", self._query, self._query))
         self._asked = np.zeros(len(self.norm), bounds.QUERY)
         self._asked["excluded"], self._asked["oldest"] = self._pad(allowed.excluded).numpy(), allowed.oldest
         self._asked["norm"] = self.norm
@@ -120,27 +124,26 @@ class _Queries:
     def _code(self) -> NDArray[np.int8]:
         """The queries in int8, as `tile` takes them; what is left over goes into `_asked`."""
         # In numpy: some of torch's own threads go on spinning after such an operation, where the search wants to be.
-        exact = np.pad(self._query.numpy(), ((0, 0), (0, -self._query.shape[1] % 4))).astype(np.float64)
+        exact = np.pad(self._query, ((0, 0), (0, -self._query.shape[1] % 4)))
         step = np.maximum(np.abs(exact).max(axis=1), 1e-30) / 127
         code = np.rint(exact / step[:, None])
         residual = np.linalg.norm(exact - step[:, None] * code, axis=1) * (1 + bounds.ROUNDING)
         self._asked["per_step"], self._asked["residual"] = 1 / step, residual
         self._asked["shift"] = bounds.ZERO * code.sum(axis=1) - bounds.CODE_ROUNDING
-        with np.errstate(invalid="ignore"):  # whoever made a query that is not finite will say so
-            packed = code.astype(np.int8).reshape(-1, LANES, exact.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+        packed = code.astype(np.int8).reshape(-1, LANES, exact.shape[1] // 4, 4).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(packed)
 
     def _pad(self, one_a_query: torch.Tensor) -> torch.Tensor:
         return F.pad(one_a_query, (0, -len(one_a_query) % LANES))
 
-    def of(self, blocks: Blocks, below: float, coded: bool = False) -> Queries:
-        """The queries as they are asked of the rows in `blocks`; below: see `Allowed`."""
-        scaled = self._query * blocks.scale
+    def of(self, blocks: Blocks, below: NDArray[np.float64] | float, coded: bool = False) -> Queries:
+        """The queries as they are asked of the rows in `blocks`; rows more similar than `below` are no answers."""
+        exact = self._query * blocks.scale
         code = self._code if coded else np.empty((0, 0, LANES, 4), np.int8)
         asked = self._asked.copy()
         asked["below"] = below
-        asked["float32_error"] = bounds.float32_error(scaled.shape[1], blocks.longest(), self.norm)
-        return Queries(self._query.numpy(), scaled.numpy(), scaled.double().numpy(), asked, code)
+        asked["float32_error"] = bounds.float32_error(exact.shape[1], blocks.longest(), self.norm)
+        return Queries(self._query.astype(np.float32), exact.astype(np.float32), exact, asked, code)
 
     def nothing_found(self, k: torch.Tensor, most: int) -> TopK:
         """No answers yet; k is up to `most`."""
@@ -159,6 +162,7 @@ class _Queries:
         similarity, row = (np.take_along_axis(part, order, axis=1) for part in (similarity, row))
         too_many = np.arange(most) >= k
         similarity[too_many], row[too_many] = -np.inf, -1
+        similarity = np.ldexp(similarity, self._exponent[: self._count, None])
         return torch.from_numpy(similarity), torch.from_numpy(row)
 
 
