@@ -28,6 +28,8 @@ from usucl_fast.shards import open_shards
 
 TINY: dict[str, Any] = {"size": 32, "epochs": 6, "batch_size": 2, "dim": 16, "precision": "fp32", "init": "random"}
 
+HALF = "0.5 0.5 0.5"
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -187,14 +189,16 @@ def test_onnx_computes_the_same(tmp_path: Path, arch: str) -> None:
 
     torch.manual_seed(0)
     run = finished_run(tmp_path / "run", arch)
-    width = {"resnet18": 512}.get(arch, 192)
-    assert export(run, "onnx", tmp_path / "out.onnx") == f"{arch}, pictures [N, 3, 32, 32], {width} features"
+    width, mean, std = {"resnet18": (512, "0.485 0.456 0.406", "0.229 0.224 0.225")}.get(arch, (192, HALF, HALF))
+    words = f"{arch}, pictures [N, 3, 32, 32], mean {mean}, std {std}, {width} features"
+    assert export(run, "onnx", tmp_path / "out.onnx") == words
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.onnx", "run"]
     content = (tmp_path / "out.onnx").read_bytes()
     for place in (Path(torch.__file__).parent, Path(__file__).parents[2], Path.home()):
         assert str(place).encode() not in content
     model = onnx.load(tmp_path / "out.onnx")
     onnx.checker.check_model(model)
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"mean": mean, "std": std}
     backbone, _ = make_backbone(arch)
     backbone.load_state_dict(load_file(run / "backbone.safetensors"))
     for batch in (1, 3):

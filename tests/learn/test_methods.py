@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.training import EXECUTION, TINY, curve
 from usucl_fast.errors import UsageError
-from usucl_fast.feed import Batch, Delivery, Normaliser, Planner, make_loader
+from usucl_fast.feed import Batch, Delivery, Planner, make_loader
 from usucl_fast.learn import train
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.method import Method
@@ -75,8 +75,9 @@ def one_step(network: Network, planner: Planner, epoch: int = 2) -> tuple[Any, B
 
 
 def views(batch: Batch, *numbers: int) -> torch.Tensor:
-    """Normalised pictures, one view after the other."""
-    return Normaliser(CPU, torch.channels_last)(torch.cat([batch.frames[:, number] for number in numbers]))
+    """Pictures as `ARCH` takes them, one view after the other."""
+    levels = torch.cat([batch.frames[:, number] for number in numbers])
+    return ((levels / 255 - 0.5) / 0.5).expand(-1, 3, -1, -1)
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -109,7 +109,8 @@ def test_any_number_of_ranks_sees_the_same_tuples_and_learns_the_same(trained: P
         assert plans(more) == plans(one)
         assert losses(more) == pytest.approx(losses(one), abs=1e-3)
         for tensor, value in load_file(more / "backbone.safetensors").items():
-            assert torch.allclose(value, weights[tensor], atol=1e-4), tensor
+            # AdamW moves a weight by up to .001 a step however small its gradient, and so by its rounding.
+            assert torch.allclose(value, weights[tensor], atol=2e-4), tensor
 
 
 def test_ranks_write_what_one_process_writes(trained: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.helpers import SAMPLE
 from usucl_fast.errors import DataError, UsageError
+from usucl_fast.learn import imagenet
 from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.network import Network
@@ -280,6 +281,7 @@ def test_imagenet_from_the_cache_and_without_internet(tmp_path: Path, monkeypatc
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", offline)
+    monkeypatch.setattr(imagenet, "why_unreachable", lambda place: "")
     url = torchvision.models.ResNet18_Weights.DEFAULT.url
     with pytest.raises(
         UsageError, match=rf"imagenet weights of resnet18 .*no internet.*{url} and give the file .*--init"
@@ -325,6 +327,7 @@ def test_what_timm_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         return create(*names, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(imagenet, "why_unreachable", lambda place: "")
     with pytest.raises(
         UsageError, match=r"cannot be reached\); download them from https://huggingface\.co/timm/resnet18\S"
     ):

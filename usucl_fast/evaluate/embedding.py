@@ -138,8 +138,10 @@ def embed(
     """Features `[count, F]` of batches of pictures, uint8 `[m, C, S, S]`."""
     import torch
 
+    from usucl_fast.learn.backbones import normalisation
+
     backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    normalise = feed.Normaliser(device, torch.channels_last)
+    normalise = feed.Normaliser(device, torch.channels_last, *normalisation(backbone))
     features: list[NDArray[np.float32]] = []
     with torch.no_grad(), Progress("batches", -(-count // BATCH)) as progress:
         done = 0

@@ -16,6 +16,7 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.evaluate.protocols import FineTune
 from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.feed.normalise import Normaliser
+from usucl_fast.learn.backbones import normalisation
 from usucl_fast.machine import computes_in_bf16
 from usucl_fast.progress import Progress
 
@@ -88,7 +89,7 @@ class _Run:
                 f"{self._name} trains on {len(self._train)} samples, and batch norm needs two; use fewer folds"
             )
         self._device, self._bf16 = device, computes_in_bf16(device)
-        self._normalise = Normaliser(device, torch.channels_last)
+        self._normalise = Normaliser(device, torch.channels_last, *normalisation(backbone))
         self._seed = int(np.random.SeedSequence([settings.seed, split.repeat, split.fold]).generate_state(1)[0])
         torch.manual_seed(self._seed)  # of the head, and of its dropout
         backbone.eval()

@@ -1,5 +1,7 @@
 """uint8 pictures -> what a network takes, in one pass on the device."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normaliser:
-    """Scales to [0, 1], subtracts ImageNet's mean and divides by its standard deviation, a channel each.
+    """Scales to [0, 1], subtracts a mean and divides by a standard deviation, a channel each.
 
     A result is good until the next call: its memory is used again, because taking a fresh 100 MB from the
     system for each batch costs four times as much as filling it.
@@ -19,12 +21,19 @@ class Normaliser:
     Args:
         device: of the pictures.
         memory_format: of the results.
+        mean, std: of the three channels; ImageNet's, where the network does not say others (`normalisation`).
     """
 
-    def __init__(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> None:
-        std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
-        self._scale = 1 / (255 * std)
-        self._shift = -torch.tensor(IMAGENET_MEAN, device=device)[:, None, None] / std
+    def __init__(
+        self,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        deviation = torch.tensor(std, device=device)[:, None, None]
+        self._scale = 1 / (255 * deviation)
+        self._shift = -torch.tensor(mean, device=device)[:, None, None] / deviation
         self._format = memory_format
         self._out = torch.empty(0, 3, 0, 0, device=device)
 

@@ -8,6 +8,7 @@ recipes.py     all methods and recipes by name
 network.py     what is trained: the encoders of a method, its bank
 encoder.py     backbone + projection head
 backbones.py   the networks that learn, by name
+imagenet.py    the weights that a backbone's publishers offer
 weights.py     backbones from elsewhere; exporting.py and formats.py, runs for elsewhere
 losses.py      the contrastive loss of USUCL, on tensors
 contrast.py    the loss of a batch of USUCL

@@ -1,12 +1,14 @@
 """The networks that learn, by name: torchvision's ResNets, and all of timm's where it is installed."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torchvision
 from torch import nn
 
 from usucl_fast.errors import UsageError
+from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
 from usucl_fast.optional import needed
 
 TIMM = "timm/"
@@ -39,6 +41,16 @@ def make_backbone(arch: str) -> tuple[nn.Module, int]:
     width = network.fc.in_features
     network.fc = nn.Identity()
     return network, width
+
+
+def normalisation(network: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
+    """The mean and the standard deviation, a channel each, that a network's pictures are normalised by.
+
+    network: of `make_backbone`. timm says of each of its own what its weights were trained with; torchvision's take
+        ImageNet's.
+    """
+    trained_with: Any = getattr(network, "pretrained_cfg", {})
+    return trained_with.get("mean", IMAGENET_MEAN), trained_with.get("std", IMAGENET_STD)
 
 
 def import_timm(arch: str) -> Any:

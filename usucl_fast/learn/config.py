@@ -61,7 +61,8 @@ class TrainConfig:
     seed: int = setting(0, "Seed of the weights and of all draws.", low=0)
     init: str = setting(
         RANDOM,
-        "Weights that the backbone starts with: random; imagenet, torchvision's; or a file or run, see the README.",
+        "Weights that the backbone starts with: random; imagenet, torchvision's or timm's; or a file or run, see the"
+        " README.",
     )
     dim: int = setting(128, "Dimension of the embeddings.", low=2)
     batch_norm: str = setting(

@@ -18,8 +18,8 @@ def export(run: Path, format: str, out: Path, overwrite: bool = False) -> str:
             `module.encoder_k`. Batch norms of the head are folded into its linear layers, with their running
             statistics, which leaves `fc.0`, `fc.2`, and so on; a head of other parts is left out. The optimizer has
             no state.
-        onnx: the backbone: `pictures` `[N, 3, size, size]`, float32, normalised by ImageNet's mean and deviation, ->
-            `features` `[N, F]`, for any N.
+        onnx: the backbone: `pictures` `[N, 3, size, size]`, float32, (levels / 255 - mean) / std, -> `features`
+            `[N, F]`, for any N. `mean` and `std`, of the three channels, are in its metadata.
 
     Raises:
         UsageError: there is no run, it has not come so far, its backbone does not go into the format, a package is

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from usucl_fast.errors import UsageError
-from usucl_fast.learn.backbones import TIMM, make_backbone
+from usucl_fast.learn.backbones import TIMM, make_backbone, normalisation
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.config import TrainConfig
 from usucl_fast.learn.run_folder import RunFolder
@@ -51,7 +51,7 @@ def _us_ucl(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
 
 def _onnx(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
     with needed("onnx and onnxscript", "--format onnx", "onnx"):
-        importlib.import_module("onnx")
+        onnx = importlib.import_module("onnx")
         importlib.import_module("onnxscript")
     backbone, width = make_backbone(config.arch)
     backbone.load_state_dict(read_backbone(run.path, config.arch))
@@ -68,7 +68,12 @@ def _onnx(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # where on this machine the code of each lies
-    return model.SerializeToString(), f"{config.arch}, pictures [N, 3, {config.size}, {config.size}], {width} features"
+    normalised = [" ".join(f"{value:g}" for value in values) for values in normalisation(backbone)]
+    onnx.helper.set_model_props(model, dict(zip(("mean", "std"), normalised, strict=True)))
+    return model.SerializeToString(), (
+        f"{config.arch}, pictures [N, 3, {config.size}, {config.size}], mean {normalised[0]}, std {normalised[1]},"
+        f" {width} features"
+    )
 
 
 MAKERS = {"us_ucl": _us_ucl, "onnx": _onnx}

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from usucl_fast.feed import BatchPlan, Normaliser
+from usucl_fast.learn.backbones import normalisation
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.ranks import Ranks
@@ -68,8 +69,8 @@ class Network(nn.Module):
             with needed("lightly", f"--method {config.method}", "baselines"):
                 importlib.import_module("lightly")
         self.config, self.device, self.ranks = config, device, ranks
-        self.normalise = Normaliser(device, torch.channels_last)
         self.query = self._make_encoder()
+        self.normalise = Normaliser(device, torch.channels_last, *normalisation(self.query.backbone))
         self.key = self._make_encoder() if config.has_keys() else None
         if self.key is not None:
             self.key.requires_grad_(False)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from usucl_fast.errors import DataError, UsageError, first_line
-from usucl_fast.learn.backbones import TIMM, import_timm, make_backbone
+from usucl_fast.learn.backbones import make_backbone
 from usucl_fast.learn.checkpoint import NETWORK, QUERY_BACKBONE
 from usucl_fast.learn.config import IMAGENET
+from usucl_fast.learn.imagenet import fetch
 from usucl_fast.learn.run_folder import RunFolder
 
 ENVELOPES = ("state_dict_ema", "state_dict", NETWORK, "model")
@@ -72,7 +72,7 @@ def read_backbone(source: str | Path, arch: str) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):  # the random weights of this one are nobody's business
         network, _ = make_backbone(arch)
     if str(source) == IMAGENET:
-        return _match(_fetch(arch), network, f"what {IMAGENET} stands for", arch)
+        return _match(fetch(arch, network), network, f"what {IMAGENET} stands for", arch)
     path = Path(source)
     if path.is_dir():
         path = RunFolder(path).backbone
@@ -151,25 +151,3 @@ def _load(path: Path) -> Any:
             ) from error
         reason = "it is no checkpoint" if isinstance(error, pickle.UnpicklingError) else first_line(error)
         raise DataError(f"{path} is damaged or holds no weights ({reason}); get the file again") from error
-
-
-def _fetch(arch: str) -> dict[str, Tensor]:
-    """The weights that torchvision or timm offers, from its cache or the internet."""
-    if arch.startswith(TIMM):
-        name = arch.removeprefix(TIMM)
-        timm = import_timm(arch)
-        place = f"https://huggingface.co/{getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None) or 'timm'}"
-    else:
-        weights = torchvision.models.get_model_weights(arch).DEFAULT
-        place = weights.url
-    try:
-        if arch.startswith(TIMM):
-            state: dict[str, Tensor] = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-        else:
-            state = weights.get_state_dict(progress=False, check_hash=True)
-        return state
-    except Exception as error:  # whatever the libraries that fetch raise
-        raise UsageError(
-            f"the {IMAGENET} weights of {arch} cannot be fetched ({first_line(error)}); download them from {place}"
-            f" and give the file instead of the word {IMAGENET}, as in --init FILE"
-        ) from error
