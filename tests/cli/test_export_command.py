@@ -45,7 +45,8 @@ def test_onnx(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     result = usucl_train("export", run, "--format", "onnx", "--out", tmp_path / "out.onnx")
     assert result.exit_code == 0, result.output
-    line = f"{tmp_path / 'out.onnx'}: resnet18, pictures [N, 3, 32, 32], mean 0.5 0.5 0.5, std 0.5 0.5 0.5, 512 features; 44.7 MB\n"
+    normalised = "mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    line = f"{tmp_path / 'out.onnx'}: resnet18, pictures [N, 3, 32, 32], {normalised}, 512 features; 44.7 MB\n"
     assert (result.stdout, result.stderr) == (line, "")
 
 
