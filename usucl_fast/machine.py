@@ -1,5 +1,6 @@
 """What this machine is."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -16,6 +17,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of memory this process may use: the machine's, or its container's where that has less."""
+    import psutil
+
+    most = int(psutil.virtual_memory().total)
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        with contextlib.suppress(OSError, ValueError):  # another system, or no limit ("max")
+            most = min(most, int(limit.read_text()))
+    return most
 
 
 def crowded() -> str | None:

@@ -146,6 +146,16 @@ def test_a_palette_of_impossible_width_is_refused(tmp_path: Path) -> None:
         shown(tmp_path / "a.dcm")
 
 
+def test_palette_indices_of_impossible_width_are_refused(tmp_path: Path) -> None:
+    """A table of all that 32 bits can say would take 16 GiB."""
+    facts: dict[str, Any] = {f"{c}PaletteColorLookupTableDescriptor": [256, 0, 16] for c in ("Red", "Green", "Blue")}
+    facts |= {f"{c}PaletteColorLookupTableData": bytes(512) for c in ("Red", "Green", "Blue")}
+    wide = np.repeat(GREY, 4, axis=-1)  # each value has the bytes of four
+    write_dicom(tmp_path / "a.dcm", wide, photometric="PALETTE COLOR", Columns=GREY.shape[2], **facts, BitsAllocated=32)
+    with pytest.raises(DecodeError, match="palette indices of 32 bits"):
+        shown(tmp_path / "a.dcm")
+
+
 def test_pictures_that_are_not_counted_are_all_found(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a.dcm", GREY)
     ds = pydicom.dcmread(tmp_path / "a.dcm")

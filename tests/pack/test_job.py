@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from tests.helpers.dicoms import write_dicom
 from tests.helpers.forged import reseal
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.pack import find_sources, job, pack, writer
+from usucl_fast.pack import find_sources, job, limits, pack, writer
+from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.writer import ShardWriter
 from usucl_fast.shards import Manifest, PackSettings, open_shards, read_manifest
 
@@ -222,6 +225,26 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_video_only(tmp_path: Path) ->
         os.close(writer)
     assert summary["videos"] == 1
     assert summary["quarantined"] == [{"source": "hangs.mp4", "reason": "gives no picture for 1 s (--time-limit)"}]
+
+
+def test_a_video_that_takes_too_much_memory_costs_itself_only(tmp_path: Path) -> None:
+    """A file of 0.3 MB that holds 0.3 GB: its worker is ended before it has them."""
+    root = tmp_path / "in"
+    write_video(root / "good.mp4", moving_texture(12, 64, 64, seed=0), "libx264")
+    write_dicom(root / "a.dcm", np.zeros((300, 1000, 1000), np.uint8), syntax=DeflatedExplicitVRLittleEndian)
+    assert (root / "a.dcm").stat().st_size < 10**6
+    pseudonyms = Pseudonyms(b"0" * 32)
+    settings = replace(SETTINGS, names="keep")
+    out = tmp_path / "out"
+    summary = pack(find_sources([root])[0], out, settings, workers=1, pseudonyms=pseudonyms, memory_limit=200 * 10**6)
+    reason = "takes more than 0.2 GB of memory (--memory-limit)"
+    assert summary["quarantined"] == [{"source": "a.dcm", "reason": reason}]
+    assert summary["videos"] == 1
+
+
+def test_workers_share_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory", lambda: 18 << 30)
+    assert [limits.share_of_memory(workers) for workers in (1, 4, 8, 256)] == [4 << 30, 4 << 30, 2 << 30, 1 << 29]
 
 
 @pytest.fixture

@@ -136,6 +136,13 @@ main.add_command(names)
     help="A video that gives no picture for so long is left out.",
 )
 @click.option(
+    "--memory-limit",
+    metavar="GB",
+    type=click.FloatRange(0, min_open=True),
+    show_default="the machine's less 2 GB, shared out among workers; 4 at most",
+    help="A video whose worker takes more memory is left out.",
+)
+@click.option(
     "--workers",
     default=cores(),
     show_default="one a CPU core",
@@ -159,6 +166,7 @@ def pack_command(
     fps: float | None,
     follow_links: bool,
     time_limit: float,
+    memory_limit: float | None,
     workers: int,
     overwrite: bool,
     **settings: Any,
@@ -209,6 +217,7 @@ def pack_command(
             outlines=pack.read_outlines(Path(sector), sources, pseudonyms) if sector_from_file else {},
             pseudonyms=pseudonyms,
             time_limit=time_limit,
+            memory_limit=None if memory_limit is None else int(memory_limit * 1e9),
             overwrite=overwrite,
             notes=notes,
         )

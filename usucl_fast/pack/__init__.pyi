@@ -8,6 +8,7 @@ from .job import pack as pack
 from .labels import by_name as by_name
 from .labels import read_labels as read_labels
 from .limits import TIME_LIMIT as TIME_LIMIT
+from .limits import share_of_memory as share_of_memory
 from .lists import LISTS as LISTS
 from .lists import read_list as read_list
 from .outlines import read_outlines as read_outlines

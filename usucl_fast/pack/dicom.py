@@ -333,10 +333,13 @@ def _palette(found: Dataset) -> NDArray[np.uint8]:
 
     pydicom takes entries for as wide as they are stored; some machines store 8 bits in words of 16.
     """
+    allocated = int(found.BitsAllocated)
+    if allocated not in (8, 16):
+        raise DecodeError(f"has palette indices of {allocated} bits; 8 and 16 are known")
     bits = int(found.RedPaletteColorLookupTableDescriptor[2])
     if bits not in (8, 16):
         raise DecodeError(f"has a palette of {bits} bits; 8 and 16 are known")
-    indices = np.arange(1 << int(found.BitsAllocated), dtype=f"uint{int(found.BitsAllocated)}")
+    indices = np.arange(1 << allocated, dtype=f"uint{allocated}")
     colors = apply_color_lut(indices[None], found)[0, :, :3]
     if colors.itemsize == 2 and colors.max() > 255:
         colors = colors >> 8

@@ -36,7 +36,7 @@ from usucl_fast.files import holds_only, read_json, write_json, write_whole
 from usucl_fast.pack.contact_sheet import write_sheets
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.identity import Pseudonyms, escape
-from usucl_fast.pack.limits import TIME_LIMIT
+from usucl_fast.pack.limits import TIME_LIMIT, share_of_memory
 from usucl_fast.pack.sector import Polygon
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits, torn_groups
@@ -97,6 +97,7 @@ class _Job:
     out: Path
     partial: Path
     workers: int
+    memory_limit: int
     notes: Sequence[str]
 
 
@@ -125,15 +126,16 @@ def pack(
     outlines: Mapping[str, tuple[Polygon, ...]] | None = None,
     pseudonyms: Pseudonyms | None = None,
     time_limit: float = TIME_LIMIT,
+    memory_limit: int | None = None,
     overwrite: bool = False,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Packs `sources` into the shard folder `out` and returns its summary (also in `summary.json`).
 
-    A video that does not decode, or whose decoder crashes or gives no picture for `time_limit` seconds, is left out and
-    listed under `quarantined`. Interrupted at any moment, the same call goes on; the shards are the same as without
-    the interruption, for any number of `workers`. Where `out` holds shards already, videos that are new to it are
-    appended and the frame ids in it stay.
+    A video that does not decode, or whose decoder crashes, gives no picture for `time_limit` seconds or takes more than
+    `memory_limit` bytes of memory (None: `share_of_memory`), is left out and listed under `quarantined`. Interrupted at
+    any moment, the same call goes on; the shards are the same as without the interruption, for any number of `workers`.
+    Where `out` holds shards already, videos that are new to it are appended and the frame ids in it stay.
 
     outlines: by name of the source, polygons to keep of its picture, for the setting `sector="file"`.
     pseudonyms: hashes names and patients; needed where DICOM files are among the sources or names are hashed.
@@ -161,7 +163,8 @@ def pack(
     )
     if known and not orders:
         return _read_summary(out)
-    job = _Job(orders, settings, pseudonyms, known, out, partial, workers, notes)
+    memory_limit = share_of_memory(workers) if memory_limit is None else memory_limit
+    job = _Job(orders, settings, pseudonyms, known, out, partial, workers, memory_limit, notes)
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         _claim(job, overwrite)
@@ -386,7 +389,7 @@ def _append_all(job: _Job, writer: ShardWriter) -> _Outcome:
     outcome = _Outcome()
     fresh = [not order.path.with_suffix(".npz").exists() for order in job.orders]
     with Progress("videos", len(job.orders), megabytes=_megabytes(job.orders)) as progress:
-        packed = zip(job.orders, spool_all(job.orders, job.workers), fresh, strict=True)
+        packed = zip(job.orders, spool_all(job.orders, job.workers, job.memory_limit), fresh, strict=True)
         for order, video, is_fresh in packed:
             if isinstance(video, Spooled):
                 writer.append(video, order.path)

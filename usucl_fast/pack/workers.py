@@ -10,13 +10,18 @@ import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+import psutil
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.files import write_json
 from usucl_fast.pack.spool import Order, Spooled, TooShortError, is_late, spool
+
+LOOK_SECONDS = 0.05
+"""How often the memory of workers is looked at. In between, one may take some 0.1 GB more."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,10 @@ class NotPacked:
     fault: bool
 
 
-def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | NotPacked]:
+def spool_all(orders: Sequence[Order], workers: int, memory_limit: int) -> Iterator[Spooled | NotPacked]:
     """Packs every video into its spool file, `workers` side by side; yields what became of them, in order.
+
+    A worker that takes more than `memory_limit` bytes of memory is ended, and its video left out.
 
     What an earlier call has done is not done again: beside the spool file of a video that is done lies a `.npz`, and
     beside that of one that is left out a `.json`.
@@ -37,7 +44,10 @@ def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | NotPa
         OSError: a spool file cannot be written.
     """
     # A fresh interpreter a worker: nothing of this process (threads, locks, CUDA) leaks into it.
-    pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"), initializer=_prepare)
+    context = multiprocessing.get_context("spawn")
+    watch = _MemoryWatch(memory_limit, context.SimpleQueue())
+    pool = ProcessPool(workers, context=context, initializer=_prepare, initargs=(watch.begun,))
+    watch.start()
     try:
         jobs: deque[ProcessFuture[None] | None] = deque(
             None if _read(order.path) else pool.schedule(_spool, [order]) for order in orders
@@ -45,7 +55,7 @@ def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | NotPa
         for order in orders:
             job = jobs.popleft()
             if job is not None:
-                reason = _reason(job, order)
+                reason = _reason(job, order, watch)
                 if reason:
                     write_json(order.path.with_suffix(".json"), asdict(reason))
             outcome = _read(order.path)
@@ -56,6 +66,7 @@ def spool_all(orders: Sequence[Order], workers: int) -> Iterator[Spooled | NotPa
         pool.stop()
         raise
     finally:
+        watch.stop()
         pool.join()
 
 
@@ -67,7 +78,7 @@ def _spool(order: Order) -> None:
         raise
 
 
-def _reason(job: ProcessFuture[None], order: Order) -> NotPacked | None:
+def _reason(job: ProcessFuture[None], order: Order, watch: "_MemoryWatch") -> NotPacked | None:
     try:
         job.result()
     except TooShortError as error:
@@ -76,6 +87,8 @@ def _reason(job: ProcessFuture[None], order: Order) -> NotPacked | None:
         return NotPacked(str(error), fault=True)
     except ProcessExpired as error:
         order.path.unlink(missing_ok=True)
+        if error.pid in watch.ended:
+            return NotPacked(f"takes more than {watch.limit / 1e9:.3g} GB of memory (--memory-limit)", fault=True)
         if is_late(order.path):
             return NotPacked(f"gives no picture for {order.time_limit:g} s (--time-limit)", fault=True)
         return NotPacked(f"ends the process that decodes it, {_how(error.exitcode)}", fault=True)
@@ -98,7 +111,46 @@ def _read(path: Path) -> Spooled | NotPacked | None:
     return None
 
 
-def _prepare() -> None:
+class _MemoryWatch(threading.Thread):
+    """Ends workers that take too much memory.
+
+    From outside, for a library in C may keep the interpreter's lock while it takes memory. By what is resident, for a
+    limit on address space, which the system would hold, counts what threads and libraries only set aside.
+
+    begun: every worker puts its process id in.
+    ended: process ids of those that were ended.
+    """
+
+    def __init__(self, limit: int, begun: "SimpleQueue[int]") -> None:
+        super().__init__(daemon=True)
+        self.limit, self.begun, self.ended = limit, begun, set[int | None]()
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        workers: list[psutil.Process] = []
+        while not self._stopped.wait(LOOK_SECONDS):
+            while not self.begun.empty():
+                with contextlib.suppress(psutil.Error):  # it has ended by itself
+                    workers.append(psutil.Process(self.begun.get()))
+            workers = [worker for worker in workers if self._may_go_on(worker)]
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+    def _may_go_on(self, worker: psutil.Process) -> bool:
+        try:
+            if worker.memory_info().rss <= self.limit:
+                return True
+            self.ended.add(worker.pid)
+            worker.kill()
+        except psutil.Error:
+            pass
+        return False
+
+
+def _prepare(begun: "SimpleQueue[int]") -> None:
+    begun.put(os.getpid())
     # An interrupt is the parent's to handle, and nobody's work goes on when the parent is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
