@@ -126,7 +126,7 @@ USES: dict[str, tuple[str, str, tuple[Ask, ...]]] = {
         "lightly",
         "baselines",
         (
-            *(training("--method", name) for name in ("simclr", "moco", "byol", "simsiam")),
+            *(training("--method", name) for name in ("simclr", "moco", "byol", "simsiam", "dino")),
             training("--optimizer", "lars", "--lr", "0.1"),
         ),
     ),

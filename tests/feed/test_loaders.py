@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.feeding import ANYWHERE, delivery, loader_of, plans_of
+from tests.helpers.feeding import ANYWHERE, delivery, loader_of, planner_of, plans_of
 from tests.helpers.forged import change_videos
 from tests.helpers.pictures import expected
 from usucl_fast.curriculum import Curriculum
@@ -39,6 +39,17 @@ def test_pictures_are_those_of_the_plan(
         assert error.mean() <= 1
         delivered += batch.frames.shape[0]
     assert delivered == 2 * len(store.table.videos)
+
+
+def test_small_crops_are_those_of_the_plan(store: ShardStore, name: str) -> None:
+    made = planner_of(store.table, augmentation=AUGMENTATIONS["mocov2"], tuples="pair", small_crops=3, epochs=2)
+    plans = list(made.plans())
+    how = dataclasses.replace(delivery(), most_frames=made.most_frames)
+    for plan, batch in zip(plans, loader_of(name, store, how).run(plans), strict=True):
+        assert batch.frames.shape == (*plan.frame_ids.shape, 1, 48, 48)
+        error = (batch.frames.double() - expected(store, plan, 48, 1)).abs().mean(dim=(0, 2, 3, 4))
+        assert len(error) == 5
+        assert error.max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -92,6 +92,31 @@ def test_a_run_of_so_many_steps_goes_through_the_curriculum_step_by_step() -> No
     assert same == [in_epochs.plan(*divmod(step, 4)).frame_ids[:, :2].tolist() for step in range(10)]
 
 
+def test_small_crops_are_of_the_anchors_frame_from_anywhere_in_it() -> None:
+    """Of frames of 60 by 80 pixels the largest square has 60 x 60, a crop of a ninth to a quarter of it 20 to 30."""
+    look = AUGMENTATIONS["look"]
+    small = {"small_crops": 5, "small_area": (1 / 9, 1 / 4)}
+    planner = planner_of(table_of([30, 1, 12, 7]), tuples="pair", augmentation=look, **small)
+    assert planner.most_frames == 4 * 7
+    plans = [planner.plan(epoch, 0) for epoch in range(100)]
+    for plan in plans:
+        assert plan.frame_ids.shape == plan.valid.shape == (4, 7)
+        assert plan.valid.all()
+        assert (plan.frame_ids[:, 2:] == plan.frame_ids[:, :1]).all()
+        assert (abs(plan.frame_ids[:, 0] - plan.frame_ids[:, 1]) <= 3).all()
+    boxes = np.concatenate([plan.boxes for plan in plans])
+    top, left, height, width = np.moveaxis(boxes[:, 2:], -1, 0)
+    stretch = look.ratio[1] ** 0.5
+    assert boxes[:, :2, 2:].min() >= 80 * 0.6**0.5 / stretch - 1  # of the large ones, as without
+    for side in (height, width):
+        assert 20 / stretch - 1 <= side.min() < 21
+        assert 29 < side.max() <= 30 * stretch + 1
+    assert top.min() == left.min() == 0  # and never from beyond it
+    assert ((top + height).max(), (left + width).max()) == (60, 80)
+    assert len(np.unique(boxes.reshape(-1, 4), axis=0)) > 0.9 * boxes[..., 0].size
+    assert 0.4 < np.concatenate([plan.flips[:, 2:] for plan in plans]).mean() < 0.6
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 7, 8, 9, 12, 50, 333])
 @pytest.mark.parametrize("window", [(0.2, 0.4), (0.03, 0.06), (0.0, 0.0)])
 def test_tuples_against_the_published_rules(n: int, window: tuple[float, float]) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torchvision.transforms.functional import resize
 
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.training import EXECUTION, TINY, curve
@@ -53,11 +54,12 @@ def load(planner: Planner, epoch: int, config: Method) -> Batch:
     return batch
 
 
-def one_step(network: Network, planner: Planner, epoch: int = 2) -> tuple[Any, Batch, Outcome]:
-    """The network as it was when it encoded, the batch, and what came of it, with gradients in the network."""
+def one_step(network: Network, planner: Planner, epoch: int = 2, copied: bool = True) -> tuple[Any, Batch, Outcome]:
+    """The network as it was when it encoded, where it can be copied, the batch, and what came of it, with gradients in
+    the network."""
     batch = load(planner, epoch, network.config)
     network.begin(0.5)
-    before = copy.deepcopy(network)
+    before = copy.deepcopy(network) if copied else None
     network.zero_grad()
     outcome = network(batch.frames, batch.plan)
     outcome.loss.backward()
@@ -214,6 +216,47 @@ def test_methods_without_negatives_against_a_naive_loop(recipe: str) -> None:
             assert torch.allclose(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3), name
 
 
+def test_dino_against_a_naive_loop() -> None:
+    """Over several steps, with what the last ones left of the centre; small crops are resized as torchvision does."""
+    method, planner = made("dino", small_crops=3)
+    config, centre = method.config, torch.zeros(16)
+    for epoch in range(3):
+        before, _ = made("dino", small_crops=3)
+        before.load_state_dict(method.state_dict())
+        before.begin(0.5)
+        _, batch, outcome = one_step(method, planner, epoch, copied=False)
+        small = resize(views(batch, 2, 3, 4), [14, 14], antialias=True)  # 3 / 7 of 32 pixels
+        z = [*before.query(views(batch, 0, 1)).chunk(2), *before.query(small).chunk(3)]
+        keys = [before.key(views(batch, view)).detach() for view in (0, 1)]
+        terms = []
+        for own, key in enumerate(keys):
+            for other, query in enumerate(z):
+                for k, q in zip(key, query, strict=True):
+                    assigned = ((k - centre) / config.key_tau).softmax(0)
+                    if other != own:
+                        terms.append(-sum(assigned[p] * (q / config.tau).log_softmax(0)[p] for p in range(16)))
+        assert len(terms) == 4 * 8
+        total = sum(terms) / len(terms)
+        assert outcome.loss.item() == pytest.approx(total.item(), abs=1e-5)
+        assert torch.allclose(outcome.query, F.normalize(z[0], dim=1), atol=1e-5)
+        total.backward()
+        for (name, mine), theirs in zip(method.named_parameters(), before.parameters(), strict=True):
+            if mine.requires_grad:
+                assert torch.allclose(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3), name
+        centre = 0.9 * centre + 0.1 * torch.cat(keys).mean(0)
+        assert torch.allclose(method.parts["loss"].center.flatten(), centre, atol=1e-6)
+        with torch.no_grad():
+            for parameter in method.query.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(0.1 * parameter.grad)
+
+
+@pytest.mark.parametrize("small_crops", [0, 2])
+def test_dino_takes_vision_transformers(small_crops: int) -> None:
+    network, planner = made("dino", arch="timm/test_vit", small_crops=small_crops)
+    one_step(network, planner, copied=False)
+
+
 QUEUE: dict[str, Any] = {"queue": 12, "key_momentum": (0.9, 0.9)}
 """For 40 steps: soon full of keys, which follow soon."""
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
@@ -223,6 +266,7 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     "mocov2": (QUEUE, 0),
     "byol": ({"lr": 0.001}, 0),
     "simsiam": ({"lr": 0.1}, 0),
+    "dino": ({"lr": 0.001, "key_momentum": (0.9, 0.9)}, 0),
     "cyclecontrast": ({**QUEUE, "head_norm": False, "reach": 0}, 0),
     "uscl": ({}, 0),
 }
@@ -262,6 +306,7 @@ def test_every_recipe_can_be_run_and_resumed_bit_equal(sample: ShardStore, tmp_p
         ("mocov2", "exclude", "video"),
         ("byol", "tau", 0.1),
         ("simsiam", "head_norm", False),
+        ("simsiam", "small_crops", 2),
         ("cyclecontrast", "intra_negatives", (3, 3)),
         ("uscl", "reach", 3),
         ("default", "queue", 8),

@@ -37,7 +37,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "encode": ("default", {"intra_mining": "encode", "symmetric": False, "intra_hard_share": (0.5, 1.0)}),
     "reference": ("reference", {}),
 }
-METHODS = ("simclr", "mocov2", "byol", "simsiam", "cyclecontrast", "uscl")
+METHODS = ("simclr", "mocov2", "byol", "simsiam", "dino", "cyclecontrast", "uscl")
 RUNS |= {recipe: (recipe, {"queue": 8} if recipe == "mocov2" else {}) for recipe in METHODS}
 STOP = 5
 

@@ -42,8 +42,8 @@ NO_STAGE = Stage(intra=False, window=(0.0, 0.0), intra_negatives=0, intra_hard_s
 class BatchPlan:
     """What a loader has to deliver for one step; loaders choose nothing themselves.
 
-    View 0 is the anchor, view 1 the positive, the others are intra-video negatives (of `thirds`, see `Planner`, they
-    are the three frames).
+    View 0 is the anchor, view 1 the positive, the others are intra-video negatives, or small crops of the anchor's
+    frame (of `thirds`, see `Planner`, they are the three frames).
 
     frame_ids: int64 `[B, V]`.
     valid: bool `[B, V]`; False where a video is too short for such a view. The frame id is then the
@@ -126,9 +126,11 @@ class Planner:
     tuples: what a tuple is made of, in `TUPLES`:
         `mined`: anchor, positive, and the curriculum's intra-video negatives while they count in the loss.
         `full`: those always.
-        `pair`: anchor and positive alone. Anchors are drawn from `EVERYWHERE`.
+        `pair`: anchor and positive alone, and `small_crops`. Anchors are drawn from `EVERYWHERE`.
         `thirds`: three frames, one of each third of the video, that of the middle first.
     reach: frames from an anchor to its positive, at most; 0 for the anchor's own frame, with other augmentations.
+    small_crops: further views of the anchor's frame, of a pair: crops from anywhere in it.
+    small_area: their share of the largest centred square.
     """
 
     table: FrameTable
@@ -142,6 +144,8 @@ class Planner:
     videos: NDArray[np.int64] | None = None
     tuples_per_video: int = 1
     length: int = 0
+    small_crops: int = 0
+    small_area: tuple[float, float] = (0.05, 0.4)
 
     @functools.cached_property
     def planned(self) -> NDArray[np.int64]:
@@ -166,7 +170,7 @@ class Planner:
     @property
     def most_views(self) -> int:
         """Views of the largest tuple."""
-        return {"pair": 2, "thirds": 3}.get(self.tuples, 2 + max(self.curriculum.intra_negatives))
+        return {"pair": 2 + self.small_crops, "thirds": 3}.get(self.tuples, 2 + max(self.curriculum.intra_negatives))
 
     @property
     def most_frames(self) -> int:
@@ -201,16 +205,18 @@ class Planner:
         if self.tuples == "thirds":
             frames, valid = draw_thirds(length, draws)
         elif self.tuples == "pair":
-            frames, valid = draw_tuple(length, stage.window, draws, EVERYWHERE, self.reach)
+            frames, valid = draw_tuple(length, stage.window, draws[:, :2], EVERYWHERE, self.reach)
+            views = [0, 1, *[0] * self.small_crops]
+            frames, valid = frames[:, views], valid[:, views]
         else:
             planned = stage.intra_negatives if stage.intra or self.tuples == "full" else 0
             frames, valid = draw_tuple(length, stage.window, draws[:, : 2 + planned], EARLY, self.reach)
-        views = frames.shape[1]
-        draws = self._picture_draws(epoch, AUGMENTATION_STREAM, tuples, PICTURE_DRAWS)[:, :views]
-        boxes, flips = draw_boxes(self.table.size[video][:, None], self.augmentation, draws[..., :BOX_DRAWS])
+        count = frames.shape[1]
+        draws = self._picture_draws(epoch, AUGMENTATION_STREAM, tuples, PICTURE_DRAWS)[:, :count]
+        boxes, flips = self._boxes(self.table.size[video][:, None], draws[..., :BOX_DRAWS])
         levels = draws[..., BOX_DRAWS:]
         if self.augmentation.changes_look:
-            look = self._picture_draws(epoch, LOOK_STREAM, tuples, LOOK_DRAWS)[:, :views]
+            look = self._picture_draws(epoch, LOOK_STREAM, tuples, LOOK_DRAWS)[:, :count]
             levels = np.concatenate([levels, look], axis=-1)
         photometry = draw_photometry(self.augmentation, levels)
         mix = _uniform(self.seed, epoch, MIX_STREAM, tuples, 2)
@@ -227,6 +233,16 @@ class Planner:
             epoch=epoch,
             stage=stage,
         )
+
+    def _boxes(
+        self, size: NDArray[np.int64], draws: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """`draw_boxes` of all views, with small ones for small crops."""
+        boxes, flips = draw_boxes(size, self.augmentation, draws)
+        if self.tuples == "pair" and self.small_crops:
+            small = dataclasses.replace(self.augmentation, area=self.small_area, whole=False)
+            boxes[:, 2:], flips[:, 2:] = draw_boxes(size, small, draws[:, 2:])
+        return boxes, flips
 
     def _picture_draws(self, epoch: int, stream: int, tuples: range, count: int) -> NDArray[np.float64]:
         """`[tuples, most_views, count]` uniform draws of the pictures of some tuples of an epoch."""

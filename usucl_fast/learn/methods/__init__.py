@@ -2,6 +2,7 @@
 
 usucl.py     the paper's: negatives within a video and across videos
 simclr.py, moco.py, byol.py, simsiam.py   two views of a frame
+dino.py      two large views and small crops of a frame
 cycle.py     CycleContrast; uscl.py, USCL
 
 `Method`, in the package above, says what a file holds. Methods beside USUCL take their heads and losses from lightly,
