@@ -31,7 +31,8 @@ from usucl_fast.learn.recipes import make_config
 from usucl_fast.shards import open_shards
 
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, checkpoint_every=3)
-TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen", "lr": 0.001}
+TINY: dict[str, Any] = {**training.TINY, "epochs": 8, "batch_size": 4, "batch_norm": "frozen"}
+TINY |= {"optimizer": "sgd", "lr": 0.001}  # AdamW moves a weight by .001 however small its gradient: by its rounding
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
     "encode": ("default", {"intra_mining": "encode", "symmetric": False, "intra_hard_share": (0.5, 1.0)}),
@@ -109,8 +110,7 @@ def test_any_number_of_ranks_sees_the_same_tuples_and_learns_the_same(trained: P
         assert plans(more) == plans(one)
         assert losses(more) == pytest.approx(losses(one), abs=1e-3)
         for tensor, value in load_file(more / "backbone.safetensors").items():
-            # AdamW moves a weight by up to .001 a step however small its gradient, and so by its rounding.
-            assert torch.allclose(value, weights[tensor], atol=2e-4), tensor
+            assert torch.allclose(value, weights[tensor], atol=1e-4), tensor
 
 
 def test_ranks_write_what_one_process_writes(trained: Path) -> None:
