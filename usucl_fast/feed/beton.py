@@ -13,7 +13,7 @@ from usucl_fast.feed.decode import PNG, decode_frame
 from usucl_fast.files import check_file_out, write_whole
 from usucl_fast.optional import needed
 from usucl_fast.progress import Progress
-from usucl_fast.shards import ShardStore
+from usucl_fast.shards import ShardStore, map_file
 
 PAGE = 1 << 23
 """Bytes of a page, as FFCV's own writer has it. No frame lies in two; pages grow where a frame is larger."""
@@ -136,7 +136,7 @@ class Beton:
             and np.array_equal(found["size"], sizes)
         ):
             raise DataError(f"{path} holds other frames than SHARDS {store.name}; export it again")
-        self._map = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+        self._map = map_file(path)
         if self._end.max() > len(self._map):
             raise DataError(f"{path} has lost its end; export the shards again")
 

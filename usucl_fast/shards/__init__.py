@@ -8,6 +8,7 @@ frame_labels.py   `frame_labels.npz`: labels and values of single frames
 columns.py        columns of texts and numbers, as these tables are stored
 npy.py            NumPy's files, read with care
 members.py        a frame -> its header in a tar
+mapped.py         files mapped into memory, and what is said where one is cut off
 store.py          shards, opened: frame ids -> encoded bytes
 remote_shards.py  those at a URL; remote.py fetches their files, cache.py keeps them
 verification.py   is every byte what was written?

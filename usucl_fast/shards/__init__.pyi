@@ -9,6 +9,7 @@ from .manifest import FileRecord as FileRecord
 from .manifest import LeftOut as LeftOut
 from .manifest import Manifest as Manifest
 from .manifest import ShardRecord as ShardRecord
+from .mapped import map_file as map_file
 from .members import BLOCK as BLOCK
 from .members import MemberHeader as MemberHeader
 from .settings import CHOICES as CHOICES

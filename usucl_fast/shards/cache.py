@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
+from usucl_fast.shards.mapped import map_file
 from usucl_fast.shards.remote import POLL_SECONDS, Check, RemoteFolder, check_bytes
 
 FORSAKEN_SECONDS = 120.0
@@ -105,7 +106,7 @@ class Cache:
                 remote.download(name, partial, check, length)
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
-                data = _map(partial)  # before others see it, who may need its room at once
+                data = map_file(partial, self.folder / sha256)  # before others see it, who may need its room at once
                 with FileLock(self.folder / "cache.lock"):  # nobody who counts misses it under both names
                     partial.replace(self.folder / sha256)
                 return data
@@ -117,7 +118,7 @@ class Cache:
         try:
             os.utime(path)
             if not check(path):
-                return _map(path)
+                return map_file(path)
             path.unlink()  # damaged on disk: to be fetched again
         except FileNotFoundError:
             pass
@@ -189,7 +190,3 @@ def _is_forsaken(partial: Path) -> bool:
 
 def _has_length(length: int) -> Check:
     return lambda path: "" if path.stat().st_size == length else "it has another length"
-
-
-def _map(path: Path) -> NDArray[np.uint8]:
-    return np.memmap(path, np.uint8, mode="r").view(np.ndarray)

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import CACHE_BYTES, open_file, read_small
+from usucl_fast.files import CACHE_BYTES, read_small
 from usucl_fast.shards.frame_labels import FRAME_LABELS, FrameLabels
 from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, FileRecord, Manifest, ShardRecord
+from usucl_fast.shards.mapped import map_file
 from usucl_fast.shards.npy import read_npy
 from usucl_fast.shards.table import FRAMES, ROW, FrameTable
 from usucl_fast.shards.videos import VIDEOS, VideoTable
@@ -243,12 +244,11 @@ def _map(path: Path, length: int) -> NDArray[np.uint8]:
         DataError: it cannot be read, or has another length.
     """
     try:
-        with open_file(path) as file:
-            data = np.memmap(file, np.uint8, mode="r")
+        data = map_file(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); restore it or pack the videos again") from error
     if len(data) != length:
         raise DataError(
             f"{path} has {len(data)} bytes where the manifest says {length}; restore it or pack the videos again"
         )
-    return data.view(np.ndarray)
+    return data

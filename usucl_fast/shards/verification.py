@@ -1,7 +1,6 @@
 """A shard folder, read again in full: is every byte what was written?"""
 
 import hashlib
-import mmap
 import zlib
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from usucl_fast.errors import DataError
 from usucl_fast.files import open_file
 from usucl_fast.progress import Progress
 from usucl_fast.shards.manifest import ShardRecord
+from usucl_fast.shards.mapped import map_file
 from usucl_fast.shards.members import BLOCK, MemberHeader
 from usucl_fast.shards.store import ShardStore, open_shards, read_manifest
 from usucl_fast.shards.table import FRAMES, MEMBER_SUFFIX
@@ -64,8 +64,7 @@ def _verify_shard(store: ShardStore, number: int, shard: ShardRecord, suffix: st
     path = store.shard_path(number)
     faults = _verify_file(path.with_suffix(".idx"), shard.index_sha256, range(INDEX_LINE * (shard.frames + 1)))
     try:
-        with open_file(path) as file:
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        content = map_file(path).data
     except (OSError, ValueError) as error:
         return [*faults, f"{path}: cannot be read ({error})"]
     if len(content) > shard.bytes:

@@ -1,0 +1,53 @@
+"""Files mapped into memory, and a word where one is cut off: a process that reads beyond a file's end gets SIGBUS.
+
+A check of the length would come too early, and a copy of every frame would cost time. So nothing is done until the
+signal comes; then the file is named.
+"""
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usucl_fast.errors import printable
+from usucl_fast.files import open_file
+
+_LENGTHS: dict[Path, int] = {}
+"""Of the files that were mapped, as they were then."""
+
+
+def map_file(path: Path, later: Path | None = None) -> NDArray[np.uint8]:
+    """The bytes of a file, mapped. Where it is cut off while it is read, the process ends in a line that says so.
+
+    later: what it is called from now on, where it gets another name.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is empty.
+    """
+    with open_file(path) as file:
+        data = np.memmap(file, np.uint8, mode="r").view(np.ndarray)
+    if not _LENGTHS and hasattr(signal, "SIGBUS"):  # Windows does not let a mapped file be cut off
+        ctypes.CDLL(None).signal(signal.SIGBUS, _tell)
+    _LENGTHS[(later or path).absolute()] = len(data)
+    return data
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _tell(number: int) -> None:
+    """Called by the system in the thread that read, which waits; it may be one that Python knows nothing of."""
+    for path, length in list(_LENGTHS.items()):
+        try:
+            found = path.stat().st_size
+        except OSError:  # removed: its bytes stay as long as they are mapped
+            continue
+        if found < length:
+            line = f"{path} had {length} bytes and was cut off to {found} while it was read; restore it, or pack again"
+            os.write(2, f"{printable(line)}\n".encode(errors="backslashreplace"))
+            os._exit(1)
+    os.write(
+        2, b"SIGBUS: a file or memory that was mapped can no longer be read; is a disk or a network folder gone?\n"
+    )
+    ctypes.CDLL(None).signal(number, None)  # as it would have been, once this returns and it is read again
