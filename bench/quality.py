@@ -1,170 +1,258 @@
-"""Does it see better? Recipes and ablations trained for equal compute, and evaluated on the same folds.
+"""Which negatives help, and where? Arms alike but for one thing, trained as long, and asked the same questions.
 
-python bench/quality.py SHARDS OUT
+python bench/quality.py LEG SHARDS WORK
 
-Compute is counted in passes of a picture through the network: a forward pass is one, and a backward pass two more. Each
-arm is given as many epochs as make up --passes, so that arms that look at more pictures a tuple see fewer tuples.
+Every run ends as one small file, RESULTS/LEG-SCALE-ARM-SEED.json; `python bench/quality_tables.py` makes the tables.
 """
 
+import dataclasses
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
-from safetensors.torch import save as safetensors_bytes
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from usucl_fast import evaluate, learn
-from usucl_fast.feed import LOADERS, RESIDENT_BYTES, choose_loader
-from usucl_fast.files import write_json, write_whole
+from usucl_fast.evaluate.metrics import at_level, bootstrap_scores
+from usucl_fast.evaluate.samples import find_samples
+from usucl_fast.feed import RESIDENT_BYTES, Delivery, choose_loader
+from usucl_fast.files import write_json
 from usucl_fast.learn import RunFolder
-from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.machine import cores, hardware, pick_device
 from usucl_fast.shards import ShardStore, open_shards
 
-SAME: dict[str, Any] = {"init": "random", "channels": 1}
-ARMS: dict[str, dict[str, Any]] = {
-    "random": {},
-    "simclr": {"recipe": "simclr"},
-    "mocov2": {"recipe": "mocov2"},
-    "reference": {"recipe": "reference"},
-    "default": {},
-}
-"""By name, a recipe and settings of `TrainConfig`; `random` is not trained."""
+RESULTS = Path(__file__).parent / "results" / "quality"
+RANDOM = "random"
+POINTS = 4
+"""Of a run at which it is evaluated: its quarters."""
+NORMAL = "normal"
+"""Label of frames without a lesion, see `tools/make_phantoms.py`."""
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "intra-only": {"cross_topk": (0, 0)},
-    "cross-only": {"intra_negatives": (0, 0)},
-    "in-batch-only": {"cross_topk": (0, 0), "intra_negatives": (0, 0)},
-    "no-curriculum": {"intra_floor": 1.0},
-    "published-cosine": {"curriculum": "published-cosine", "intra_floor": 0.0},
-    "exclude-video": {"exclude": "video"},
-    "exclude-none": {"exclude": "none"},
-}
-SCALES: dict[str, tuple[int, dict[str, Any]]] = {
-    "cpu": (72_000, {"arch": "resnet18", "size": 64, "batch_size": 47}),
-    "gpu": (1_000_000, {"arch": "resnet50", "size": 224, "batch_size": 64}),
-}
-"""Passes, and settings of `TrainConfig`: sized for two CPU cores, and for one GPU, on which it has not been run yet."""
 
-EVALUATIONS: dict[str, dict[str, Any]] = {
-    "frozen": {"protocols": ("knn", "linear")},
-    "tuned": {"protocols": ("finetune",), "frames": 6, "epochs": 4, "lr": 0.01},
+class Arm(NamedTuple):
+    """`settings` of `TrainConfig`, beside the scale's; and the arm that it is compared with."""
+
+    settings: dict[str, Any]
+    beside: str | None
+
+
+IN_BATCH = {
+    "optimizer": "sgd",
+    "lr": 0.06,
+    "augment": "geometric",
+    "intra_negatives": (0, 0),
+    "cross_topk": (0, 0),
 }
-"""By name, settings of `EvaluateConfig`."""
+INTRA = {**IN_BATCH, "intra_negatives": (16, 16), "intra_window": (0.1, 1.0), "intra_floor": 1.0}
+LOOK = {"augment": "look"}
+
+ARMS: dict[str, Arm] = {
+    RANDOM: Arm({}, None),
+    # Two factors: intra-video negatives or not, another machine's look in each view or not.
+    "in-batch": Arm(IN_BATCH, RANDOM),
+    "intra": Arm(INTRA, "in-batch"),
+    "look": Arm({**IN_BATCH, **LOOK}, "in-batch"),
+    "look-intra": Arm({**INTRA, **LOOK}, "look"),
+    # The parts, one by one.
+    "intra-nhat": Arm({**INTRA, "cross_topk": (16, 16)}, "intra"),
+    "look-intra-nhat": Arm({**INTRA, **LOOK, "cross_topk": (16, 16)}, "look-intra"),
+    "intra-closing": Arm({**INTRA, "intra_floor": 0.15}, "intra"),
+    "intra-published-window": Arm({**INTRA, "intra_window": (0.2, 0.4), "intra_floor": 0.15}, "intra"),
+    "intra-from-start": Arm({**INTRA, "intra_from": 0.0}, "intra"),
+    "intra-encoded": Arm({**INTRA, "intra_mining": "encode", "intra_negatives": (3, 3)}, "intra"),
+    "intra-adamw": Arm({**INTRA, "optimizer": "adamw", "lr": 1e-3}, "intra"),
+    "video-excluded": Arm({**IN_BATCH, "exclude": "video"}, "in-batch"),
+    "mocov2-crops": Arm({**IN_BATCH, "augment": "mocov2"}, "in-batch"),
+    # By name.
+    "default": Arm({"recipe": "default"}, "in-batch"),
+    "simclr": Arm({"recipe": "simclr"}, "default"),
+    "mocov2": Arm({"recipe": "mocov2"}, "default"),
+    "byol": Arm({"recipe": "byol"}, "default"),
+    "uscl": Arm({"recipe": "uscl"}, "default"),
+    "dino": Arm({"recipe": "dino"}, "default"),
+    "reference": Arm({"recipe": "reference"}, "default"),
+}
+SAME: dict[str, Any] = {"init": RANDOM, "channels": 1}
+SCALES: dict[str, dict[str, Any]] = {
+    "cpu": {"arch": "timm/test_resnet", "size": 96, "batch_size": 32, "steps": 3000},
+    "gpu": {"arch": "resnet18", "size": 96, "batch_size": 64, "steps": 2500},
+    "imagenet": {"init": "imagenet", "arch": "timm/tf_efficientnet_lite0", "size": 112, "batch_size": 64, "steps": 600},
+}
+"""Settings by scale: for two CPU cores, for a GPU, and from ImageNet's weights, for the arms by name."""
+
+
+class Question(NamedTuple):
+    """What is asked of features: what is predicted of frames or videos, and the score that counts."""
+
+    target: str
+    level: str
+    score: str
+    binary: bool = False
+    """Whether there is a lesion or none, whichever it is."""
+
+
+OF_PHANTOMS = {
+    "lesion visible": Question("frame", "frame", "auroc", binary=True),
+    "which lesion": Question("frame", "frame", "balanced_accuracy"),
+    "lumen": Question("value", "frame", "r2"),
+}
+LEGS: dict[str, dict[str, Question]] = {
+    "many-machines": OF_PHANTOMS,
+    "one-machine": OF_PHANTOMS,
+    "pocus": {
+        "frames": Question("video", "frame", "balanced_accuracy"),
+        "videos": Question("video", "video", "balanced_accuracy"),
+    },
+}
+"""By the videos that are learned from: phantoms of as many machines as videos, phantoms of one, real lungs."""
+PROTOCOLS = ("linear", "knn")
 
 
 @click.command()
+@click.argument("leg", type=click.Choice(tuple(LEGS)))
 @click.argument("shards")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("work", type=click.Path(path_type=Path))
 @click.option("--scale", default="cpu", show_default=True, type=click.Choice(tuple(SCALES)))
-@click.option("--passes", type=click.IntRange(1), help="Of pictures, in each run.  [default: the scale's]")
-@click.option("--size", type=click.IntRange(32), help="Of the pictures, in pixels.  [default: the scale's]")
-@click.option("--batch-size", type=click.IntRange(2), help="Tuples a step.  [default: the scale's]")
-@click.option("--seeds", default=3, show_default=True, help="Runs of each arm.")
-@click.option("--ablate", is_flag=True, help="Compare parts of the method, not the method with others.")
-@click.option("--arms", help="By commas.  [default: all]")
-@click.option("--frozen-only", is_flag=True, help="Leave out fine-tuning.")
-@click.option("--folds", default=5, show_default=True)
-@click.option("--loader", type=click.Choice(tuple(LOADERS)), help="Of training.  [default: the fastest]")
+@click.option("--arms", default="random,in-batch,intra,look,look-intra", show_default=True, help="By commas.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="By commas.")
+@click.option("--steps", type=click.IntRange(POINTS), help="Of each run.  [default: the scale's]")
+@click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=cores(), show_default="one a CPU core", type=click.IntRange(0))
 def main(
-    shards: str, out: Path, ablate: bool, arms: str | None, frozen_only: bool, seeds: int, folds: int, **options: Any
+    leg: str, shards: str, work: Path, scale: str, arms: str, seeds: str, results: Path, threads: int, **options: Any
 ) -> None:
-    """Trains into OUT/runs, evaluates into OUT/evaluations, compares into OUT/PROTOCOL, and writes OUT/report.json.
+    """Trains the ARMS into WORK and writes what each has learned into RESULTS.
 
-    A run or an evaluation that is there is not made again: it can be interrupted, and arms can be added.
+    A run whose file is there is not made again, and one that was interrupted is gone on with. Runs of several of these
+    commands do not meet, as long as their arms or seeds differ.
     """
-    known = ABLATIONS if ablate else ARMS
-    chosen = {name: known[name] for name in (arms.split(",") if arms else known)}
-    passes, scaled = SCALES[options["scale"]]
-    given = {name: options[name] for name in ("size", "batch_size") if options[name]}
-    budget, same = options["passes"] or passes, {**SAME, **scaled, **given}
-    store = open_shards(shards)
-    execution = _execution(store, options)
-    evaluations = {k: v for k, v in EVALUATIONS.items() if not (frozen_only and k == "tuned")}
-    report: dict[str, Any] = {"kind": "quality", "hardware": hardware(), "passes": budget, "runs": {}}
-    for seed in range(seeds):  # all arms once, then once more
-        for name, own in chosen.items():
-            run = out / "runs" / f"{name}-{seed}"
-            if name == "random":
-                run = _random_weights(out / "runs", seed, same["arch"])
-            else:
-                epochs = round(budget / len(store.table.videos) / passes_a_tuple(own))
-                summary = _train(store, run, execution, {**same, **own, "seed": seed, "epochs": epochs})
-                report["runs"][run.name] = {"epochs": epochs, "seconds": summary["seconds"], "loss": summary["loss"]}
-            for kind, settings in evaluations.items():
-                config = evaluate.EvaluateConfig(
-                    arch=same["arch"], size=same["size"], device=options["device"], folds=folds, **settings
+    unknown = set(arms.split(",")) - set(ARMS)
+    if unknown:
+        raise click.BadParameter(f"no {', '.join(sorted(unknown))}; choose from {', '.join(ARMS)}", param_hint="--arms")
+    store, device = open_shards(shards), pick_device(options["device"])
+    execution = learn.Execution(
+        loader=choose_loader(store, SAME["channels"], RESIDENT_BYTES)[0],
+        device=device,
+        threads=threads,
+        checkpoint_every=500,
+    )
+    scaled = {**SAME, **SCALES[scale], **({"steps": options["steps"]} if options["steps"] else {})}
+    results.mkdir(parents=True, exist_ok=True)
+    for seed in map(int, seeds.split(",")):
+        for arm in arms.split(","):
+            name = f"{leg}-{scale}-{arm}-{seed}"
+            file = results / f"{name}.json"
+            if not file.exists():
+                report = {"kind": "quality", "leg": leg, "scale": scale, "arm": arm, "seed": seed}
+                write_json(
+                    file, {**report, **_run(store, LEGS[leg], arm, {**scaled, "seed": seed}, work / name, execution)}
                 )
-                _evaluate(run, shards, out / "evaluations" / f"{name}-{seed}" / kind, config)
-    report["options"] = {name: {**same, **own} for name, own in chosen.items()}
-    report["compared"] = {}
-    for kind, settings in evaluations.items():
-        for protocol in settings["protocols"]:
-            found = [
-                f"{name}={out / 'evaluations' / f'{name}-{seed}' / kind / protocol}"
-                for name in chosen
-                for seed in range(seeds)
-            ]
-            baseline = "default" if "default" in chosen else None
-            comparison = evaluate.compare(evaluate.read_evaluations(found), baseline)
-            evaluate.write_comparison(out / protocol, comparison)
-            evaluate.show_comparison(comparison)
-            report["compared"][protocol] = comparison
-    write_json(out / "report.json", report)
+            click.echo(f"{name}: {_told(json.loads(file.read_bytes()))}")
 
 
-def passes_a_tuple(own: dict[str, Any]) -> int:
-    """Of pictures of a tuple through the network, with gradient three each."""
-    config = _config(own)
-    if config.method == "simclr":
-        return 6
-    if config.method == "moco":
-        return 4
-    assert isinstance(config, Usucl), config.method
-    encoded = max(config.intra_negatives) if config.intra_mining == "encode" else 0
-    return 3 * (1 + encoded) + (3 if config.symmetric else 1)
-
-
-def _config(settings: dict[str, Any]) -> learn.Method:
-    return learn.make_config(
+def _run(
+    store: ShardStore,
+    questions: dict[str, Question],
+    arm: str,
+    scaled: dict[str, Any],
+    work: Path,
+    execution: learn.Execution,
+) -> dict[str, Any]:
+    """Trains an arm to the end, quarter by quarter; what its file says."""
+    told = {"commit": _commit(), "hardware": hardware(), "groups": len(set(store.table.group.tolist()))}
+    if arm == RANDOM:
+        init = None if scaled["init"] == RANDOM else scaled["init"]
+        backbone = evaluate.load_backbone(init, scaled["arch"], scaled["seed"])
+        config = {name: scaled[name] for name in ("init", "arch", "size", "channels", "seed")}
+        return {**told, "settings": config, "figures": dict(_figures(store, backbone, questions, config, execution))}
+    settings = {**scaled, **ARMS[arm].settings}
+    made = learn.make_config(
         settings.get("recipe", "default"), {name: value for name, value in settings.items() if name != "recipe"}
     )
+    folder = RunFolder(work / "run")
+    curve_file = work / "curve.json"
+    curve = json.loads(curve_file.read_bytes()) if curve_file.exists() else []
+    for quarter in range(len(curve), POINTS):
+        stop = made.steps * (quarter + 1) // POINTS
+        begun = folder.holds_run()
+        summary = learn.train(
+            folder.read_config() if begun else made,
+            store,
+            folder.path,
+            dataclasses.replace(execution, stop_after=stop),
+            resume=begun,
+        )
+        backbone = evaluate.load_backbone(folder.backbone, made.arch)
+        figures = dict(_figures(store, backbone, questions, dataclasses.asdict(made), execution))
+        curve.append({"step": stop, "figures": figures, "mean_cosine": _mean_cosine(folder)})
+        write_json(curve_file, curve)
+    short = [
+        {**point, "figures": {name: figure["value"] for name, figure in point["figures"].items()}} for point in curve
+    ]
+    return {
+        **told,
+        "settings": dataclasses.asdict(folder.read_config()),
+        "seconds": summary["seconds"],
+        "curve": short,
+        "figures": curve[-1]["figures"],
+    }
 
 
-def _execution(store: ShardStore, options: dict[str, Any]) -> learn.Execution:
-    loader = options["loader"] or choose_loader(store, SAME["channels"], RESIDENT_BYTES)[0]
-    return learn.Execution(loader=loader, device=pick_device(options["device"]), threads=options["threads"])
+def _figures(
+    store: ShardStore,
+    backbone: torch.nn.Module,
+    questions: dict[str, Question],
+    settings: dict[str, Any],
+    execution: learn.Execution,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By question and protocol: the value over all groups, and `without` each of them, which its error comes from."""
+    found = {question.target: find_samples(store.table, 16, question.target) for question in questions.values()}
+    wanted = np.unique(np.concatenate([frame_ids for frame_ids, _ in found.values()]))
+    delivery = Delivery(
+        size=settings["size"],
+        channels=settings["channels"],
+        device=execution.device,
+        threads=execution.threads,
+        most_frames=evaluate.BATCH,
+    )
+    pictures = evaluate.load_frames(store, wanted, "torch", delivery)
+    features = evaluate.embed(backbone, pictures, len(wanted), execution.device)
+    for name, question in questions.items():
+        frame_ids, samples = found[question.target]
+        if question.binary:
+            ill = (samples.labels != samples.classes.index(NORMAL)).astype(np.int64)
+            samples = dataclasses.replace(samples, labels=ill, classes=[NORMAL, "lesion"])
+        splits = evaluate.make_folds(samples, "group", 5, 5, seed=0)
+        for protocol in PROTOCOLS:
+            predictions = evaluate.predict(protocol, features[np.searchsorted(wanted, frame_ids)], samples, splits)
+            asked = at_level(predictions, question.level)
+            assert asked
+            groups = len(np.unique(samples.groups))
+            weights: NDArray[np.float64] = np.concatenate([np.ones((1, groups)), 1 - np.eye(groups)])
+            value, *without = bootstrap_scores(asked, weights, question.score).round(5).tolist()
+            yield f"{name}, {protocol}", {"value": value, "without": without}
 
 
-def _train(store: ShardStore, run: Path, execution: learn.Execution, settings: dict[str, Any]) -> dict[str, Any]:
-    """The summary of the run, which is begun, or gone on with, where it is not finished."""
-    folder = RunFolder(run)
-    if folder.summary.exists():
-        summary: dict[str, Any] = json.loads(folder.summary.read_bytes())
-        if summary["steps"] == summary["of"]:
-            return summary
-    begun = folder.holds_run()
-    return learn.train(folder.read_config() if begun else _config(settings), store, run, execution, resume=begun)
+def _mean_cosine(folder: RunFolder) -> float:
+    """Of a batch's anchors, the mean over the last steps: near 1 where embeddings have collapsed."""
+    return round(float(np.mean([line["mean_cosine"] for line in list(folder.read_metrics())[-20:]])), 4)
 
 
-def _evaluate(model: Path, shards: str, out: Path, config: evaluate.EvaluateConfig) -> None:
-    if all((out / protocol / "summary.json").exists() for protocol in config.protocols):
-        return
-    for evaluation in evaluate.evaluate(model, shards, config):
-        evaluate.write_evaluation(out / evaluation.protocol, evaluation)
-        evaluate.show(evaluation.summary)
+def _commit() -> str:
+    """The commit of this checkout, and whether it was changed."""
+    here = Path(__file__).parent
+    said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return said.stdout.strip() or "unknown"
 
 
-def _random_weights(out: Path, seed: int, arch: str) -> Path:
-    """A file of weights that nothing has been learned in."""
-    file = out / f"random-{seed}.safetensors"
-    out.mkdir(parents=True, exist_ok=True)
-    with write_whole(file) as opened:
-        opened.write(safetensors_bytes(evaluate.load_backbone(None, arch, seed).state_dict()))
-    return file
+def _told(report: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {figure['value']:.3f}" for name, figure in report["figures"].items())
 
 
 if __name__ == "__main__":

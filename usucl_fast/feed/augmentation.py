@@ -107,6 +107,8 @@ AUGMENTATIONS = {
         blur_chance=0.5,
         blur=(0.1 / 224, 2 / 224),
     ),
+    # The same slice, held a little differently: grey levels, by which small findings are known, stay as they are.
+    "geometric": Augmentation(area=(0.6, 1.2), ratio=(0.9, 1 / 0.9), whole=True, shift=0.1, flip=0.5),
     # What another probe, machine or setting does to the same slice.
     "ultrasound": Augmentation(
         area=(0.6, 1.2),
