@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from usucl_fast import evaluate, learn
+from usucl_fast.evaluate.folds import most_folds
 from usucl_fast.evaluate.metrics import at_level, bootstrap_scores
 from usucl_fast.evaluate.samples import find_samples
 from usucl_fast.feed import RESIDENT_BYTES, Delivery, choose_loader
@@ -228,7 +229,7 @@ def _figures(
         if question.binary:
             ill = (samples.labels != samples.classes.index(NORMAL)).astype(np.int64)
             samples = dataclasses.replace(samples, labels=ill, classes=[NORMAL, "lesion"])
-        splits = evaluate.make_folds(samples, "group", 5, 5, seed=0)
+        splits = evaluate.make_folds(samples, "group", min(5, most_folds(samples, "group")), 5, seed=0)
         for protocol in PROTOCOLS:
             predictions = evaluate.predict(protocol, features[np.searchsorted(wanted, frame_ids)], samples, splits)
             asked = at_level(predictions, question.level)
