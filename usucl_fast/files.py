@@ -1,4 +1,4 @@
-"""Writing files whole or not at all; room for those that can be fetched again."""
+"""Writing files whole or not at all, and by one process at a time; room for those that can be fetched again."""
 
 import contextlib
 import errno
@@ -34,6 +34,32 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Keeps out whoever else asks for the lock file `path`. The system lets go of it, whatever ends this process.
+
+    On a network file system the processes of other machines are kept out as well, where it hands locks on (NFS does,
+    but not where it is mounted with `nolock`), and else those of this machine alone. Where there are no locks at all,
+    filelock says so, and the file itself stands for one: it stays when a process is killed, and has to be removed.
+
+    Raises:
+        UsageError: it is held; `refusal` is the message.
+    """
+    from filelock import FileLock, Timeout  # takes longer to import than all else here
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(refusal) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows lets nobody remove it while it is held: there filelock does
+            path.unlink()
+        lock.release()
 
 
 def holds_only(folder: Path, patterns: Iterable[str]) -> bool:

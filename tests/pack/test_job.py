@@ -20,6 +20,7 @@ from tests.helpers.dicoms import write_dicom
 from tests.helpers.forged import reseal
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DataError, UsageError
+from usucl_fast.files import locked
 from usucl_fast.pack import find_sources, job, limits, pack, writer
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.writer import ShardWriter
@@ -177,9 +178,8 @@ def test_another_job_does_not_take_over_an_unfinished_one(
 
 
 def test_two_commands_do_not_work_on_one_out(some: Path, tmp_path: Path) -> None:
-    partial = tmp_path / ".out.usucl-partial"
-    partial.mkdir()
-    with job._locked(partial), pytest.raises(UsageError, match="another usucl-shard is at work"):
+    lock = locked(tmp_path / ".out.usucl-partial.lock", "")
+    with lock, pytest.raises(UsageError, match="another usucl-shard is at work"):
         pack_folder(some, tmp_path / "out")
 
 

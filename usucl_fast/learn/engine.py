@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,11 +74,13 @@ def train(
     """Trains into the run folder `out`, and returns the summary (also in `summary.json`).
 
     Stops early, with a checkpoint, when `told_to_stop()` is true before a step, or when waiting for data was ended. A
-    resumed run goes on as if it had never stopped. Of several `ranks`, each calls this, and the first writes.
+    resumed run goes on as if it had never stopped. Of several `ranks`, each calls this, and the first writes, and keeps
+    other trainings out of the folder.
 
     Raises:
         UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to
-            resume, or it was begun with other settings or shards; or the settings cannot be carried out here.
+            resume, or it was begun with other settings or shards, or another training is at work on it; or the
+            settings cannot be carried out here.
         StoppedError: there was an end before the first step, or another rank has ended.
         ResourceError: memory or disk ran out.
         DataError: the loss or the gradient is not finite; the message names the step and the frames.
@@ -87,15 +88,16 @@ def train(
     ranks = ranks or Ranks()
     config = with_split(with_precision(config, execution.device), store)
     folder = RunFolder(out)
-    with ranks.telling_of_lost_ones(), _telling_of_memory(config):
+    locked = folder.locked() if ranks.first else contextlib.nullcontext()
+    with ranks.telling_of_lost_ones(), _telling_of_memory(config), locked:
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
                 import_writer()  # before anything is written, or an old run replaced
         run = Run(config, store, folder, execution, ranks, resume)
         if ranks.first:
-            if overwrite and out.exists():
-                shutil.rmtree(out)
+            if overwrite:
+                folder.clear()
             folder.begin(config, store.fingerprint)
         ranks.any(False)  # none begins before all can
         return run.go(told_to_stop)

@@ -1,13 +1,16 @@
 """The folder that a run is written to: the name of every file in it, and what they say."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from usucl_fast.errors import UsageError
-from usucl_fast.files import holds_only, write_json
+from usucl_fast.files import holds_only, locked, write_json
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
 
@@ -63,6 +66,11 @@ class RunFolder:
         """The profile of a few steps."""
         return self.path / "trace.json"
 
+    @property
+    def lock(self) -> Path:
+        """There while a process trains."""
+        return self.path / ".lock"
+
     def checkpoint(self, step: int) -> Path:
         """The checkpoint after so many steps."""
         return self.checkpoints / f"step-{step:08d}.pt"
@@ -78,14 +86,42 @@ class RunFolder:
     def holds_only_run(self) -> bool:
         """Whether a run was begun here, and all files are a run's."""
         files = (self.config, self.metrics, self.summary, self.backbone, self.checkpoints, self.tensorboard, self.trace)
-        return self.holds_run() and holds_only(self.path, [*(file.name for file in files), ".*.partial"])
+        return self.holds_run() and holds_only(
+            self.path, [*(file.name for file in files), self.lock.name, ".*.partial"]
+        )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other trainings out, see `files.locked`. Makes the folder; it goes again where nothing was written.
+
+        Raises:
+            UsageError: another training is at work.
+        """
+        is_new = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(
+                self.lock, f"another usucl-train is at work on --out {self.path}; wait for it, or name another folder"
+            ):
+                yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+
+    def clear(self) -> None:
+        """Removes all but the lock."""
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry != self.lock:
+                entry.unlink()
 
     def begin(self, config: Method, shards: str) -> None:
-        """Makes the folder, and writes the settings of the run.
+        """Writes the settings of the run.
 
         shards: the `fingerprint` of the store.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, {"format": FORMAT, "config": dataclasses.asdict(config), "shards": shards})
 
     def read_config(self) -> Method:
@@ -124,7 +160,7 @@ class RunFolder:
         """
         if resume:
             self._check_resumed(config, shards)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or not holds_only(self.path, [self.lock.name])):
             if not self.path.is_dir() or not self.holds_only_run():
                 raise UsageError(f"--out {self.path} holds files that are not a run's; name a new or empty folder")
             if not overwrite:

@@ -15,7 +15,6 @@ Everything is made in the folder `.OUT.usucl-partial` beside OUT, which takes OU
 So a process that is killed at any moment leaves a state from which the same command goes on.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -28,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import holds_only, read_json, write_json, write_whole
+from usucl_fast.files import holds_only, locked, read_json, write_json, write_whole
 from usucl_fast.pack.contact_sheet import write_sheets
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.identity import Pseudonyms, escape
@@ -166,7 +164,8 @@ def pack(
     memory_limit = share_of_memory(workers) if memory_limit is None else memory_limit
     job = _Job(orders, settings, pseudonyms, known, out, partial, workers, memory_limit, notes)
     partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial):
+    lock = partial.with_name(f"{partial.name}.lock")  # not in it: Windows renames no folder with an open file
+    with locked(lock, f"another usucl-shard is at work on the same OUT, in {partial}; wait for it"):
         _claim(job, overwrite)
         if not (partial / MANIFEST).exists():
             try:
@@ -283,22 +282,6 @@ def _unknown(orders: list[Order], known: _Known | None, out: Path) -> list[Order
             )
     # By these names and not the sources', so that the order of hashed names tells nothing.
     return sorted((order for order in orders if order.name not in digests), key=lambda order: order.name)
-
-
-@contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    path = partial.with_name(f"{partial.name}.lock")  # not in it: Windows renames no folder with an open file
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another usucl-shard is at work on the same OUT, in {partial}; wait for it") from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows lets nobody remove it while it is held: there filelock does
-            path.unlink()
-        lock.release()
 
 
 def _claim(job: _Job, overwrite: bool) -> None:
