@@ -16,22 +16,14 @@ That ends
 The last five are faults: the exit status is then 1.
 """
 
-import contextlib
 import functools
 import json
-import multiprocessing
-import os
-import resource
 import shutil
-import signal
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -39,6 +31,7 @@ import torch
 
 from tests.helpers.servers import FaultyServer
 from tools import make_phantoms
+from tools.campaign import FAULTS, Outcome, apart, check_line, show
 from tools.hostile_shards import FOLDERS, SERVERS, mutate
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import UsuclError
@@ -47,14 +40,7 @@ from usucl_fast.pack import find_sources, pack, read_labels
 from usucl_fast.progress import Progress
 from usucl_fast.shards import PackSettings, ShardStore, open_shards, remote, verify
 
-FAULTS = ("different", "traceback", "crash", "hang", "memory")
-SECONDS = 60
-"""An input that takes longer hangs."""
-MEMORY = 1 << 30
-"""Bytes that the process may grow by."""
 KINDS = (*FOLDERS, *SERVERS)
-Outcome = tuple[str, str]
-"""One of those above, and what was said."""
 
 
 def make_shards(folder: Path) -> Path:
@@ -86,7 +72,7 @@ def campaign(
             loaders = ["torch", "resident"]
             if dali_every and number // len(KINDS) % dali_every == 0:
                 loaders.append("dali")
-            outcome = _apart(functools.partial(attempt, shards, number, seed, loaders, expected))
+            outcome = apart(functools.partial(attempt, shards, number, seed, loaders, expected))
             table[kind][outcome[0]] += 1
             all_outcomes.append((number, kind, outcome))
             if outcome[0] in FAULTS:
@@ -122,18 +108,18 @@ def _read(
     try:
         told = verified()
         for fault in told:
-            _check_line(fault)
+            check_line(fault)
     except UsuclError as error:
-        told = [_check_line(str(error))]
+        told = [check_line(str(error))]
     try:
         store = opened()
     except UsuclError as error:
-        return "refused", _check_line(str(error))
+        return "refused", check_line(str(error))
     for name in loaders:
         try:
             fed.append(_feed(store, name))
         except UsuclError as error:
-            told.append(f"{name}: {_check_line(str(error))}")
+            told.append(f"{name}: {check_line(str(error))}")
     if len(fed) == len(loaders) and all(_alike(one, fed[0] if expected is None else expected) for one in fed):
         return "right", ""
     now_and_then = expected is not None and all(_alike(one, expected) for one in fed)
@@ -167,50 +153,8 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and bool((np.abs(one.astype(int) - other.astype(int)) <= 2).all())
 
 
-def _check_line(text: str) -> str:
-    """Raises AssertionError where a message is not one line that a terminal may print."""
-    assert 0 < len(text) < 2000, f"a message of {len(text)} letters"
-    assert "\n" not in text, f"a message of several lines: {text!r}"
-    return text
-
-
 def _hurry() -> None:
     remote.BACKOFF_SECONDS, remote.STALL_SECONDS, remote.POLL_SECONDS = 0.01, 0.3, 0.02
-
-
-def _apart(work: Callable[[], Outcome]) -> Outcome:
-    """What the work ends in, in a process of its own."""
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = os.fork()
-    if not process:
-        _work(work, there)
-    there.close()
-    try:
-        outcome: Outcome = here.recv() if here.poll(SECONDS) else ("hang", f"no end after {SECONDS} s")
-    except EOFError:
-        outcome = "crash", ""
-    if outcome[0] == "hang":
-        os.kill(process, signal.SIGKILL)
-    _, status, used = os.wait4(process, 0)
-    if outcome[0] == "crash":
-        return "crash", f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status >> 8}"
-    grown = used.ru_maxrss * 1024 - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return ("memory", f"{grown / 1e9:.1f} GB") if grown > MEMORY else outcome
-
-
-def _work(work: Callable[[], Outcome], there: Connection) -> None:
-    """Never returns."""
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)  # libraries in C write of what they find
-    try:
-        outcome = work()
-    except BaseException as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        outcome = "traceback", f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
-    with contextlib.suppress(BaseException):
-        there.send(outcome)
-    os._exit(0)
 
 
 @click.command()
@@ -225,15 +169,9 @@ def main(count: int, seed: int, only: int | None, dali_every: int, shards: Path 
     with tempfile.TemporaryDirectory(prefix="usucl-fuzz-") as root:
         numbers = range(count) if only is None else [only]
         table, outcomes = campaign(shards or make_shards(Path(root)), numbers, seed, dali_every)
-    ends = ("right", "refused", *FAULTS)
-    click.echo("  ".join(f"{head:>10}" for head in ("kind", *ends)))
-    for kind, counts in table.items():
-        click.echo("  ".join([f"{kind:>10}", *(f"{counts[end]:>10}" for end in ends)]))
-    total: Any = sum(table.values(), Counter())
-    click.echo("  ".join([f"{'all':>10}", *(f"{total[end]:>10}" for end in ends)]))
     if report:
         report.write_text(json.dumps(outcomes, indent=1))
-    sys.exit(any(total[end] for end in FAULTS))
+    sys.exit(not show(table))
 
 
 if __name__ == "__main__":

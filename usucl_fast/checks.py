@@ -1,35 +1,62 @@
 """What is looked at before an array goes to compiled code, which looks at nothing: shape, type, device and range."""
 
-from typing import Any
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
+Shape = tuple[int | str, ...] | None
+"""A number where a length must be that, a letter where it may be any; None for any shape."""
 
 
-def check_array(name: str, array: Any, shape: tuple[int | str, ...] | None, *types: str, device: Any = None) -> None:
-    """Refuses an argument that is not an array or tensor of this shape and type.
+def check_tensor(name: str, tensor: Any, shape: Shape, *types: str, device: "torch.device | str" = "cpu") -> None:
+    """Refuses an argument that is not a dense tensor of this shape and type on this device.
 
     Args:
         name: as the message shows it.
-        array: a NumPy array or a tensor.
-        shape: a number where a length must be that, a letter where it may be any; None for any shape.
         types: names of the types that it may have.
-        device: of a tensor, where it must be on that one.
 
     Raises:
         ValueError: says what it is, and what it must be.
     """
-    found = getattr(array, "shape", None)
-    kind = str(getattr(array, "dtype", type(array).__name__)).removeprefix("torch.")
-    fits = found is not None and (shape is None or len(found) == len(shape))
-    fits = fits and all(
-        isinstance(need, str) or need == has for need, has in zip(shape or (), found or (), strict=False)
-    )
-    if fits and kind in types and (device is None or array.device == device):
+    import torch
+
+    is_dense = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
+    _check(name, tensor, is_dense and str(tensor.device) == str(device), shape, types, f" on {device}")
+
+
+def check_array(name: str, array: Any, shape: Shape, *types: str) -> None:
+    """Refuses an argument that is not a NumPy array of this shape and type.
+
+    Raises:
+        ValueError: says what it is, and what it must be.
+    """
+    _check(name, array, isinstance(array, np.ndarray), shape, types, "")
+
+
+def _check(name: str, array: Any, is_kind: bool, shape: Shape, types: tuple[str, ...], where: str) -> None:
+    found, kind = getattr(array, "shape", None), str(getattr(array, "dtype", type(array).__name__))
+    kind = kind.removeprefix("torch.")
+    if is_kind and kind in types and _fits(array.shape, shape):
         return
-    on = f" on {array.device}" if device and hasattr(array, "device") else ""
-    got = kind if found is None else f"{kind} {_brackets(found)}{on}"
-    where = f" on {device}" if device else ""
+    got = kind if found is None else f"{kind} {_brackets(found)}"
+    if where and hasattr(array, "device"):
+        got += f" on {array.device}"
+    if "sparse" in str(getattr(array, "layout", "")):
+        got = f"sparse {got}"
     raise ValueError(f"{name} is {got}, and must be {' or '.join(types)} {_brackets(shape or ('...',))}{where}")
+
+
+def _fits(found: tuple[int, ...], shape: Shape) -> bool:
+    if shape is None:
+        return True
+    return len(found) == len(shape) and all(
+        isinstance(need, str) or need == has for need, has in zip(shape, found, strict=True)
+    )
 
 
 def check_range(name: str, array: Any, low: int, stop: int) -> None:
@@ -45,20 +72,51 @@ def check_range(name: str, array: Any, low: int, stop: int) -> None:
         raise ValueError(f"{name} has {least if least < low else greatest}, and must be from {low} to {stop - 1}")
 
 
-def check_number(name: str, number: Any, low: float, high: float = float("inf")) -> None:
-    """Refuses what is not a number of low ... high; a whole one, where `low` is.
+def check_count(name: str, number: Any, low: int, high: int = 1 << 62) -> int:
+    """The whole number of low ... high that the argument is.
 
     Raises:
-        ValueError: names it.
+        ValueError: it is none.
     """
-    whole = isinstance(low, int)
     try:
-        fits = low <= number <= high and (not whole or number == int(number))
-    except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        limit = f"from {low} on" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"{name} is {number!r}, and must be {'a whole' if whole else 'a'} number {limit}")
+        count = operator.index(number)
+    except TypeError:
+        count = low - 1
+    if not low <= count <= high:
+        raise ValueError(f"{name} is {number!r}, and must be a whole number {_limits(low, high, 1 << 62)}")
+    return count
+
+
+def check_number(name: str, number: Any, low: float, high: float = float("inf")) -> float:
+    """The number of low ... high that the argument is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = float("nan") if isinstance(number, (str, bytes)) else float(number)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        value = float("nan")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {number!r}, and must be a number {_limits(low, high, float('inf'))}")
+    return value
+
+
+def check_shares(name: str, shares: Any) -> tuple[float, float]:
+    """The two shares, from 0 to 1, that the argument is.
+
+    Raises:
+        ValueError: it is not two of them.
+    """
+    try:
+        first, second = shares
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {shares!r}, and must be two shares, from 0 to 1") from None
+    return check_number(name, first, 0, 1), check_number(name, second, 0, 1)
+
+
+def _limits(low: float, high: float, none: float) -> str:
+    return f"from {low} on" if high == none else f"from {low} to {high}"
 
 
 def _brackets(shape: Any) -> str:

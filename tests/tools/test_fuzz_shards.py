@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tools import campaign as tools_campaign
 from tools import fuzz_shards
-from tools.fuzz_shards import FAULTS, KINDS, campaign, make_shards
+from tools.campaign import FAULTS
+from tools.fuzz_shards import KINDS, campaign, make_shards
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def fail(kind: str) -> Callable[..., object]:
 
 @pytest.mark.parametrize("kind", ["traceback", "crash", "hang"])
 def test_it_finds_what_should_not_be(shards: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(fuzz_shards, "SECONDS", 1)
+    monkeypatch.setattr(tools_campaign, "SECONDS", 1)
     monkeypatch.setattr(fuzz_shards, "_read", fail(kind))
     _, [(_, _, (outcome, _))] = campaign(shards, [0], seed=0, dali_every=0)
     assert outcome == kind

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.checks import check_array, check_number, check_range
+from usucl_fast.checks import check_array, check_count, check_range
 from usucl_fast.feed.augmentation import GRAIN_PERIOD, PHOTOMETRY
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.shards import FrameTable
@@ -65,11 +65,11 @@ class Delivery:
     beton: Path | None = None
 
     def __post_init__(self) -> None:
-        check_number("size", self.size, 1, MOST_SIDE)
-        if self.channels not in (1, 3):
+        check_count("size", self.size, 1, MOST_SIDE)
+        if check_count("channels", self.channels, 1, 3) == 2:
             raise ValueError(f"channels is {self.channels}, and must be 1 or 3")
         for name, least in (("threads", 0), ("most_frames", 1), ("resident_bytes", 0)):
-            check_number(name, getattr(self, name), least)
+            check_count(name, getattr(self, name), least)
 
 
 class Loader(Protocol):
@@ -98,7 +98,7 @@ def checked(plans: Iterable[BatchPlan], frames: int, most_frames: int) -> Iterat
         ids, photometry = plan.frame_ids, plan.photometry
         check_array("frame_ids", ids, ("B", "V"), "int64")
         check_range("frame_ids", ids, 0, frames)
-        check_number("the number of pictures of a plan", ids.size, 0, most_frames)
+        check_count("the number of pictures of a plan", ids.size, 0, most_frames)
         check_array("boxes", plan.boxes, (*ids.shape, 4), "int64")
         check_range("boxes", plan.boxes, -MOST_SIDE, MOST_SIDE + 1)
         check_range("height and width of boxes", plan.boxes[..., 2:], 1, MOST_SIDE + 1)
@@ -108,8 +108,9 @@ def checked(plans: Iterable[BatchPlan], frames: int, most_frames: int) -> Iterat
         for name in ("grain_y", "grain_x"):
             check_range(name, photometry[name], 0, GRAIN_PERIOD)
         # Of all fields at once: those that are no float32 are small numbers, and as such finite.
-        if not np.isfinite(np.ascontiguousarray(photometry).view(np.float32)).all() or (photometry["blur"] < 0).any():
-            raise ValueError("photometry has a number that is not finite, or a blur below 0")
+        is_finite = np.isfinite(np.ascontiguousarray(photometry).view(np.float32)).all()
+        if not is_finite or not 0 <= photometry["blur"].min(initial=0) <= photometry["blur"].max(initial=0) <= 1:
+            raise ValueError("photometry has a number that is not finite, or a blur below 0 or above 1")
         yield plan
 
 

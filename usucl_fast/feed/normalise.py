@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from usucl_fast.checks import check_array
+from usucl_fast.checks import check_tensor
 from usucl_fast.compiled import njit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,7 +43,7 @@ class Normaliser:
         Raises:
             ValueError: they are of another shape or type, or on another device.
         """
-        check_array("frames", frames, ("M", "1 or 3", "H", "W"), "uint8", device=self._scale.device)
+        check_tensor("frames", frames, ("M", "1 or 3", "H", "W"), "uint8", device=self._scale.device)
         if frames.shape[1] not in (1, 3):
             raise ValueError(f"frames have {frames.shape[1]} channels, and must have 1 or 3")
         shape = (len(frames), 3, *frames.shape[2:])

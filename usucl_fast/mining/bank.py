@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from usucl_fast.checks import FLOATING, check_array, check_number, check_range
+from usucl_fast.checks import FLOATING, check_count, check_number, check_range, check_shares, check_tensor
 from usucl_fast.curriculum import window_bounds
 from usucl_fast.mining.cpu.search import CompiledSearch
 from usucl_fast.mining.search import Allowed, MakeSearch, Rows, TorchSearch
 
+MOST_ANSWERS = 1 << 20
+"""To a query."""
 LONGEST = 2.0**64
 """No number of a row is greater: products of rows and queries then fit float32."""
 
@@ -67,7 +69,7 @@ class MemoryBank:
         self.first_row = _whole_numbers("first_row", first_row)
         if len(self.first_row) < 2 or self.first_row[0] != 0 or (np.diff(self.first_row) < 0).any():
             raise ValueError("first_row must begin with 0, never fall, and have one number more than there are videos")
-        check_number("dim", dim, 1)
+        dim = check_count("dim", dim, 1)
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"dtype is {dtype}, and must be float32, bfloat16 or float16")
         self.held = self._choose_held()
@@ -107,14 +109,14 @@ class MemoryBank:
             z: `[M, D]`, unit length.
             step: the present step, not negative.
         """
-        self._check_write(frame_ids, z, step)
+        step = self._check_write(frame_ids, z, step)
         check_range("frame_ids", frame_ids, 0, len(self))
         self._write(frame_ids, z, step)
 
-    def _check_write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
-        check_array("frame_ids", frame_ids, ("M",), "int64", device=self._device)
-        check_array("z", z, (len(frame_ids), self.embeddings.shape[1]), *FLOATING, device=self._device)
-        check_number("step", step, 0)
+    def _check_write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> int:
+        check_tensor("frame_ids", frame_ids, ("M",), "int64", device=self._device)
+        check_tensor("z", z, (len(frame_ids), self.embeddings.shape[1]), *FLOATING, device=self._device)
+        return check_count("step", step, 0)
 
     def _write(self, rows: torch.Tensor, z: torch.Tensor, step: int) -> None:
         """`write` for rows of those held, int64 `[M]`."""
@@ -168,18 +170,19 @@ class MemoryBank:
                 tenth. This takes memory and time in proportion to the rows passed over.
             approximate: on a CPU, only looks where the most similar rows are likely to be, and may miss some.
         """
-        check_array("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
-        check_number("k", k, 0)
+        check_tensor("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
+        k = check_count("k", k, 0, MOST_ANSWERS)
         if exclude is not None:
-            check_array("exclude", exclude, (len(query),), "int64", device=self._device)
+            check_tensor("exclude", exclude, (len(query),), "int64", device=self._device)
             check_range("exclude", exclude, -1, len(self._group_of_video))
         else:
             exclude = torch.full((len(query),), -1, device=query.device)
         excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)
         allowed = self._allowed(excluded, max_age, step, below)
         skip, most = None, torch.full_like(excluded, k)
-        if band:
-            if allowed.below < float("inf") or not 0 <= band[0] <= band[1] <= 1:
+        if band is not None:
+            band = check_shares("band", band)
+            if allowed.below < float("inf") or band[0] > band[1]:
                 raise ValueError(f"band {band} must be two shares in order, and does not go with below")
             count = self._count(allowed).double()
             skip = (count * band[0]).floor().long()
@@ -206,12 +209,11 @@ class MemoryBank:
             window: (d0, d1) as fractions of the video's length, see `window_bounds`.
             k: answers a query.
         """
-        check_array("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
-        check_array("frame_ids", frame_ids, (len(query),), "int64", device=self._device)
+        check_tensor("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
+        check_tensor("frame_ids", frame_ids, (len(query),), "int64", device=self._device)
         check_range("frame_ids", frame_ids, 0, len(self))
-        check_number("k", k, 0)
-        if len(window) != 2 or not all(0 <= side <= 1 for side in window):
-            raise ValueError(f"window is {window}, and must be two shares of a video")
+        k = check_count("k", k, 0, MOST_ANSWERS)
+        window = check_shares("window", window)
         anchor = frame_ids.cpu().numpy()
         video = np.searchsorted(self.first_row, anchor, side="right") - 1
         first = self.first_row[video]
@@ -251,16 +253,13 @@ class MemoryBank:
     def _allowed(self, excluded: torch.Tensor, max_age: int | None, step: int | None, below: float | None) -> Allowed:
         if max_age is not None and step is None:
             raise ValueError("max_age needs step, the present one")
-        for name, number in (("max_age", max_age), ("step", step)):
-            if number is not None:
-                check_number(name, number, 0)
-        if below is not None:
-            check_number("below", below, -float("inf"))
-        oldest = 0 if max_age is None or step is None else max(0, step - max_age)
-        return Allowed(excluded, oldest, float("inf") if below is None else below)
+        step = step if step is None else check_count("step", step, 0)
+        age = max_age if max_age is None else check_count("max_age", max_age, 0)
+        oldest = 0 if age is None or step is None else max(0, step - age)
+        return Allowed(excluded, oldest, float("inf") if below is None else check_number("below", below, -float("inf")))
 
     def _check_ids(self, frame_ids: torch.Tensor, low: int) -> None:
-        check_array("frame_ids", frame_ids, None, "int64", device=self._device)
+        check_tensor("frame_ids", frame_ids, None, "int64", device=self._device)
         check_range("frame_ids", frame_ids, low, len(self))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -286,9 +285,11 @@ class MemoryBank:
         """
         for part in parts:
             for name, types in (("embeddings", FLOATING), ("written_at", ("int64",))):
-                check_array(name, part.get(name), tuple("ND"[: 1 + (name == "embeddings")]), *types)
-            check_array("written_at", part["written_at"], (len(part["embeddings"]),), "int64")
-        spans = [(int(part.get("first_frame", 0)), len(part["written_at"]), part) for part in parts]
+                check_tensor(name, part.get(name), tuple("ND"[: 1 + (name == "embeddings")]), *types)
+            check_tensor("written_at", part["written_at"], (len(part["embeddings"]),), "int64")
+        spans = [
+            (check_count("first_frame", part.get("first_frame", 0), 0), len(part["written_at"]), part) for part in parts
+        ]
         spans.sort(key=lambda span: span[:2])
         starts, ends = [start for start, _, _ in spans], np.cumsum([rows for _, rows, _ in spans]).tolist()
         own = {"embeddings": self.embeddings, "written_at": self.written_at}

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
-from usucl_fast.checks import check_array, check_range
+from usucl_fast.checks import check_range, check_tensor
 from usucl_fast.mining.bank import MemoryBank
 from usucl_fast.mining.search import Allowed
 
@@ -51,14 +51,14 @@ class PartitionedBank(MemoryBank):
 
     @torch.no_grad()
     def write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> None:
-        self._check_write(frame_ids, z, step)
+        step = self._check_write(frame_ids, z, step)
         (frame_ids, z), _ = self._gather_all(frame_ids, z)
         held = self._is_held(frame_ids)
         self._write(frame_ids[held] - self.held.start, z[held], step)
 
     @torch.no_grad()
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
-        check_array("frame_ids", frame_ids, None, "int64", device=self._device)
+        check_tensor("frame_ids", frame_ids, None, "int64", device=self._device)
         named = frame_ids[frame_ids != -1]
         (all_named,), counts = self._gather_all(named)
         held = self._is_held(all_named)

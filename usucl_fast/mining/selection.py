@@ -2,8 +2,11 @@
 
 import torch
 
-from usucl_fast.checks import FLOATING, check_array, check_number
+from usucl_fast.checks import FLOATING, check_count, check_number, check_tensor
 from usucl_fast.mining.bank import MemoryBank
+
+LEAST_TAU = 1e-3
+"""Similarities divided by less leave float32."""
 
 
 def hardest_in_window(
@@ -38,7 +41,7 @@ def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Te
         query: `[B, D]`, unit length.
         candidates: `[B, K, D]`, the set S of each query.
         valid: bool `[B, K]`; False entries take no part. A query without any gets zeros.
-        tau: temperature.
+        tau: temperature, `LEAST_TAU` at least.
 
     Returns:
         `[B, D]`.
@@ -46,11 +49,10 @@ def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Te
     Raises:
         ValueError: a shape, type or device is another.
     """
-    check_array("query", query, ("B", "D"), *FLOATING)
-    check_array("candidates", candidates, (len(query), "K", query.shape[1]), *FLOATING, device=query.device)
-    check_array("valid", valid, tuple(candidates.shape[:2]), "bool", device=query.device)
-    if not tau > 0:
-        raise ValueError(f"tau is {tau}, and must be above 0")
+    check_tensor("query", query, ("B", "D"), *FLOATING, device=_device_of(query))
+    check_tensor("candidates", candidates, (len(query), "K", query.shape[1]), *FLOATING, device=query.device)
+    check_tensor("valid", valid, tuple(candidates.shape[:2]), "bool", device=query.device)
+    tau = check_number("tau", tau, LEAST_TAU)
     candidates = candidates.detach().to(query.dtype)
     scores = torch.einsum("bd,bkd->bk", query, candidates) / tau
     # A finite fill keeps the gradient finite where a row has no candidate at all.
@@ -64,8 +66,12 @@ def nearest_in(query: torch.Tensor, buffer: torch.Tensor, k: int) -> torch.Tenso
     Raises:
         ValueError: a shape, type or device is another.
     """
-    check_array("query", query, ("B", "D"), *FLOATING)
-    check_array("buffer", buffer, ("M", query.shape[1]), *FLOATING, device=query.device)
-    check_number("k", k, 0)
+    check_tensor("query", query, ("B", "D"), *FLOATING, device=_device_of(query))
+    check_tensor("buffer", buffer, ("M", query.shape[1]), *FLOATING, device=query.device)
+    k = check_count("k", k, 0)
     with torch.no_grad():
         return (query @ buffer.to(query.dtype).T).topk(min(k, len(buffer)), dim=1).indices
+
+
+def _device_of(query: object) -> "torch.device | str":
+    return getattr(query, "device", "cpu")
