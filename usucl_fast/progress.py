@@ -14,6 +14,11 @@ from usucl_fast.errors import printable
 PLAIN_SECONDS = 5.0
 
 
+def note(text: str) -> None:
+    """A line on standard error, where nothing is counted; what a terminal would obey in it is escaped."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 class Progress:
     """Counts `total` things of one `unit`; on standard error, so that standard output stays clean.
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.helpers import SAMPLE
 from tests.helpers.commands import refused, usucl_eval
 from tests.helpers.forged import change_videos
-from tests.helpers.training import ARCH
+from tests.helpers.training import ARCH, BARE
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.evaluate import (
     PROTOCOLS,
@@ -110,7 +110,7 @@ def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path
     state = make_backbone("resnet34")[0].state_dict()
     save_file(state, run / "backbone.safetensors")
     network = {f"query.backbone.{name}": t for name, t in state.items()}
-    Checkpoint(step=1, network=network, optimizer={}, bank=None, plans=[]).save(RunFolder(run), keep=2)
+    Checkpoint(step=1, network=network, **BARE).save(RunFolder(run), keep=2)
     torch.save({f"module.{name}": t for name, t in state.items()}, tmp_path / "file.pth")
     named: dict[str, Any] = {"arch": "resnet34", "size": 32}
     unnamed: dict[str, Any] = {"arch": None, "size": None}

@@ -12,6 +12,8 @@ ARCH = "timm/test_resnet"
 """A ResNet of .4 million parameters that timm ships for tests; a ResNet18 has 11 million."""
 TINY: dict[str, Any] = {"arch": ARCH, "size": 32, "dim": 16, "precision": "fp32", "init": "random"}
 """Settings, for `make_config`."""
+BARE: dict[str, Any] = {"begun": {}, "ranks": 1, "optimizer": {}, "bank": None, "plans": [], "metrics": ""}
+"""All of a `Checkpoint` but its step and network, of a run that has none of it."""
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.helpers import SAMPLE
+from tests.helpers.training import BARE
 from usucl_fast.errors import UsageError
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.backbones import make_backbone
@@ -164,7 +165,7 @@ def finished_run(root: Path, arch: str, network: dict[str, torch.Tensor] | None 
     (root / "metrics.jsonl").write_text('{"step": 0, "epoch": 0}\n')
     save_file(random_statistics(make_backbone(arch)[0]).state_dict(), root / "backbone.safetensors")
     if network is not None:
-        Checkpoint(step=1, network=network, optimizer={}, bank=None, plans=[]).save(RunFolder(root), keep=2)
+        Checkpoint(step=1, network=network, **BARE).save(RunFolder(root), keep=2)
     return root
 
 

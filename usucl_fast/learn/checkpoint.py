@@ -1,18 +1,30 @@
-"""Checkpoints: what they hold, written whole, and the newest good one found again."""
+"""Checkpoints: what they hold, written whole, and the newest good one found again.
 
+A file is what `torch.save` writes, and behind it `MARK` and the SHA-256 of all before: a zip archive may have
+something behind it, and nobody who reads one looks at the checksums inside.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
 from usucl_fast.errors import DataError, ResourceError, first_line
 from usucl_fast.files import write_whole
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.progress import note
 
 NETWORK = "method"
 """The key of the network's weights in the file, where older checkpoints have it as well."""
 QUERY_BACKBONE = "query.backbone."
 """What the names of the backbone's tensors begin with in them."""
+
+MARK = b"usucl_fast sha256 "
+PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +32,25 @@ class Checkpoint:
     """All that a run needs to go on after a step, on the CPU or not.
 
     step: steps that are done.
+    begun: what config.json says, see `run_folder.record_of`.
+    ranks: how many they were.
     network, optimizer: their state dicts.
     bank: of `MemoryBank.state_dict`; None in a method without one.
     plans: int64 `[B, V]` of each plan under way, see `MinedPlans`.
+    metrics: metrics.jsonl up to the step.
     """
 
     step: int
+    begun: dict[str, Any]
+    ranks: int
     network: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     bank: dict[str, torch.Tensor] | None
     plans: list[torch.Tensor]
+    metrics: str
 
     def save(self, run: RunFolder, keep: int) -> None:
-        """Writes the checkpoint, then removes all but the newest `keep`.
+        """Writes the checkpoint, then removes the others but the newest `keep` up to this step.
 
         Raises:
             ResourceError: it cannot be written; those before are as they were.
@@ -42,33 +60,75 @@ class Checkpoint:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_whole(path) as file:
-                torch.save({NETWORK: self.network, **content}, file)
+                hashed = _Hashed(file)
+                torch.save({NETWORK: self.network, **content}, hashed)  # type: ignore[arg-type]
+                file.write(MARK + hashed.digest.digest())
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter when the disk is full
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise ResourceError(
                 f"{path} cannot be written ({first_line(reason)}); the checkpoints before it are whole: make"
                 " room, and go on with --resume"
             ) from error
-        for old in run.saved_checkpoints()[keep:]:
-            old.unlink()
+        saved = run.saved_checkpoints()
+        kept = saved[saved.index(path) :][:keep]  # later ones were damaged, or the run would be there
+        for other in {*saved, *run.checkpoints.glob(".step-*.partial")} - {*kept}:
+            other.unlink()
 
 
-def load_newest(run: RunFolder) -> Checkpoint | None:
-    """The newest checkpoint that can be read, on the CPU; None where there is none at all.
+class _Hashed:
+    """A file that is written to, and what went through."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, part: bytes) -> int:
+        self.digest.update(part)
+        return self._file.write(part)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def is_whole(path: Path) -> bool | None:
+    """Whether a file is what its checksum says; None where it has none, as what others or older versions wrote.
 
     Raises:
-        DataError: there are checkpoints, and none can be read.
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - len(MARK) - digest.digest_size
+        while left > 0 and (part := file.read(min(left, PART_BYTES))):
+            digest.update(part)
+            left -= len(part)
+        end = file.read()
+    return end == MARK + digest.digest() if end.startswith(MARK) else None
+
+
+def load_newest(run: RunFolder, tell: Callable[[str], None] = note) -> Checkpoint | None:
+    """The newest checkpoint that is whole, on the CPU; None where there is none at all.
+
+    tell: is told of damaged ones that are passed over.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole.
     """
     files = run.saved_checkpoints()
-    reasons = []
+    reasons: list[str] = []
     for file in files:
         try:
+            whole = is_whole(file)
+            if not whole:
+                unknown = "it is cut off, or of another version of usucl-fast"
+                raise ValueError(unknown if whole is None else "it is damaged: its checksum is another")
             content = torch.load(file, map_location="cpu", weights_only=True)
-            if content.keys() != {NETWORK, "step", "optimizer", "bank", "plans"}:
-                raise ValueError("it is of another version of usucl-fast")
-            return Checkpoint(network=content.pop(NETWORK), **content)
+            checkpoint = Checkpoint(network=content.pop(NETWORK), **content)
         except Exception as error:  # torch raises whatever its zip and pickle readers raise
             reasons.append(f"{file.name}: {first_line(error)}")
+        else:
+            if reasons:
+                tell(f"{run.checkpoints} has damage ({'; '.join(reasons)}); {file.name}, before it, is used")
+            return checkpoint
     if files:
         raise DataError(
             f"no checkpoint in {run.checkpoints} can be read ({'; '.join(reasons)}); start again with --overwrite"

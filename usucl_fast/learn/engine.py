@@ -24,11 +24,12 @@ from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.run_folder import RunFolder, record_of
 from usucl_fast.learn.splits import with_split
 from usucl_fast.learn.watch import Collapse, Watch, import_writer
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
+from usucl_fast.progress import note
 from usucl_fast.shards import ShardStore
 
 
@@ -99,7 +100,8 @@ def train(
             if overwrite:
                 folder.clear()
             folder.begin(config, store.fingerprint)
-        ranks.any(False)  # none begins before all can
+        if not ranks.agree(run.step):  # none begins before all can
+            raise UsageError(f"--out {out} is not the same on all ranks; name a folder that all machines share")
         return run.go(told_to_stop)
 
 
@@ -143,6 +145,7 @@ class Run:
         loader: Loader | None = None,
     ) -> None:
         self.config, self.store, self.folder, self.execution, self.ranks = config, store, folder, execution, ranks
+        saved = self._load_checkpoint() if resume else None
         self.planner = config.make_planner(store.table)
         self.steps = self.planner.steps
         _check_shares(config, self.planner, ranks)
@@ -155,8 +158,8 @@ class Run:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.plans = MinedPlans(self.planner, self.network.bank, config.max_row_age())
         self.optimizer = make_optimizer(config, self.network)
-        self.step = 0
-        self._start(resume)
+        self.step, self.metrics = 0, ""
+        self._start(saved)
 
     def _make_loader(self) -> Loader:
         config, execution = self.config, self.execution
@@ -172,15 +175,27 @@ class Run:
         )
         return make_loader(execution.loader, self.store, delivery)
 
-    def _start(self, resume: bool) -> None:
-        """Goes back to the newest checkpoint, or to the start where there is none yet."""
-        saved = load_newest(self.folder) if resume else None
+    def _load_checkpoint(self) -> Checkpoint | None:
+        """The newest one, if it is of this run as it is now."""
+        tell = note if self.ranks.first else lambda text: None
+        saved = load_newest(self.folder, tell)
+        if saved is not None:
+            self.folder.check_unchanged(record_of(self.config, self.store.fingerprint), saved.begun)
+            if saved.ranks != self.ranks.count:
+                tell(
+                    f"ranks: {self.ranks.count} now, {saved.ranks} before; the same tuples, but sums are rounded"
+                    " otherwise, and with --batch-norm rank its statistics are of other pictures"
+                )
+        return saved
+
+    def _start(self, saved: Checkpoint | None) -> None:
+        """Goes back to the checkpoint, or to the start where there is none yet."""
         if saved is not None:
             self.network.load_state_dict(saved.network)
             if self.network.bank is not None and saved.bank is not None:
                 self.network.bank.load_state_dict(saved.bank)
             self.optimizer.load_state_dict(saved.optimizer)
-            self.step = saved.step
+            self.step, self.metrics = saved.step, saved.metrics
             self.plans.start(self.step, saved.plans)
         elif self.config.init != RANDOM:
             self.network.start_with(read_backbone(self.config.init, self.config.arch))
@@ -196,10 +211,13 @@ class Run:
         bank = self.network.bank
         Checkpoint(
             step=self.step,
+            begun=record_of(self.config, self.store.fingerprint),
+            ranks=self.ranks.count,
             network=self.network.state_dict(),
             optimizer=self.optimizer.state_dict(),
             bank=None if bank is None else bank.state_dict(),
             plans=self.plans.frame_ids_under_way(),
+            metrics=self.folder.metrics_text(),
         ).save(self.folder, self.execution.keep)
 
     def go(self, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -210,6 +228,7 @@ class Run:
             Watch(
                 self.folder,
                 Collapse(self.config, self.steps),
+                self.metrics,
                 self.step,
                 self.steps,
                 execution.tensorboard,

@@ -10,7 +10,7 @@ from usucl_fast.errors import UsageError
 from usucl_fast.learn.backbones import TIMM, make_backbone, normalisation
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.config import TrainConfig
-from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.run_folder import RunFolder, parse_metrics
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.optional import needed
 
@@ -36,7 +36,7 @@ def _us_ucl(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
         state_dict |= _renamed(learned, f"{ours}.backbone.", f"module.{encoder}.")
         head = fold_head(_renamed(learned, f"{ours}.head.", ""))
         state_dict |= _renamed(head, "", f"module.{encoder}.fc.")
-    epochs = [line["epoch"] + 1 for line in run.read_metrics() if line["step"] < state.step]
+    epochs = [line["epoch"] + 1 for line in parse_metrics(state.metrics)]
     record: dict[str, object] = {
         "epoch": max(epochs, default=0),
         "arch": config.arch,

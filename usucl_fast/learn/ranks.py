@@ -56,6 +56,14 @@ class Ranks:
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return bool(number.item())
 
+    def agree(self, number: int) -> bool:
+        """Whether all ranks say the same number; all say one together."""
+        if self.count == 1:
+            return True
+        ends = torch.tensor([number, -number], dtype=torch.int64, device=self._device)
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        return bool(ends.sum() == 0)
+
     @contextlib.contextmanager
     def telling_of_lost_ones(self) -> Iterator[None]:
         """Turns what the backends say when another rank has ended into one line.

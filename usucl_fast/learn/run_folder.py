@@ -9,13 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usucl_fast.errors import UsageError
-from usucl_fast.files import holds_only, locked, write_json
+from usucl_fast.errors import DataError, UsageError, first_line
+from usucl_fast.files import holds_only, locked, read_json, write_json
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
 
-FORMAT = 3
+FORMAT = 4
 """Version of the settings and checkpoints in a run folder: a run goes on only from its own."""
+
+CONFIG_GONE = "put it back as it was, or train again with --overwrite"
+"""The ways out where the settings cannot be read."""
+
+
+def record_of(config: Method, shards: str) -> dict[str, Any]:
+    """What `config.json` says of a run with these settings on shards with this fingerprint."""
+    record = {"format": FORMAT, "config": dataclasses.asdict(config), "shards": shards}
+    return dict(json.loads(json.dumps(record)))  # JSON has no tuples
+
+
+def parse_metrics(text: str) -> list[dict[str, Any]]:
+    """The lines of metrics, without a last one that was cut off.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 @dataclass(frozen=True)
@@ -122,22 +140,29 @@ class RunFolder:
 
         shards: the `fingerprint` of the store.
         """
-        write_json(self.config, {"format": FORMAT, "config": dataclasses.asdict(config), "shards": shards})
+        write_json(self.config, record_of(config, shards))
 
     def read_config(self) -> Method:
         """The settings that the run was begun with. Of an older run, those that there still are.
 
         Raises:
             UsageError: there is no run.
+            DataError: config.json is damaged.
         """
+        if not self.holds_run():
+            raise UsageError(f"--out {self.path} holds no run to resume; remove --resume to start one")
         try:
-            settings = self._record()["config"]
-            made = METHODS[settings["method"]]
-            names = {field.name for field in dataclasses.fields(made)} & settings.keys()
-            pairs = {name: tuple(settings[name]) for name in names if isinstance(settings[name], list)}
-            return made(**{**{name: settings[name] for name in names}, **pairs})  # JSON has no tuples
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UsageError(f"--out {self.path} holds no run to resume; remove --resume to start one") from error
+            record, values = self._record(), dict[str, Any]()
+            made = METHODS[record["config"]["method"]]
+            for field in dataclasses.fields(made):
+                if field.name in record["config"]:
+                    value = record["config"][field.name]
+                    values[field.name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+                    if record.get("format") == FORMAT and not _is_like(values[field.name], field.default):
+                        raise ValueError(f"{field.name} is {value!r}")
+            return made(**values)
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{self.config} is damaged ({first_line(error)}); {CONFIG_GONE}") from error
 
     def read_fingerprint(self) -> str:
         """The `fingerprint` of the shards that the run was begun on."""
@@ -145,8 +170,11 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics, without a last one that was cut off."""
-        texts = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(text) for text in texts if text.endswith("\n")]
+        return parse_metrics(self.metrics.read_text(encoding="utf-8"))
+
+    def metrics_text(self) -> str:
+        """What is in the file of metrics, damaged or not; nothing where there is none."""
+        return self.metrics.read_text(encoding="utf-8", errors="replace") if self.metrics.exists() else ""
 
     def check(self, config: Method, shards: str, resume: bool, overwrite: bool) -> None:
         """Checks whether a run with these settings may be written here.
@@ -183,11 +211,35 @@ class RunFolder:
                     f"--resume: the run in {self.path} was begun with {name} {getattr(begun, name)}, not {value};"
                     " remove the option, or start another run"
                 )
-        if record["shards"] != shards:
+        if record.get("shards") != shards:
             raise UsageError(
                 f"--resume: the run in {self.path} was begun on other shards than these, or they have changed since"
             )
 
+    def check_unchanged(self, found: dict[str, Any], begun: dict[str, Any]) -> None:
+        """Checks that `config.json`, which says what is `found`, says what a checkpoint has of it.
+
+        Raises:
+            UsageError: it was changed since; the message names the first setting.
+        """
+        was, now = ({**record["config"], "shards": record["shards"]} for record in (begun, found))
+        for name, value in was.items():
+            if now.get(name) != value:
+                raise UsageError(
+                    f"--resume: {self.config} was changed: {name} is {now.get(name)}, and was {value} when the"
+                    " checkpoint was written; put it back, or start another run"
+                )
+
     def _record(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.config.read_bytes())
+        try:
+            record: dict[str, Any] = read_json(self.config)
+        except DataError as error:
+            raise DataError(f"{error}; {CONFIG_GONE}") from error
         return record
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a setting is of its default's type."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and len(value) == len(default) and all(map(_is_like, value, default))
+    return type(value) is type(default) or (type(value) is int and type(default) is float)

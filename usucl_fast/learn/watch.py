@@ -11,9 +11,9 @@ import torch
 from usucl_fast.files import write_whole
 from usucl_fast.learn.config import IMAGENET, RANDOM
 from usucl_fast.learn.method import Method
-from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.learn.run_folder import RunFolder, parse_metrics
 from usucl_fast.optional import needed
-from usucl_fast.progress import Progress
+from usucl_fast.progress import Progress, note
 
 ALIKE_COSINE = 0.9
 """Mean cosine of a batch's anchors above which they are called alike."""
@@ -127,7 +127,8 @@ class Watch:
     Args:
         run: its folder.
         collapse: what looks for it.
-        step: that the run goes on with; metrics from there on are done again.
+        metrics: lines of the steps before; those from there on are done again.
+        step: that the run goes on with.
         steps: of the run.
         tensorboard: write for TensorBoard.
         profile: write a trace.
@@ -138,6 +139,7 @@ class Watch:
         self,
         run: RunFolder,
         collapse: Collapse,
+        metrics: str,
         step: int,
         steps: int,
         tensorboard: bool,
@@ -148,12 +150,12 @@ class Watch:
         self._board = self._trace = None
         if not first:
             return
-        if run.metrics.exists():
-            kept = [line for line in run.read_metrics() if line["step"] < step]
-            with write_whole(run.metrics) as file:
-                file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
-            for line in kept:
-                collapse.look(line)  # what was told before is not told again
+        if not run.metrics_text().startswith(metrics):
+            note(f"{run.metrics} is damaged, cut off or gone; its lines up to step {step} are the checkpoint's again")
+        with write_whole(run.metrics) as file:
+            file.write(metrics.encode())
+        for line in parse_metrics(metrics):
+            collapse.look(line)  # what was told before is not told again
         self._metrics = self._stack.enter_context(run.metrics.open("a", encoding="utf-8"))
         self._progress = self._stack.enter_context(Progress("steps", steps, step))
         if tensorboard:

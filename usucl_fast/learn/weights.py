@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from usucl_fast.errors import DataError, UsageError, first_line
 from usucl_fast.learn.backbones import make_backbone
-from usucl_fast.learn.checkpoint import NETWORK, QUERY_BACKBONE
+from usucl_fast.learn.checkpoint import NETWORK, QUERY_BACKBONE, is_whole
 from usucl_fast.learn.config import IMAGENET
 from usucl_fast.learn.imagenet import fetch
 from usucl_fast.learn.run_folder import RunFolder
@@ -140,6 +140,8 @@ def _load(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if is_whole(path) is False:
+            raise ValueError("its checksum is another")
         with warnings.catch_warnings(action="ignore"):  # the error says it
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
