@@ -17,6 +17,7 @@ The last five are faults: the exit status is then 1. A bank that is spread over 
 import dataclasses
 import functools
 import json
+import operator
 import sys
 import traceback
 from collections import Counter
@@ -103,7 +104,7 @@ def _answers(allowed_BN: np.ndarray, bank: MemoryBank, query: torch.Tensor, k: i
 def _allowed(bank: MemoryBank, given: Arguments) -> np.ndarray:
     written_at = bank.written_at.numpy()
     age = given.get("max_age")
-    return (written_at >= 0) & (True if age is None else written_at >= given["step"] - age)
+    return (written_at >= 0) & (True if age is None else written_at >= operator.index(given["step"]) - int(age))
 
 
 def _naive_cross(bank: MemoryBank, given: Arguments) -> torch.Tensor:
@@ -114,7 +115,7 @@ def _naive_cross(bank: MemoryBank, given: Arguments) -> torch.Tensor:
     allowed = _allowed(bank, given) & (group != own[:, None])
     if given.get("below") is not None:
         similarity = given["query"].double().detach().numpy() @ bank.embeddings.double().numpy().T
-        allowed &= ~(similarity > given["below"])
+        allowed &= ~(similarity > float(given["below"]))
     return _answers(allowed, bank, given["query"], given["k"], given.get("band"))
 
 
@@ -314,7 +315,7 @@ def _changed_tensor(tensor: torch.Tensor, rng: np.random.Generator) -> Any:
         tensor.tolist,
         lambda: tensor.requires_grad_() if tensor.is_floating_point() else tensor,
         lambda: torch.nn.Parameter(tensor, requires_grad=False),
-        lambda: tensor * 1e30 if tensor.is_floating_point() else -tensor,
+        lambda: tensor * 1e30 if tensor.is_floating_point() else ~tensor,
         lambda: NUMBERS[rng.integers(len(NUMBERS))],
     ]
     if rng.integers(2):
@@ -330,7 +331,9 @@ def _changed_tensor(tensor: torch.Tensor, rng: np.random.Generator) -> Any:
 
 def _changed_array(array: np.ndarray, rng: np.random.Generator) -> Any:
     ways: list[Callable[[], Any]] = [
-        lambda: array.astype(TYPES_OF_ARRAYS[rng.integers(len(TYPES_OF_ARRAYS))]),
+        lambda: (array if array.dtype.names is None else array["gamma"]).astype(
+            TYPES_OF_ARRAYS[rng.integers(len(TYPES_OF_ARRAYS))]
+        ),
         lambda: array[:-1],
         lambda: array[:0],
         lambda: np.concatenate([array, array]),

@@ -87,11 +87,15 @@ def test_what_a_run_writes(finished: dict[str, Path], sample: ShardStore) -> Non
 
 @pytest.mark.parametrize("recipe", ["default", "reference"])
 def test_golden_curves(sample: ShardStore, recipe: str) -> None:
-    """Another CPU's rounding moves a loss by far less than the tolerance, a change of meaning by far more."""
+    """Another CPU's rounding moves a loss by less than the tolerance, a change of meaning by far more.
+
+    The bank keeps float16: where two CPUs differ in the last bit of float64, a number may be rounded the other way
+    there, which moved losses by 3e-6.
+    """
     found = golden.curve(recipe, sample)
     recorded = golden.recorded(recipe)
     assert [plan for plan, _ in found] == [plan for plan, _ in recorded]
-    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in recorded], abs=1e-6)
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in recorded], abs=2e-5)
 
 
 @pytest.mark.parametrize(("has_it", "precision"), [(True, "bf16"), (False, "fp32")])

@@ -103,8 +103,7 @@ def checked(plans: Iterable[BatchPlan], frames: int, most_frames: int) -> Iterat
         check_range("boxes", plan.boxes, -MOST_SIDE, MOST_SIDE + 1)
         check_range("height and width of boxes", plan.boxes[..., 2:], 1, MOST_SIDE + 1)
         check_array("flips", plan.flips, ids.shape, "bool")
-        if photometry.dtype != PHOTOMETRY or photometry.shape != ids.shape:
-            raise ValueError(f"photometry is {photometry.dtype} {photometry.shape}, and must be PHOTOMETRY {ids.shape}")
+        check_array("photometry", photometry, ids.shape, str(PHOTOMETRY))
         for name in ("grain_y", "grain_x"):
             check_range(name, photometry[name], 0, GRAIN_PERIOD)
         # Of all fields at once: those that are no float32 are small numbers, and as such finite.

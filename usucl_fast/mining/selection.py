@@ -53,10 +53,11 @@ def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Te
     check_tensor("candidates", candidates, (len(query), "K", query.shape[1]), *FLOATING, device=query.device)
     check_tensor("valid", valid, tuple(candidates.shape[:2]), "bool", device=query.device)
     tau = check_number("tau", tau, LEAST_TAU)
-    candidates = candidates.detach().to(query.dtype)
+    candidates = candidates.detach().to(query.dtype).masked_fill(~valid[..., None], 0)  # 0 times NaN is no number
     scores = torch.einsum("bd,bkd->bk", query, candidates) / tau
-    # A finite fill keeps the gradient finite where a row has no candidate at all.
-    weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1) * valid
+    # A row without any candidate gets equal weights first, so that its gradient is finite.
+    is_empty = ~valid.any(dim=1, keepdim=True)
+    weights = scores.masked_fill(~valid, -torch.inf).masked_fill(is_empty, 0).softmax(dim=1) * valid
     return torch.einsum("bk,bkd->bd", weights, candidates)
 
 
