@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from usucl_fast import evaluate, learn
 from usucl_fast.evaluate.folds import most_folds
-from usucl_fast.evaluate.metrics import at_level, bootstrap_scores
+from usucl_fast.evaluate.metrics import at_level, bootstrap_scores, group_draws
 from usucl_fast.evaluate.samples import find_samples
 from usucl_fast.feed import RESIDENT_BYTES, Delivery, choose_loader
 from usucl_fast.files import write_json
@@ -29,6 +28,8 @@ from usucl_fast.shards import ShardStore, open_shards
 
 RESULTS = Path(__file__).parent / "results" / "quality"
 RANDOM = "random"
+DRAWS = 200
+"""Of the groups, the same in all runs, so that differences of runs are paired."""
 POINTS = 4
 """Of a run at which it is evaluated: its quarters."""
 NORMAL = "normal"
@@ -212,7 +213,7 @@ def _figures(
     settings: dict[str, Any],
     execution: learn.Execution,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """By question and protocol: the value over all groups, and `without` each of them, which its error comes from."""
+    """By question and protocol: the value over all groups, and what it is where they are drawn anew."""
     found = {question.target: find_samples(store.table, 16, question.target) for question in questions.values()}
     wanted = np.unique(np.concatenate([frame_ids for frame_ids, _ in found.values()]))
     delivery = Delivery(
@@ -235,9 +236,9 @@ def _figures(
             asked = at_level(predictions, question.level)
             assert asked
             groups = len(np.unique(samples.groups))
-            weights: NDArray[np.float64] = np.concatenate([np.ones((1, groups)), 1 - np.eye(groups)])
-            value, *without = bootstrap_scores(asked, weights, question.score).round(5).tolist()
-            yield f"{name}, {protocol}", {"value": value, "without": without}
+            weights = np.concatenate([np.ones((1, groups)), group_draws(groups, seed=0)[:DRAWS]])
+            value, *drawn = bootstrap_scores(asked, weights, question.score).round(5).tolist()
+            yield f"{name}, {protocol}", {"value": value, "drawn": drawn}
 
 
 def _mean_cosine(folder: RunFolder) -> float:

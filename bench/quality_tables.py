@@ -37,9 +37,9 @@ class Difference(NamedTuple):
 def difference(ones: dict[int, Report], others: dict[int, Report], figure: str) -> Difference | None:
     """One arm minus another, paired by patient and seed; None where they have no seed in common.
 
-    The variance is the sum of two: over patients by the jackknife, of the difference with each left out (Efron and
-    Stein, Annals of Statistics 1981), and over seeds. The interval is Student's, with the degrees of freedom of Welch
-    and Satterthwaite. Of one seed, what seeds change is not in it.
+    The variance is the sum of two: over patients by the bootstrap, of the difference where they are drawn anew, and over
+    seeds. The interval is Student's, with the degrees of freedom of Welch and Satterthwaite. Of one seed, what seeds
+    change is not in it.
 
     Args:
         ones, others: by seed, the reports of an arm.
@@ -52,9 +52,9 @@ def difference(ones: dict[int, Report], others: dict[int, Report], figure: str) 
         a, b = ([arm[seed]["figures"][figure][get] for seed in seeds] for arm in (ones, others))
         return np.array(a, np.float64) - np.array(b, np.float64)
 
-    by_seed, without = paired("value"), paired("without").mean(axis=0)
-    groups, mean = len(without), float(by_seed.mean())
-    of_groups = (groups - 1) / groups * float(((without - without.mean()) ** 2).sum())
+    by_seed, drawn = paired("value"), paired("drawn").mean(axis=0)
+    groups, mean = ones[seeds[0]]["groups"], float(by_seed.mean())
+    of_groups = float(np.nanvar(drawn, ddof=1))
     of_seeds = float(by_seed.var(ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
     variance = of_groups + of_seeds
     if variance == 0:

@@ -45,7 +45,7 @@ def test_arms_of_a_leg_are_run_once_each_and_gone_on_with(tmp_path: Path, monkey
     }
     assert [point["step"] for point in report["curve"]] == [1, 2, 3, 4]
     assert report["settings"]["intra_window"] == [0.1, 1.0]
-    assert all(len(figure["without"]) == report["groups"] for figure in report["figures"].values())
+    assert all(len(figure["drawn"]) == quality.DRAWS for figure in report["figures"].values())
     written = {file: file.stat().st_mtime_ns for file in results.iterdir()}
     assert CliRunner().invoke(quality.main, arguments, standalone_mode=False).exit_code == 0
     assert {file: file.stat().st_mtime_ns for file in results.iterdir()} == written
@@ -78,8 +78,9 @@ def test_arms_alike_but_for_two_factors() -> None:
     }
 
 
-def _arm(values: dict[int, float], without: list[float]) -> dict[int, dict[str, Any]]:
-    return {seed: {"figures": {"f": {"value": value, "without": without}}} for seed, value in values.items()}
+def _arm(values: dict[int, float], drawn: list[float]) -> dict[int, dict[str, Any]]:
+    figures = {seed: {"f": {"value": value, "drawn": drawn}} for seed, value in values.items()}
+    return {seed: {"groups": 3, "figures": own} for seed, own in figures.items()}
 
 
 def test_a_difference_is_paired_by_patient_and_seed() -> None:
@@ -89,8 +90,8 @@ def test_a_difference_is_paired_by_patient_and_seed() -> None:
     assert found
     assert found.seeds == 2
     assert found.mean == pytest.approx(0.2)
-    # Without patients: .2, .2, .3, about their mean; 2 / 3 of the sum of squares. Of seeds: .3 and .1.
-    of_groups = 2 / 3 * float(((np.array([0.2, 0.2, 0.3]) - 0.7 / 3) ** 2).sum())
+    # In the draws: .2, .2, .3. Of seeds: .3 and .1.
+    of_groups = float(np.var([0.2, 0.2, 0.3], ddof=1))
     of_seeds = 0.02 / 2
     freedom = (of_groups + of_seeds) ** 2 / (of_groups**2 / 2 + of_seeds**2 / 1)
     half = student.ppf(0.975, freedom) * (of_groups + of_seeds) ** 0.5
