@@ -37,9 +37,9 @@ class Difference(NamedTuple):
 def difference(ones: dict[int, Report], others: dict[int, Report], figure: str) -> Difference | None:
     """One arm minus another, paired by patient and seed; None where they have no seed in common.
 
-    The variance is the sum of two: over patients by the bootstrap, of the difference where they are drawn anew, and over
-    seeds. The interval is Student's, with the degrees of freedom of Welch and Satterthwaite. Of one seed, what seeds
-    change is not in it.
+    The variance is the sum of two: over patients by the bootstrap, of the difference where they are drawn anew, and
+    over seeds. The interval is Student's, with the degrees of freedom of Welch and Satterthwaite. Of one seed, what
+    seeds change is not in it.
 
     Args:
         ones, others: by seed, the reports of an arm.
