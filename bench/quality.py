@@ -51,7 +51,7 @@ IN_BATCH = {
     "cross_topk": (0, 0),
 }
 INTRA = {**IN_BATCH, "intra_negatives": (16, 16), "intra_window": (0.1, 1.0), "intra_floor": 1.0}
-LOOK = {"augment": "look"}
+LOOK, GAIN = {"augment": "look"}, {"augment": "gain"}
 
 ARMS: dict[str, Arm] = {
     RANDOM: Arm({}, None),
@@ -60,6 +60,9 @@ ARMS: dict[str, Arm] = {
     "intra": Arm(INTRA, "in-batch"),
     "look": Arm({**IN_BATCH, **LOOK}, "in-batch"),
     "look-intra": Arm({**INTRA, **LOOK}, "look"),
+    # The same without the texture and the blur, in which small lesions go under.
+    "gain": Arm({**IN_BATCH, **GAIN}, "in-batch"),
+    "gain-intra": Arm({**INTRA, **GAIN}, "intra"),
     # The parts, one by one.
     "intra-nhat": Arm({**INTRA, "cross_topk": (16, 16)}, "intra"),
     "look-intra-nhat": Arm({**INTRA, **LOOK, "cross_topk": (16, 16)}, "look-intra"),

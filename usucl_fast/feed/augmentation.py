@@ -109,6 +109,16 @@ AUGMENTATIONS = {
     ),
     # The same slice, held a little differently: grey levels, by which small findings are known, stay as they are.
     "geometric": Augmentation(area=(0.6, 1.2), ratio=(0.9, 1 / 0.9), whole=True, shift=0.1, flip=0.5),
+    # And with another gain: gamma, and a ramp over depth.
+    "gain": Augmentation(
+        area=(0.6, 1.2),
+        ratio=(0.9, 1 / 0.9),
+        whole=True,
+        shift=0.1,
+        flip=0.5,
+        log_gamma=(-0.4, 0.4),
+        ramp=(-0.3, 0.3),
+    ),
     # What another probe, machine or setting does to the same slice.
     "ultrasound": Augmentation(
         area=(0.6, 1.2),
