@@ -1,7 +1,6 @@
 """What only Linux has, hidden: packing runs without it; and names of which Windows or macOS would make no file."""
 
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -12,9 +11,10 @@ import pytest
 
 from tests.helpers.videos import moving_texture, write_video
 from tests.helpers.without import run_after
-from usucl_fast.pack import Source, job, workers
+from usucl_fast.pack import Source, workers
 from usucl_fast.pack.identity import escape
-from usucl_fast.pack.spool import Order, is_late
+from usucl_fast.pack.limits import is_late
+from usucl_fast.pack.task import make_task
 from usucl_fast.shards import PackSettings
 
 HIDDEN = """
@@ -92,16 +92,15 @@ def test_packing_needs_nothing_that_only_linux_has(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="sleeps by a function of POSIX")
 def test_a_decoder_that_keeps_the_interpreter_s_lock_is_ended(tmp_path: Path) -> None:
     """No handler of a signal, and no other thread of Python's, would get its turn."""
-    order = spool_order("a", tmp_path, time_limit=0.2)
     hangs = (
-        "import ctypes, pickle, sys\n"
-        "from usucl_fast.pack.spool import _TimeLimit\n"
-        "with _TimeLimit(pickle.load(sys.stdin.buffer)):\n"
+        "import ctypes, pathlib, sys\n"
+        "from usucl_fast.pack.limits import TimeLimit\n"
+        "with TimeLimit(pathlib.Path(sys.argv[1]), 0.2):\n"
         "    ctypes.PyDLL(None).sleep(60)\n"
     )
-    done = subprocess.run([sys.executable, "-c", hangs], input=pickle.dumps(order), timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", hangs, str(tmp_path / "a")], timeout=30, check=False)
     assert done.returncode == 1
-    assert is_late(order.path)
+    assert is_late(tmp_path / "a")
 
 
 def test_how_a_process_ended_is_said_on_every_system() -> None:
@@ -140,9 +139,6 @@ def test_ids_are_file_names_everywhere() -> None:
 
 
 def test_ids_that_differ_in_case_alone_share_no_spool_file(tmp_path: Path) -> None:
-    paths = {spool_order(name, tmp_path).path.name.lower() for name in ("scan.mp4", "Scan.mp4", "SCAN.MP4")}
-    assert len(paths) == 3
-
-
-def spool_order(name: str, spools: Path, time_limit: float = 60.0) -> Order:
-    return job._order(Source(name, (), 0, "container"), PackSettings(), None, (), time_limit, spools)
+    sources = [Source(name, (), 0, "container") for name in ("scan.mp4", "Scan.mp4", "SCAN.MP4")]
+    tasks = [make_task(source, PackSettings(), None, (), 60.0, tmp_path) for source in sources]
+    assert len({task.path.name.lower() for task in tasks}) == 3

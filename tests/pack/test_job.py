@@ -21,7 +21,7 @@ from tests.helpers.forged import reseal
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import locked
-from usucl_fast.pack import find_sources, job, limits, pack, writer
+from usucl_fast.pack import PackSummary, find_sources, job, limits, pack, writer
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.writer import ShardWriter
 from usucl_fast.shards import Manifest, PackSettings, open_shards, read_manifest
@@ -29,7 +29,7 @@ from usucl_fast.shards import Manifest, PackSettings, open_shards, read_manifest
 SETTINGS = PackSettings(size=48, shard_mb=1)
 
 
-def pack_folder(root: Path, out: Path, workers: int = 1, **more: Any) -> dict[str, Any]:
+def pack_folder(root: Path, out: Path, workers: int = 1, **more: Any) -> PackSummary:
     return pack(find_sources([root])[0], out, SETTINGS, workers=workers, **more)
 
 

@@ -11,14 +11,14 @@ from PIL import Image
 
 from tests.helpers.videos import FOLDER, FOLDER_FRAMES, VIDEOS, moving_texture, write_video
 from usucl_fast.errors import UsageError
-from usucl_fast.pack import find_sources, pack
+from usucl_fast.pack import PackSummary, find_sources, pack
 from usucl_fast.pack.picture import fit
 from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 FILES = ("frames.npy", "manifest.json")
 
 
-def pack_folder(root: Path, out: Path, workers: int = 1, **settings: Any) -> dict[str, object]:
+def pack_folder(root: Path, out: Path, workers: int = 1, **settings: Any) -> PackSummary:
     return pack(find_sources([root])[0], out, PackSettings(**settings), workers=workers)
 
 

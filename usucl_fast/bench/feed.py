@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
 from usucl_fast.curriculum import Curriculum
-from usucl_fast.feed import AUGMENTATIONS, Delivery, Loader, Normaliser, Planner, make_loader
+from usucl_fast.feed import AUGMENTATIONS, BatchPlan, Delivery, Loader, Normaliser, Planner, make_loader
 from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.beton import export_beton, import_ffcv
 from usucl_fast.optional import needed
@@ -31,9 +31,11 @@ from usucl_fast.pack import Source
 from usucl_fast.shards import ShardStore, is_url
 
 Batches = Generator[torch.Tensor, None, None]
+Start = Callable[[], Batches]
+Seconds = dict[str, float]
 SPARE = 8
 """Batches before the clock starts and, planned but not waited for, after it stops: more than any arm prepares ahead, so
-that each has as much in stock at the end as at the beginning."""
+that each has as many prepared at the end as at the beginning."""
 
 
 def feed_arms(
@@ -49,17 +51,25 @@ def feed_arms(
     threads: int,
     device: torch.device,
 ) -> list[Arm]:
-    """The named arms, each ready to run; what the published way and FFCV read is written into the folder `work`.
+    """The named arms, ready to run; what the published way and FFCV read is written into the folder `work`.
 
     All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
     either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
-    size]`. What delivers less or other frames says so. The resident arms have seen all frames before the clock starts.
+    size]`. An arm that delivers less or other frames says so. The resident arms have seen all frames before the clock
+    starts.
 
     Raises:
         UsageError: as `check_arm`.
     """
     for name in names:
         check_arm(name)
+    plans = _plan(store, batch_size, SPARE + batches + SPARE)
+    feeding = _Feeding(store, sources, work, plans, deliver == "tensors", size, threads, device)
+    return [_arm(name, feeding, batches) for name in names]
+
+
+def _plan(store: ShardStore, batch_size: int, batches: int) -> list[BatchPlan]:
+    """Plans of whole batches of `batch_size` tuples, or of as many as there are videos."""
     planner = Planner(
         store.table,
         seed=0,
@@ -70,139 +80,168 @@ def feed_arms(
         tuples="full",
     )
     tuples = min(batch_size, len(store.table.videos))
-    per_epoch = len(store.table.videos) // tuples
-    plans = []
-    for number in range(SPARE + batches + SPARE):
-        epoch, place = divmod(number, per_epoch)
-        plans.append(planner.plan_tuples(epoch, place * tuples, (place + 1) * tuples))
-    delivery = Delivery(
-        size=size, channels=1, device=device, threads=threads, most_frames=tuples * 5, resident_bytes=1 << 62
-    )
-    needed = int(decoded_bytes(store.table, 1).sum())
-    if deliver == "tensors":
-        delivers = f"float32 [{tuples}, 5, 3, {size}, {size}] normalised on {device.type}"
-    else:
-        delivers = f"uint8 [{tuples}, 5, 1, {size}, {size}] on {device.type}"
+    places = (divmod(number, len(store.table.videos) // tuples) for number in range(batches))
+    return [planner.plan_tuples(epoch, place * tuples, (place + 1) * tuples) for epoch, place in places]
 
-    def finisher() -> Callable[[torch.Tensor], torch.Tensor]:
-        if deliver == "crops":
+
+def _arm(name: str, feeding: "_Feeding", batches: int) -> Arm:
+    """Makes an arm ready, with the files that it reads."""
+    store, sources, seconds = feeding.store, feeding.sources, defaultdict[str, float](float)
+    files: Sequence[Path] = [] if is_url(store.name) else shard_files(store)
+    if name == "published":
+        frame_ids = np.concatenate([plan.frame_ids for plan in feeding.plans])
+        extract_frames(store.table, sources, frame_ids, feeding.work / "frames")
+        files = sorted((feeding.work / "frames").iterdir())
+    start = _STARTS[name](feeding, seconds) if name in _STARTS else feeding.loader(seconds, name)
+    if name in ("ffcv", "stock-ffcv"):
+        files = [feeding.beton]
+    elif name == "torchcodec":
+        files = [file for video in store.table.videos for file in sources[video.name].files]
+    delivers = _DELIVERS.get(name, "{0}").format(feeding.delivers)
+    return Arm(name, delivers, functools.partial(_rate, start, batches, feeding.device, seconds), files, seconds)
+
+
+@dataclass(frozen=True)
+class _Feeding:
+    """What all arms load, and how; its methods deliver the batches of one or more of them.
+
+    plans: of all batches that an arm delivers.
+    tensors: whether float32 is delivered, normalised, and not uint8 of one channel.
+    """
+
+    store: ShardStore
+    sources: dict[str, Source]
+    work: Path
+    plans: list[BatchPlan]
+    tensors: bool
+    size: int
+    threads: int
+    device: torch.device
+
+    @property
+    def tuples(self) -> int:
+        return len(self.plans[0].frame_ids)
+
+    @property
+    def delivers(self) -> str:
+        if self.tensors:
+            return f"float32 [{self.tuples}, 5, 3, {self.size}, {self.size}] normalised on {self.device.type}"
+        return f"uint8 [{self.tuples}, 5, 1, {self.size}, {self.size}] on {self.device.type}"
+
+    def finisher(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What turns crops into what is delivered."""
+        if not self.tensors:
             return lambda frames: frames
-        normalise = Normaliser(device)
+        normalise = Normaliser(self.device)
         return lambda frames: normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
-    seconds: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in names}
+    @functools.cached_property
+    def beton(self) -> Path:
+        """The shards as a file of FFCV."""
+        export_beton(self.store, self.work / "shards.beton")
+        return self.work / "shards.beton"
 
-    def ours(loader: Loader, name: str) -> Batches:
-        finish, spent = finisher(), seconds[name]
-        with contextlib.closing(loader.run(plans)) as loaded:
+    def make(self, name: str, **more: Any) -> Loader:
+        """One of our loaders."""
+        delivery = Delivery(
+            size=self.size, channels=1, device=self.device, threads=self.threads, most_frames=self.tuples * 5, **more
+        )
+        return make_loader(name, self.store, delivery)
+
+    def loader(self, seconds: Seconds, name: str, **more: Any) -> Start:
+        return functools.partial(self.ours, self.make(name, **more), seconds)
+
+    def resident(self, seconds: Seconds, share: float) -> Start:
+        """The resident loader with room for a share of the pixels, filled."""
+        room = math.ceil(int(decoded_bytes(self.store.table, 1).sum()) * share)
+        loader = self.make("resident", resident_bytes=room)
+        for _ in loader.run(self.plans):
+            pass
+        return functools.partial(self.ours, loader, seconds)
+
+    def ours(self, loader: Loader, seconds: Seconds) -> Batches:
+        finish = self.finisher()
+        with contextlib.closing(loader.run(self.plans)) as loaded:
             asked = time.perf_counter()
             for batch in loaded:
                 got = time.perf_counter()
                 frames = finish(batch.frames)
-                spent["wait"] += got - asked
-                spent["finish"] += time.perf_counter() - got
+                seconds["wait"] += got - asked
+                seconds["finish"] += time.perf_counter() - got
                 yield frames
                 asked = time.perf_counter()
 
-    def resident(name: str, share: float) -> Callable[[], Batches]:
-        loader = make_loader("resident", store, replace(delivery, resident_bytes=math.ceil(needed * share)))
-        for _ in loader.run(plans):
-            pass
-        return functools.partial(ours, loader, name)
-
-    def published() -> Batches:
-        data = FrameFiles(work / "frames", plans, size, tensors=deliver == "tensors")
-        loader = DataLoader(data, tuples, num_workers=threads, pin_memory=device.type == "cuda")
+    def published(self) -> Batches:
+        data = FrameFiles(self.work / "frames", self.plans, self.size, tensors=self.tensors)
+        loader = DataLoader(data, self.tuples, num_workers=self.threads, pin_memory=self.device.type == "cuda")
         for batch in loader:
-            yield batch.to(device, non_blocking=True)
+            yield batch.to(self.device, non_blocking=True)
 
-    def stock(batches: Callable[..., Batches], **parallel: Any) -> Batches:
-        how = {"size": size, "tensors": deliver == "tensors", "batch": tuples * 5, "device": device}
-        with contextlib.closing(batches(store, **how, **parallel)) as loaded:
-            for batch in itertools.islice(loaded, len(plans)):
-                yield batch.unflatten(0, (tuples, 5))
+    def stock(self, batches: Callable[..., Batches], **more: Any) -> Batches:
+        """Another library's own way through the shards."""
+        how = {"size": self.size, "tensors": self.tensors, "batch": self.tuples * 5, "device": self.device}
+        with contextlib.closing(batches(self.store, **how, **more)) as loaded:
+            for batch in itertools.islice(loaded, len(self.plans)):
+                yield batch.unflatten(0, (self.tuples, 5))
 
-    def peer(batches: Callable[..., Batches], *what: object) -> Batches:
-        how = {"size": size, "channels": 3 if deliver == "tensors" else 1, "threads": threads, "device": device}
-        with contextlib.closing(batches(*what, plans, **how)) as loaded:
-            yield from map(finisher(), loaded)
+    def peer(self, batches: Callable[..., Batches], *what: object) -> Batches:
+        """Another library that executes our plans."""
+        how = {"size": self.size, "channels": 3 if self.tensors else 1, "threads": self.threads, "device": self.device}
+        with contextlib.closing(batches(*what, self.plans, **how)) as loaded:
+            yield from map(self.finisher(), loaded)
 
-    beton = work / "shards.beton"
+    def torchcodec(self) -> Start:
+        arm, table = _import_arm("torchcodec"), self.store.table
+        return functools.partial(self.peer, arm.torchcodec_batches, arm.open_decoders(table, self.sources), table)
 
-    def exported() -> Path:
-        if not beton.exists():
-            export_beton(store, beton)
-        return beton
-
-    def ffcv() -> Callable[[], Batches]:
-        loader = make_loader("ffcv", store, replace(delivery, beton=exported()))
-        return functools.partial(ours, loader, "ffcv")
-
-    def stock_ffcv() -> Callable[[], Batches]:
-        exported()
-        return functools.partial(stock, ffcv_batches, beton=beton, threads=threads)
-
-    def spdl() -> Callable[[], Batches]:
-        return functools.partial(peer, _import_arm("spdl").spdl_batches, store)
-
-    def torchcodec() -> Callable[[], Batches]:
-        arm = _import_arm("torchcodec")
-        return functools.partial(peer, arm.torchcodec_batches, arm.open_decoders(store.table, sources), store.table)
-
-    def decode() -> Batches:
-        nothing = torch.empty(0).expand(tuples, 5, 0)
-        with ThreadPoolExecutor(threads) as pool:
-            for plan in plans:
-                list(pool.map(lambda data: simplejpeg.decode_jpeg(data, colorspace="GRAY"), store.read(plan.frame_ids)))
+    def decode(self) -> Batches:
+        nothing = torch.empty(0).expand(self.tuples, 5, 0)
+        decode = functools.partial(simplejpeg.decode_jpeg, colorspace="GRAY")
+        with ThreadPoolExecutor(self.threads) as pool:
+            for plan in self.plans:
+                list(pool.map(decode, self.store.read(plan.frame_ids)))
                 yield nothing
 
-    def replay(copy: bool) -> Batches:
-        batch = next(make_loader("torch", store, delivery).run(plans)).frames
-        finish = finisher()
+    def replay(self, copy: bool) -> Batches:
+        """The first batch, as often as there are plans."""
+        batch = next(self.make("torch").run(self.plans)).frames
+        finish = self.finisher()
         output = finish(batch)
-        for _ in plans:
+        for _ in self.plans:
             yield output.clone() if copy else finish(batch)
 
-    starts: dict[str, Callable[[], Callable[[], Batches]]] = {
-        "resident": lambda: resident("resident", 1),
-        "resident-half": lambda: resident("resident-half", 0.5),
-        "published": lambda: published,
-        "stock-webdataset": lambda: functools.partial(stock, webdataset_batches, workers=threads),
-        "stock-dali": lambda: functools.partial(stock, dali_batches, threads=threads),
-        "ffcv": ffcv,
-        "stock-ffcv": stock_ffcv,
-        "spdl": spdl,
-        "torchcodec": torchcodec,
-        "floor-decode": lambda: decode,
-        "floor-copy": lambda: functools.partial(replay, copy=True),
-        "floor-replay": lambda: functools.partial(replay, copy=False),
-    }
-    others = {
-        "stock-webdataset": f"{delivers}, frames as they lie in the shards",
-        "stock-dali": f"{delivers}, frames as they lie in the shards",
-        "stock-ffcv": f"{delivers}, frames as they lie in the shards, the square in their middle, of colour the red",
-        "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
-        "floor-copy": f"{delivers}, always the same batch: it is copied",
-        "floor-replay": f"{delivers}, always the same batch, decoded and cropped once",
-    }
-    arms = []
-    for name in names:
-        files: Sequence[Path] = [] if is_url(store.name) else shard_files(store)
-        if name == "published":
-            extract_frames(store.table, sources, np.concatenate([plan.frame_ids for plan in plans]), work / "frames")
-            files = sorted((work / "frames").iterdir())
-        start = starts[name]() if name in starts else functools.partial(ours, make_loader(name, store, delivery), name)
-        if name in ("ffcv", "stock-ffcv"):
-            files = [beton]
-        elif name == "torchcodec":
-            files = [file for video in store.table.videos for file in sources[video.name].files]
-        run = functools.partial(_rate, start, batches, device, seconds[name])
-        arms.append(Arm(name, others.get(name, delivers), run, files, seconds[name]))
-    return arms
+
+_STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
+    "resident": lambda feeding, seconds: feeding.resident(seconds, 1),
+    "resident-half": lambda feeding, seconds: feeding.resident(seconds, 0.5),
+    "published": lambda feeding, _: feeding.published,
+    "stock-webdataset": lambda feeding, _: functools.partial(
+        feeding.stock, webdataset_batches, workers=feeding.threads
+    ),
+    "stock-dali": lambda feeding, _: functools.partial(feeding.stock, dali_batches, threads=feeding.threads),
+    "ffcv": lambda feeding, seconds: feeding.loader(seconds, "ffcv", beton=feeding.beton),
+    "stock-ffcv": lambda feeding, _: functools.partial(
+        feeding.stock, ffcv_batches, beton=feeding.beton, threads=feeding.threads
+    ),
+    "spdl": lambda feeding, _: functools.partial(feeding.peer, _import_arm("spdl").spdl_batches, feeding.store),
+    "torchcodec": lambda feeding, _: feeding.torchcodec(),
+    "floor-decode": lambda feeding, _: feeding.decode,
+    "floor-copy": lambda feeding, _: functools.partial(feeding.replay, copy=True),
+    "floor-replay": lambda feeding, _: functools.partial(feeding.replay, copy=False),
+}
+"""What makes an arm ready; any other is the loader of its name."""
+_DELIVERS = {
+    "stock-webdataset": "{0}, frames as they lie in the shards",
+    "stock-dali": "{0}, frames as they lie in the shards",
+    "stock-ffcv": "{0}, frames as they lie in the shards, the square in their middle, of colour the red",
+    "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
+    "floor-copy": "{0}, always the same batch: it is copied",
+    "floor-replay": "{0}, always the same batch, decoded and cropped once",
+}
 
 
 def check_arm(name: str) -> None:
-    """Whether what the arm needs is here.
+    """Checks that the arm has what it needs.
 
     Raises:
         UsageError: a package is not installed, or lacks a library of the system.
@@ -225,7 +264,7 @@ def _import_arm(name: str) -> Any:
     return importlib.import_module(f"usucl_fast.bench.{name}_arm")
 
 
-def _rate(start: Callable[[], Batches], batches: int, device: torch.device, seconds: dict[str, float]) -> float:
+def _rate(start: Start, batches: int, device: torch.device, seconds: Seconds) -> float:
     """Frames/s over `batches` batches after the first `SPARE`; `seconds` by stage are counted over them, too."""
     frames = 0
     with contextlib.closing(start()) as arriving:  # closed outside the clock

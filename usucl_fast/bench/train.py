@@ -1,12 +1,12 @@
 """Tuples/s of training: ours end to end, its step alone, and the published manner's step."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,74 +44,122 @@ def train_arms(names: list[str], store: ShardStore, config: Method, execution: E
     Raises:
         UsageError: the published manner is to be compared with a recipe whose tuples have no intra-video negatives.
     """
-    # A third of a run has the intra-video negatives in their first window, from a sixth of its epochs on.
-    if isinstance(config, Usucl):
-        config = dataclasses.replace(config, intra_from=INTRA_FROM, cross_from=0.0)
-    per_epoch = config.make_planner(store.table).steps_per_epoch
-    warm_up = math.ceil((SPARE + steps + LOOKAHEAD) / (2 * per_epoch))
-    config = dataclasses.replace(with_precision(config, execution.device), epochs=6 * warm_up, steps=0, init="random")
-    first = warm_up * per_epoch
-    made = Run(config, store, NOWHERE, execution, Ranks())
-    plans = [made.planner.plan(*divmod(step, per_epoch)) for step in range(first, first + SPARE + steps)]
-    largest = max(plans, key=lambda plan: len(plan.frame_ids))
-    views = largest.frame_ids.shape[1]
+    training = _prepare(store, config, execution, steps)
+    config, views = training.config, training.frames.shape[1]
     if views < 3 and any(name.startswith("published") for name in names):
         raise UsageError(
             f"--recipe {config.recipe} has no intra-video negatives to encode, which the published arms contrast with"
         )
     if execution.loader == "resident":
-        for _ in made.loader.run(plans):
+        for _ in training.loader.run(training.plans):
             pass
-    with contextlib.closing(made.loader.run([largest])) as batches:
-        frames = next(batches).frames.clone()
-
-    def ours(name: str, seconds: dict[str, float]) -> float:
-        if name == "compiled":
-            torch.compiler.reset()  # what was compiled for the last run is of no use to this one
-        loader = made.loader if name == "usucl" else _Cached(frames)
-        settings = dataclasses.replace(config, compile=name == "compiled")
-        run = Run(settings, store, NOWHERE, execution, Ranks(), loader=loader)
-        run.step = first
-        run.plans.start(first)
-        if run.network.bank is not None:
-            rows = torch.randn(len(store.table), config.dim, device=execution.device)
-            run.network.bank.write(torch.arange(len(rows), device=execution.device), F.normalize(rows, dim=1), first)
-        with contextlib.closing(run.loader.run(run.shares())) as batches:
-            return _rate(batches, run.one_step, steps, execution.device, seconds)
-
-    def published(unused: bool, seconds: dict[str, float]) -> float:
-        torch.manual_seed(config.seed)
-        step = PublishedStep(
-            config.arch,
-            config.epochs,
-            joint=False,
-            unused=unused,
-            device=execution.device,
-            bf16=config.precision == "bf16",
-            dim=config.dim,
-        )
-        pictures = Normaliser(execution.device)(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        second = pictures.flip(-1)  # what they show is nothing to the time
-
-        def train(batch: Batch) -> None:
-            tuples = len(batch.frames)
-            step.step(pictures[:tuples], warm_up, True, second[:tuples] if unused else None)
-
-        return _rate(_Cached(frames).run(plans), train, steps, execution.device, seconds)
-
-    sizes = sorted({len(plan.frame_ids) for plan in plans})
+    sizes = sorted({len(plan.frame_ids) for plan in training.plans})
     pictures = f"{config.size} pixels, {config.arch}, {config.precision} on {execution.device.type}"
     delivers = f"{' or '.join(map(str, sizes))} tuples a step, of {views} pictures, {pictures}"
     arms = []
     for name in names:
         seconds: dict[str, float] = defaultdict(float)
         if name.startswith("published"):
-            run, what = partial(published, name == "published", seconds), "always the same, normalised; no metrics"
+            run, what = training.published, "always the same, normalised; no metrics"
         else:
-            run = partial(ours, name, seconds)
-            what = f"from the loader {execution.loader}" if name == "usucl" else "always the same"
-        arms.append(Arm(name, f"{delivers}; {what}", run, seconds=seconds if name == "usucl" else {}))
+            run, what = training.ours, f"from the loader {execution.loader}" if name == "usucl" else "always the same"
+        told = seconds if name == "usucl" else {}
+        arms.append(Arm(name, f"{delivers}; {what}", partial(run, name, seconds), seconds=told))
     return arms
+
+
+def _prepare(store: ShardStore, config: Method, execution: Execution, steps: int) -> "_Training":
+    """Plans the steps, and loads the largest batch."""
+    # A third of a run has the intra-video negatives in their first window, from a sixth of its epochs on.
+    if isinstance(config, Usucl):
+        config = replace(config, intra_from=INTRA_FROM, cross_from=0.0)
+    per_epoch = config.make_planner(store.table).steps_per_epoch
+    warm_up = math.ceil((SPARE + steps + LOOKAHEAD) / (2 * per_epoch))
+    config = replace(with_precision(config, execution.device), epochs=6 * warm_up, steps=0, init="random")
+    first = warm_up * per_epoch
+    made = Run(config, store, NOWHERE, execution, Ranks())
+    plans = [made.planner.plan(*divmod(step, per_epoch)) for step in range(first, first + SPARE + steps)]
+    largest = max(plans, key=lambda plan: len(plan.frame_ids))
+    with contextlib.closing(made.loader.run([largest])) as batches:
+        frames = next(batches).frames.clone()
+    return _Training(config, store, execution, steps, made.loader, first, plans, frames)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What is trained; each run begins with fresh weights.
+
+    steps: how many are timed.
+    first: number of the first step.
+    plans: of all steps, those before the clock starts too.
+    frames: of the largest batch, uint8 `[B, V, C, H, W]`.
+    """
+
+    config: Method
+    store: ShardStore
+    execution: Execution
+    steps: int
+    loader: Loader
+    first: int
+    plans: list[BatchPlan]
+    frames: torch.Tensor
+
+    def ours(self, name: str, seconds: dict[str, float]) -> float:
+        if name == "compiled":
+            torch.compiler.reset()  # what was compiled for the last run is of no use to this one
+        loader = self.loader if name == "usucl" else _Cached(self.frames)
+        settings = replace(self.config, compile=name == "compiled")
+        run = Run(settings, self.store, NOWHERE, self.execution, Ranks(), loader=loader)
+        run.step = self.first
+        run.plans.start(self.first)
+        if run.network.bank is not None:
+            device = self.execution.device
+            rows = torch.randn(len(self.store.table), self.config.dim, device=device)
+            run.network.bank.write(torch.arange(len(rows), device=device), F.normalize(rows, dim=1), self.first)
+        with contextlib.closing(run.loader.run(run.shares())) as batches:
+            return self._rate(batches, run.one_step, seconds)
+
+    def published(self, name: str, seconds: dict[str, float]) -> float:
+        torch.manual_seed(self.config.seed)
+        unused = name == "published"
+        step = PublishedStep(
+            self.config.arch,
+            self.config.epochs,
+            joint=False,
+            unused=unused,
+            device=self.execution.device,
+            bf16=self.config.precision == "bf16",
+            dim=self.config.dim,
+        )
+        pictures = Normaliser(self.execution.device)(self.frames.flatten(0, 1)).unflatten(0, self.frames.shape[:2])
+        second = pictures.flip(-1)  # the time does not depend on what they show
+
+        def train(batch: Batch) -> None:
+            tuples = len(batch.frames)
+            step.step(pictures[:tuples], self.plans[0].epoch, True, second[:tuples] if unused else None)
+
+        return self._rate(_Cached(self.frames).run(self.plans), train, seconds)
+
+    def _rate(
+        self, batches: Generator[Batch, None, None], step: Callable[[Batch], object], seconds: dict[str, float]
+    ) -> float:
+        """Tuples/s over the steps after the first `SPARE`; `seconds` by stage are counted over them, too."""
+        device = self.execution.device
+        for _ in range(SPARE):
+            step(next(batches))
+        synchronise(device)
+        seconds.clear()
+        tuples, started = 0, time.perf_counter()
+        for _ in range(self.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            got = time.perf_counter()
+            step(batch)
+            seconds["wait"] += got - asked
+            seconds["step"] += time.perf_counter() - got
+            tuples += len(batch.frames)
+        synchronise(device)
+        return tuples / (time.perf_counter() - started)
 
 
 class _Cached(Loader):
@@ -123,28 +171,3 @@ class _Cached(Loader):
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         for plan in plans:
             yield Batch(plan, self._frames[: len(plan.frame_ids)])
-
-
-def _rate(
-    batches: Generator[Batch, None, None],
-    step: Callable[[Batch], object],
-    steps: int,
-    device: torch.device,
-    seconds: dict[str, float],
-) -> float:
-    """Tuples/s over `steps` steps after the first `SPARE`; `seconds` by stage are counted over them, too."""
-    for _ in range(SPARE):
-        step(next(batches))
-    synchronise(device)
-    seconds.clear()
-    tuples, started = 0, time.perf_counter()
-    for _ in range(steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        got = time.perf_counter()
-        step(batch)
-        seconds["wait"] += got - asked
-        seconds["step"] += time.perf_counter() - got
-        tuples += len(batch.frames)
-    synchronise(device)
-    return tuples / (time.perf_counter() - started)

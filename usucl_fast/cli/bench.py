@@ -1,6 +1,8 @@
 """`usucl-bench`: measures the system beside its peers."""
 
+import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,34 @@ from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores, pick_device
 
-runs_option = click.option(
-    "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs an arm, in turn with the others."
-)
-page_cache_option = click.option(
-    "--page-cache",
-    default="warm",
-    show_default=True,
-    type=click.Choice(bench.PAGE_CACHES),
-    help="cold: before each run of an arm the system forgets the files that it reads; warm: whatever it still has.",
-)
+option = functools.partial(click.option, show_default=True)
+count = click.IntRange(1)
 json_option = click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG."
 )
+runs_option = option("--runs", default=5, type=count, help="Runs of each arm, in turn with the others.")
+page_cache_option = option(
+    "--page-cache",
+    default="warm",
+    type=click.Choice(bench.PAGE_CACHES),
+    help="cold: before each run of an arm the system forgets the files that it reads; warm: it may still have them.",
+)
+
+
+def _arms_option(known: tuple[str, ...], default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def split(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+        names = value.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UsageError(f"--arms: there is no arm {unknown[0]!r}; choose from {', '.join(known)}")
+        return names
+
+    what = f"What is compared, separated by commas: any of {', '.join(known)}."
+    return option("--arms", default=default, callback=split, help=what)
+
+
+def _threads_option(help: str, least: int = 1, name: str = "--threads") -> Callable[..., Callable[..., None]]:
+    return click.option(name, default=cores(), show_default="one a CPU core", type=click.IntRange(least), help=help)
 
 
 @click.group()
@@ -41,41 +58,19 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="The SOURCE that SHARDS was made of; published and torchcodec read it.",
 )
-@click.option(
-    "--arms",
-    default="dali,torch,resident,published",
-    show_default=True,
-    help=f"What is compared, by commas: any of {', '.join(bench.FEED_ARMS)}.",
-)
-@click.option(
+@_arms_option(bench.FEED_ARMS, "dali,torch,resident,published")
+@option(
     "--deliver",
     default="tensors",
-    show_default=True,
     type=click.Choice(bench.DELIVERIES),
     help="What every arm delivers: what a network takes, or crops of one channel in 8 bits.",
 )
-@click.option(
-    "--size",
-    default=224,
-    show_default=True,
-    type=click.IntRange(16),
-    help="Height and width of the pictures in pixels.",
-)
-@click.option(
-    "--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Tuples a batch, of 5 frames each."
-)
-@click.option(
-    "--batches", default=20, show_default=True, type=click.IntRange(1), help="Batches that a run is timed over."
-)
+@option("--size", default=224, type=click.IntRange(16), help="Height and width of the pictures in pixels.")
+@option("--batch-size", default=32, type=count, help="Tuples a batch, of 5 frames each.")
+@option("--batches", default=20, type=count, help="Batches that a run is timed over.")
 @runs_option
 @page_cache_option
-@click.option(
-    "--threads",
-    default=cores(),
-    show_default="one a CPU core",
-    type=click.IntRange(1),
-    help="Threads or worker processes of each arm.",
-)
+@_threads_option("Threads or worker processes of each arm.")
 @device_option
 @json_option
 def feed_command(
@@ -83,16 +78,12 @@ def feed_command(
     cache: Path | None,
     cache_gb: float,
     videos: Path | None,
-    arms: str,
-    deliver: str,
-    size: int,
-    batch_size: int,
-    batches: int,
+    arms: list[str],
     runs: int,
     page_cache: str,
-    threads: int,
     device: str,
     json_file: Path | None,
+    **how: Any,
 ) -> None:
     """Frames/s of the loaders and of the published way: JPEG files of original size, PIL, torchvision, workers.
 
@@ -104,10 +95,9 @@ def feed_command(
 
     if page_cache == "cold" and is_url(shards):
         raise UsageError(f"--page-cache cold needs SHARDS in a folder, and {shards} is a URL; copy them first")
-    names = _split(arms, bench.FEED_ARMS)
     store = open_given(shards, cache, cache_gb)
     sources = {}
-    needy = [name for name in names if name in ("published", "torchcodec")]
+    needy = [name for name in arms if name in ("published", "torchcodec")]
     if needy:
         if videos is None:
             raise UsageError(f"the arm {needy[0]} needs --videos, the SOURCE that SHARDS was made of")
@@ -116,43 +106,25 @@ def feed_command(
         if missing:
             raise UsageError(f"--videos {videos} does not hold {missing[0]!r}, which SHARDS {store.name} was made of")
     with tempfile.TemporaryDirectory(prefix="usucl-bench-") as work:
-        ready = bench.feed_arms(
-            names,
-            store,
-            sources,
-            Path(work),
-            deliver=deliver,
-            size=size,
-            batch_size=batch_size,
-            batches=batches,
-            threads=threads,
-            device=pick_device(device),
-        )
+        ready = bench.feed_arms(arms, store, sources, Path(work), device=pick_device(device), **how)
         bench.publish(bench.measure("feed", "frames/s", ready, runs, page_cache), json_file)
 
 
 @main.command("shard", cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--arms", default=",".join(bench.SHARD_ARMS), show_default=True, help="What is compared, by commas.")
-@click.option(
+@_arms_option(bench.SHARD_ARMS, ",".join(bench.SHARD_ARMS))
+@option(
     "--size",
     default=224,
-    show_default=True,
     type=click.IntRange(16, 4096),
     help="Short side of the frames in pixels; smaller videos are not enlarged.",
 )
-@click.option(
-    "--workers",
-    default=cores(),
-    show_default="one a CPU core",
-    type=click.IntRange(1),
-    help="Videos side by side, in each arm.",
-)
+@_threads_option("Videos at the same time, in each arm.", name="--workers")
 @runs_option
 @page_cache_option
 @json_option
 def shard_command(
-    source: Path, arms: str, size: int, workers: int, runs: int, page_cache: str, json_file: Path | None
+    source: Path, arms: list[str], size: int, workers: int, runs: int, page_cache: str, json_file: Path | None
 ) -> None:
     """Frames/s of packing the videos in SOURCE: usucl-shard, decoding alone, and ffmpeg with tar.
 
@@ -162,33 +134,23 @@ def shard_command(
     Example:
       usucl-bench shard my-videos --json shard.json
     """
-    ready = bench.shard_arms(_split(arms, bench.SHARD_ARMS), source, size=size, workers=workers)
+    ready = bench.shard_arms(arms, source, size=size, workers=workers)
     bench.publish(bench.measure("shard", "frames/s", ready, runs, page_cache), json_file)
 
 
 @main.command("mining", cls=Command)
-@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Rows of the bank.")
-@click.option("--dim", default=128, show_default=True, type=click.IntRange(1), help="Numbers an embedding.")
-@click.option(
-    "--video-length", default=150, show_default=True, type=click.IntRange(1), help="Rows a video, one a frame."
-)
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Queries at once.")
-@click.option("-k", "--k", default=16, show_default=True, type=click.IntRange(1), help="Answers a query.")
-@click.option(
+@option("--rows", default=1_000_000, type=count, help="Rows of the bank.")
+@option("--dim", default=128, type=count, help="Dimension of the embeddings.")
+@option("--video-length", default=150, type=count, help="Rows a video, one a frame.")
+@option("--batch-size", default=64, type=count, help="Queries at once.")
+@option("-k", "--k", default=16, type=count, help="Answers a query.")
+@option(
     "--embeddings",
     default="clustered",
-    show_default=True,
     help="random, clustered by video, or a file: an .npz of embeddings and first_row, or an .npy of embeddings.",
 )
-@click.option(
-    "--arms",
-    default="exact,approximate,published,floor-matmul",
-    show_default=True,
-    help=f"What is compared, by commas: any of {', '.join(bench.MINING_ARMS)}.",
-)
-@click.option(
-    "--threads", default=cores(), show_default="one a CPU core", type=click.IntRange(1), help="Threads of each arm."
-)
+@_arms_option(bench.MINING_ARMS, "exact,approximate,published,floor-matmul")
+@_threads_option("Threads of each arm.")
 @runs_option
 @json_option
 def mining_command(
@@ -198,20 +160,19 @@ def mining_command(
     batch_size: int,
     k: int,
     embeddings: str,
-    arms: str,
+    arms: list[str],
     threads: int,
     runs: int,
     json_file: Path | None,
 ) -> None:
-    """Queries/s of the memory bank, FAISS and the published way: the most similar rows, the own video left out.
+    """Queries/s of the memory bank, FAISS and the published way: the most similar rows outside the query's own video.
 
-    Each arm says its recall, the share of the right answers that it gives.
+    Each arm reports its recall: the share of the right answers that it finds.
 
     \b
     Example:
       usucl-bench mining --arms exact,approximate,faiss-flat --json mining.json
     """
-    names = _split(arms, bench.MINING_ARMS)
     import torch
 
     torch.set_num_threads(threads)
@@ -220,67 +181,39 @@ def mining_command(
         first_row = bench.even_videos(rows, video_length)
     else:
         stored, first_row = bench.read_embeddings(Path(embeddings), video_length)
-    bench.publish(
-        bench.measure(
-            "mining", "queries/s", bench.mining_arms(names, stored, first_row, batch_size=batch_size, k=k), runs
-        ),
-        json_file,
-    )
+    ready = bench.mining_arms(arms, stored, first_row, batch_size=batch_size, k=k)
+    bench.publish(bench.measure("mining", "queries/s", ready, runs), json_file)
 
 
 @main.command("train", cls=Command)
 @shards_argument
-@click.option(
-    "--arms",
-    default="usucl,floor-cached,published",
-    show_default=True,
-    help=f"What is compared, by commas: any of {', '.join(bench.TRAIN_ARMS)}.",
-)
-@click.option(
-    "--recipe", default="default", show_default=True, type=click.Choice(tuple(learn.RECIPES)), help="Our settings."
-)
-@click.option("--arch", default="resnet18", show_default=True, help="Backbone: the name of a torchvision ResNet.")
-@click.option(
-    "--size",
-    default=112,
-    show_default=True,
-    type=click.IntRange(32),
-    help="Height and width of the pictures in pixels.",
-)
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Tuples a step.")
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Steps that a run is timed over.")
-@click.option(
+@_arms_option(bench.TRAIN_ARMS, "usucl,floor-cached,published")
+@option("--recipe", default="default", type=click.Choice(tuple(learn.RECIPES)), help="Our settings.")
+@option("--arch", default="resnet18", help="Backbone: the name of a torchvision ResNet.")
+@option("--size", default=112, type=click.IntRange(32), help="Height and width of the pictures in pixels.")
+@option("--batch-size", default=32, type=count, help="Tuples a step.")
+@option("--steps", default=20, type=count, help="Steps that a run is timed over.")
+@option(
     "--loader",
     default="auto",
-    show_default=True,
     type=click.Choice(("auto", "resident", "dali", "torch")),
-    help="As of usucl-train.",
+    help="As for usucl-train.",
 )
 @runs_option
-@click.option(
-    "--threads",
-    default=cores(),
-    show_default="one a CPU core",
-    type=click.IntRange(0),
-    help="CPU threads that decode.",
-)
+@_threads_option("CPU threads that decode.", least=0)
 @device_option
 @json_option
 def train_command(
     shards: str,
     cache: Path | None,
     cache_gb: float,
-    arms: str,
+    arms: list[str],
     recipe: str,
-    arch: str,
-    size: int,
-    batch_size: int,
     steps: int,
     loader: str,
     runs: int,
-    threads: int,
-    device: str,
     json_file: Path | None,
+    **options: Any,
 ) -> None:
     """Tuples/s of training: end to end, without loading (floor-cached, compiled), and in the published manner.
 
@@ -288,22 +221,13 @@ def train_command(
     Example:
       usucl-bench train my-shards --arch resnet18 --size 112 --json train.json
     """
-    names = _split(arms, bench.TRAIN_ARMS)
     store = open_given(shards, cache, cache_gb)
-    settings: dict[str, Any] = {"arch": arch, "size": size, "batch_size": batch_size}
+    settings = {name: options[name] for name in ("arch", "size", "batch_size")}
     if learn.RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
         settings |= {"intra_mining": "encode", "symmetric": False}
     config = learn.make_config(recipe, settings)
     if loader == "auto":
         loader, _ = feed.choose_loader(store, config.channels, feed.RESIDENT_BYTES)
-    execution = learn.Execution(loader=loader, device=pick_device(device), threads=threads)
-    ready = bench.train_arms(names, store, config, execution, steps=steps)
+    execution = learn.Execution(loader=loader, device=pick_device(options["device"]), threads=options["threads"])
+    ready = bench.train_arms(arms, store, config, execution, steps=steps)
     bench.publish(bench.measure("train", "tuples/s", ready, runs), json_file)
-
-
-def _split(arms: str, known: tuple[str, ...]) -> list[str]:
-    names = arms.split(",")
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(f"--arms: there is no arm {unknown[0]!r}; choose from {', '.join(known)}")
-    return names

@@ -1,19 +1,24 @@
 """`usucl-shard`: videos -> shards, and looking at them."""
 
+import functools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from usucl_fast import __version__, feed, pack
-from usucl_fast.cli.command import Command, DefaultGroup, say
+from usucl_fast.cli.command import Command, DefaultGroup, gather, say
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
 from usucl_fast.errors import UsageError, printable
 from usucl_fast.machine import cores
 from usucl_fast.shards import CHOICES, PackSettings
+
+option = functools.partial(click.option, show_default=True)
+positive, count = click.FloatRange(0, min_open=True), click.IntRange(1)
 
 
 @click.group(cls=DefaultGroup, default="pack")
@@ -44,132 +49,111 @@ main.add_command(names)
     " single frames with first and last, frame, or start and end in seconds; or JSON of Label Studio, XML of CVAT; or"
     " the word folder: a video's folder in SOURCE is its label. May be given several times.",
 )
+@click.option("--label-fps", metavar="F", type=positive, help="Frame rate that was set in Label Studio.")
 @click.option(
-    "--label-fps", metavar="F", type=click.FloatRange(0, min_open=True), help="Frame rate that Label Studio was told."
+    "--label-regex", metavar="REGEX", help="Takes a video's label from its name: what the first parentheses match."
 )
-@click.option("--label-regex", metavar="REGEX", help="Takes a video's label from its name: the first bracket.")
-@click.option("--group-regex", metavar="REGEX", help="Takes a video's group from its name: the first bracket.")
+@click.option(
+    "--group-regex", metavar="REGEX", help="Takes a video's group from its name: what the first parentheses match."
+)
 @click.option(
     "--split",
     metavar="SHARES",
-    help="Spreads the groups over splits, as train=.8,val=.1,test=.1; a group stays in its own when videos are added.",
+    callback=lambda ctx, param, value: pack.parse_split(value) if value else {},
+    help="Assigns the groups to splits, as train=.8,val=.1,test=.1; a group stays in its split when videos are added.",
 )
-@click.option(
+@option(
     "--sector",
+    "sector_from",
     default="auto",
-    show_default=True,
     metavar="auto|none|FILE",
     help="Crop to the ultrasound sector and black out the rest: found in each video, not at all, or as FILE says"
-    " (like the sectors.json of a packing).",
+    " (in the format of sectors.json, which every packing writes).",
 )
-@click.option(
+@option(
     "--damaged",
     default=PackSettings.damaged,
-    show_default=True,
     type=click.Choice(CHOICES["damaged"]),
     help="What to do with a video that has damaged frames, which FFmpeg fills with made-up pixels, or whose end is"
     " missing: leave it out and name it; pack it without these frames; or as it decodes, with a warning.",
 )
-@click.option(
+@option(
     "--burned-in",
     default="refuse",
-    show_default=True,
     type=click.Choice(CHOICES["burned_in"]),
-    help="What to do with a DICOM file that says so of text in its picture, or in which no sector is found; other"
-    " videos without a sector are packed with a warning, or, with allow, without.",
+    help="What to do with a DICOM file that declares text burned into its picture, or in which no sector is found;"
+    " other videos without a sector are packed with a warning, or, with allow, without.",
 )
 @click.option(
     "--names",
     type=click.Choice(["keep", "hash"]),
+    callback=lambda ctx, param, value: value or "auto",
     show_default="hash for DICOM, keep for others",
     help="Names of videos in the shards. hash replaces the groups that you give, too.",
 )
 @salt_option
-@click.option(
+@option(
     "--size",
     default=PackSettings.size,
-    show_default=True,
     type=click.IntRange(16, 4096),
     help="Short side of the stored frames in pixels; smaller videos are not enlarged.",
 )
 @click.option("--enlarge", is_flag=True, help="Enlarge smaller videos to --size.")
-@click.option(
-    "--codec",
-    default=PackSettings.codec,
-    show_default=True,
-    type=click.Choice(CHOICES["codec"]),
-    help="png: lossless.",
-)
-@click.option(
-    "--quality", default=PackSettings.quality, show_default=True, type=click.IntRange(1, 100), help="JPEG quality."
-)
-@click.option(
+@option("--codec", default=PackSettings.codec, type=click.Choice(CHOICES["codec"]), help="png: lossless.")
+@option("--quality", default=PackSettings.quality, type=click.IntRange(1, 100), help="JPEG quality.")
+@option(
     "--color",
     default=PackSettings.color,
-    show_default=True,
     type=click.Choice(CHOICES["color"]),
-    help="auto: in colour where any frame of the video has some.",
+    help="auto: in colour where any frame of the video is.",
 )
-@click.option("--every", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Keep 1 of N frames.")
-@click.option("--fps", metavar="F", type=click.FloatRange(0, min_open=True), help="Keep at most F frames a second.")
+@option("--every", metavar="N", default=1, type=click.IntRange(1), help="Keep 1 of N frames.")
 @click.option(
-    "--min-frames",
-    default=PackSettings.min_frames,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Leave videos out that have fewer frames.",
+    "--fps",
+    metavar="F",
+    type=positive,
+    callback=lambda ctx, param, value: value or 0.0,
+    help="Keep at most F frames a second.",
 )
-@click.option(
-    "--shard-mb",
-    default=PackSettings.shard_mb,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Size at which a new shard begins, in MB.",
-)
+@option("--min-frames", default=PackSettings.min_frames, type=count, help="Leave out videos that have fewer frames.")
+@option("--shard-mb", default=PackSettings.shard_mb, type=count, help="Size at which a new shard begins, in MB.")
 @follow_links_option
-@click.option(
+@option(
     "--time-limit",
     metavar="SECONDS",
     default=pack.TIME_LIMIT,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="A video that gives no picture for so long is left out.",
+    type=positive,
+    help="A video that gives no picture for this long is left out.",
 )
 @click.option(
     "--memory-limit",
     metavar="GB",
-    type=click.FloatRange(0, min_open=True),
-    show_default="the machine's less 2 GB, shared out among workers; 4 at most",
+    type=positive,
+    callback=lambda ctx, param, value: None if value is None else int(value * 1e9),
+    show_default="the machine's less 2 GB, divided among the workers; 4 at most",
     help="A video whose worker takes more memory is left out.",
 )
 @click.option(
     "--workers",
     default=cores(),
     show_default="one a CPU core",
-    type=click.IntRange(1),
-    help="Videos decoded side by side; the shards do not depend on it.",
+    type=count,
+    help="Videos decoded at the same time; the shards do not depend on it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT, or an unfinished packing into it.")
-@click.pass_context
+@gather(PackSettings)
 def pack_command(
-    ctx: click.Context,
     source: tuple[Path, ...],
     out: Path,
+    config: PackSettings,
     labels: tuple[str, ...],
     label_fps: float | None,
     label_regex: str | None,
     group_regex: str | None,
-    split: str | None,
-    sector: str,
+    sector_from: str,
     salt: Path,
-    names: str | None,
-    fps: float | None,
     follow_links: bool,
-    time_limit: float,
-    memory_limit: float | None,
-    workers: int,
-    overwrite: bool,
-    **settings: Any,
+    **how: Any,
 ) -> None:
     """Packs the ultrasound videos in SOURCE... into shards in the folder OUT.
 
@@ -177,7 +161,7 @@ def pack_command(
     searched for these and for folders of numbered images (video/00000.jpg), or a list: a .csv, .tsv, .xlsx or .jsonl
     with path and any of id, label, group, split.
 
-    The same command goes on where it was interrupted, and adds videos that are new in SOURCE to finished shards.
+    After an interruption the same command continues. It also adds videos that are new in SOURCE to finished shards.
 
     A video that does not decode is left out and named, and the exit status is 1.
 
@@ -186,55 +170,39 @@ def pack_command(
       usucl-shard my-videos my-shards --labels labels.csv --size 224
       usucl-shard my-dicoms my-shards --split train=.8,val=.1,test=.1
     """
-    if fps and settings["every"] > 1:
+    if config.fps and config.every > 1:
         raise UsageError("--every and --fps: give one of them")
     sources, others, notes = find_given(source, follow_links)
     sources, more = pack.read_labels(map(Path, labels), sources, label_fps)
     notes += more
     for fact, regex in (("group", group_regex), ("label", label_regex)):
-        if regex:
-            sources = pack.by_name(sources, fact, regex)
+        sources = pack.by_name(sources, fact, regex) if regex else sources
     pack.check_splits(sources)
-    sector_from_file = sector not in ("auto", "none")
-    chosen = PackSettings(
-        **settings,
-        fps=fps or 0.0,
-        names=names or "auto",
-        sector="file" if sector_from_file else sector,
-        split=pack.parse_split(split) if split else {},
-    )
     for note in notes:
         say(note, err=True)
-    hashed = any(pack.is_hashed(one, chosen) for one in sources)
+    from_file = sector_from not in ("auto", "none")
+    config = replace(config, sector="file" if from_file else sector_from)
+    hashed = any(pack.is_hashed(one, config) for one in sources)
     secret = hashed or any(one.kind == "dicom" for one in sources)  # for PatientIDs
-    pseudonyms = pack.read_pseudonyms(salt) if secret else None
+    how["pseudonyms"] = pack.read_pseudonyms(salt) if secret else None
+    how["outlines"] = pack.read_outlines(Path(sector_from), sources, how["pseudonyms"]) if from_file else {}
     try:
-        summary = pack.pack(
-            sources,
-            out,
-            chosen,
-            workers=workers,
-            outlines=pack.read_outlines(Path(sector), sources, pseudonyms) if sector_from_file else {},
-            pseudonyms=pseudonyms,
-            time_limit=time_limit,
-            memory_limit=None if memory_limit is None else int(memory_limit * 1e9),
-            overwrite=overwrite,
-            notes=notes,
-        )
+        summary = pack.pack(sources, out, config, notes=notes, **how)
     except KeyboardInterrupt:
-        say(f"{ctx.command_path}: interrupted; the same command goes on from here", err=True)
-        ctx.exit(130)
+        context = click.get_current_context()
+        say(f"{context.command_path}: interrupted; run the same command again to continue", err=True)
+        context.exit(130)
     _tell(out, summary)
     if hashed and (summary["quarantined"] or summary["warnings"]):
         say("usucl-shard names SOURCE... tells which hash stands for which video", err=True)
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        say(f"passed over what is no video: {kinds}", err=True)
+        say(f"skipped files that are not videos: {kinds}", err=True)
     if summary["quarantined"] or summary["torn_groups"]:
-        ctx.exit(1)
+        click.get_current_context().exit(1)
 
 
-def _tell(out: Path, summary: dict[str, Any]) -> None:
+def _tell(out: Path, summary: pack.PackSummary) -> None:
     say(
         f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"

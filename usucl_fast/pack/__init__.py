@@ -15,8 +15,9 @@ upright.py       a picture as it is meant to be seen: turned, with square pixels
 decode.py        any of these: `open_video`
 sector.py        pictures -> where the ultrasound sector is
 picture.py       one picture -> the pixels and bytes that are stored
+task.py          one video to pack, and what comes of it: between the command's process and its workers
 spool.py         one video -> its encoded frames as tar members in a spool file (in a worker process)
-limits.py        what one video may take
+limits.py        the time and the memory that one video may take
 workers.py       all videos -> spool files, in processes that may crash
 writer.py        spool files -> shards, indexes, tables
 motion.py        pictures -> which pixels move, and the sector around them
@@ -24,6 +25,8 @@ fan.py           live cells of a grid -> the outline of a probe's sector
 splits.py        groups -> splits
 contact_sheet.py pictures before and after, for a person to look at
 duplicates.py    shards -> videos that are in them twice
+existing.py      the shards that OUT already holds, and which videos are new
+summary.py       `summary.json`: what a packing did
 job.py           all of it: `pack`
 """
 

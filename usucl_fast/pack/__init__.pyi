@@ -1,9 +1,7 @@
+from .contact_sheet import SECTORS as SECTORS
+from .contact_sheet import SHEETS as SHEETS
 from .identity import default_secret as default_secret
 from .identity import read_pseudonyms as read_pseudonyms
-from .job import SECTORS as SECTORS
-from .job import SHEETS as SHEETS
-from .job import SUMMARY as SUMMARY
-from .job import is_hashed as is_hashed
 from .job import pack as pack
 from .labels import by_name as by_name
 from .labels import read_labels as read_labels
@@ -16,4 +14,7 @@ from .sources import Source as Source
 from .sources import find_sources as find_sources
 from .splits import check_splits as check_splits
 from .splits import parse_split as parse_split
+from .summary import SUMMARY as SUMMARY
+from .summary import PackSummary as PackSummary
 from .tables import read_rows as read_rows
+from .task import is_hashed as is_hashed

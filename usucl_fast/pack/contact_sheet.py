@@ -1,16 +1,19 @@
-"""Pictures before and after their sector was cut out, side by side on PNG pages: to be looked at by a person."""
+"""What was kept of the pictures: as JSON, and as pictures before and after side by side, for a person to look at."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from usucl_fast.errors import printable
-from usucl_fast.files import write_whole
-from usucl_fast.pack.sector import Sector
+from usucl_fast.errors import DataError, printable
+from usucl_fast.files import link_or_copy, read_json, write_json, write_whole
+from usucl_fast.pack.sector import NOTHING, Sector
+from usucl_fast.pack.task import Spooled, Task
+
+SECTORS, SHEETS = "sectors.json", "sectors-*.png"
 
 WIDTH, HEIGHT, GAP = 160, 120, 4  # of a thumbnail, between two
 CELL = 10  # pixels of a mosaic: a twelfth of the height
@@ -45,6 +48,30 @@ def thumbnail_pair(before: NDArray[np.uint8], after: NDArray[np.uint8], sector: 
     for thumbnail, start in ((left, 0), (right, WIDTH + GAP)):
         pair.paste(thumbnail, (start + (WIDTH - thumbnail.width) // 2, (HEIGHT - thumbnail.height) // 2))
     return np.asarray(pair)
+
+
+def report_sectors(folder: Path, packed: Sequence[Task], earlier: Path | None) -> None:
+    """Writes what was kept of each video's pictures to `folder`, after what `earlier`, a shard folder, says of others.
+
+    Raises:
+        DataError: the earlier report is damaged.
+    """
+    old = read_json(earlier / SECTORS) if earlier and (earlier / SECTORS).exists() else {}
+    if earlier and not isinstance(old, dict):
+        raise DataError(f"{earlier / SECTORS} is damaged; restore it, or pack the videos again")
+    pages = sorted(earlier.glob(SHEETS)) if earlier else []
+    for page in pages:
+        link_or_copy(page, folder / page.name)
+    new = {}
+
+    def pairs() -> Iterator[tuple[str, bool, NDArray[np.uint8]]]:
+        for task in packed:
+            video = Spooled.load(task.path.with_suffix(".npz"))
+            new[task.name] = video.sector
+            yield f"{task.name}: {video.sector['how']}", video.sector["how"] == NOTHING, video.pair
+
+    write_sheets(folder, pairs(), first=len(pages))
+    write_json(folder / SECTORS, old | new)
 
 
 def write_sheets(folder: Path, pairs: Iterable[tuple[str, bool, NDArray[np.uint8]]], first: int = 0) -> None:

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,18 @@ STILL = 0.1  # of the fine structure's length: with less change there is nothing
 BLOCK = 1024  # videos compared at a time
 
 
+class Duplicate(TypedDict):
+    """Two videos, by name, that show the same; `kind` is `exact` or `near`."""
+
+    videos: list[str]
+    kind: str
+    similarity: float
+
+
 def find_duplicates(
     tars: Sequence[Path], rows: NDArray[np.void], videos: Sequence[VideoRecord], threads: int
-) -> list[dict[str, Any]]:
-    """Pairs of videos of different groups that show the same: `videos` (names), `kind`, `similarity`.
+) -> list[Duplicate]:
+    """Pairs of videos of different groups that show the same.
 
     `exact` are equal byte for byte. `near` are those whose fine structure changes alike, with a correlation above
     `NEAR`, over `LOOKS` frames at the same relative times: what does not change, the sector's outline above all, is
@@ -42,7 +50,7 @@ def find_duplicates(
         looks = list(pool.map(lambda span: _look(tars, rows[span[0] : span[1]]), spans))
     vectors = np.stack(looks) if looks else np.empty((0, 1), np.float32)
     content = np.unique([video.checksum for video in videos], return_inverse=True)[1]
-    found = []
+    found: list[Duplicate] = []
     for start in range(0, len(videos), BLOCK):
         similarity = vectors[start : start + BLOCK] @ vectors.T
         exact = content[start : start + BLOCK, None] == content

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from usucl_fast.pack.sector import Box, Sector
+from usucl_fast.shards import PackSettings
 
 # A video is stored in colour when, in any frame, more than this share of what is kept is visibly coloured:
 # chroma farther than COLOR_DISTANCE from neutral. Compression noise and a small coloured mark stay below
@@ -66,11 +67,9 @@ class Storage:
     height, width: of the stored frames in pixels.
     """
 
-    def __init__(
-        self, picture: av.VideoFrame, sector: Sector, *, size: int, enlarge: bool, grey: bool, codec: str, quality: int
-    ) -> None:
+    def __init__(self, picture: av.VideoFrame, sector: Sector, grey: bool, settings: PackSettings) -> None:
         left, top, right, bottom = sector.box
-        self.height, self.width = fit((bottom - top, right - left), size, enlarge)
+        self.height, self.width = fit((bottom - top, right - left), settings.size, settings.enlarge)
         down, across = self.height / (bottom - top), self.width / (right - left)
         # The whole picture is scaled, then cut: FFmpeg's scaler takes every pixel format there is.
         self._scaled_height = max(self.height, round(picture.height * down))
@@ -79,7 +78,7 @@ class Storage:
         self._left = min(round(left * across), self._scaled_width - self.width)
         self._mask = sector.mask(self.height, self.width)[..., None].astype(np.uint8)
         self._covers_all = bool(self._mask.all())
-        self._grey, self._codec, self._quality = grey, codec, quality
+        self._grey, self._codec, self._quality = grey, settings.codec, settings.quality
         self._scaler = VideoReformatter()
 
     def pixels(self, picture: av.VideoFrame) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and
 Polygon = tuple[tuple[int, int], ...]  # x, y of the corners in pixels from the picture's upper left corner
 
 GRID = 256  # cells along the longer side: so fine are sectors compared
+MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves: kept whole"  # how one is found
 SIMILAR = 0.9  # intersection over union of two sectors at least
 
 

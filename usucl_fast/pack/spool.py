@@ -1,154 +1,61 @@
 """One video -> its encoded frames, as tar members in a spool file. Runs in a worker process."""
 
-import contextlib
-import faulthandler
 import hashlib
 import itertools
-import json
 import time
-import zipfile
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
-from numpy.typing import NDArray
 
-from usucl_fast.errors import DecodeError, first_line
-from usucl_fast.files import write_whole
+from usucl_fast.errors import DecodeError
 from usucl_fast.pack.contact_sheet import thumbnail_pair, thumbnail_size
 from usucl_fast.pack.decode import open_video
-from usucl_fast.pack.identity import Pseudonyms
+from usucl_fast.pack.limits import TimeLimit
 from usucl_fast.pack.picture import Storage, has_color, luma
-from usucl_fast.pack.sector import Polygon, Sector, similar
+from usucl_fast.pack.sector import FILE, MOTION, NOTHING, REGIONS, Polygon, Sector, similar
 from usucl_fast.pack.segments import Timed, VideoLabels, label_frames
-from usucl_fast.pack.sources import Source
-from usucl_fast.pack.video import Header, Kept, thin
+from usucl_fast.pack.task import Spooled, Task
+from usucl_fast.pack.video import Header, Kept, Video, thin
 from usucl_fast.shards import BLOCK, MEMBER_SUFFIX, ROW, MemberHeader, PackSettings, VideoRecord
 
 if TYPE_CHECKING:
     from usucl_fast.pack.motion import Motion
 
-# The sector is looked for in the first frames, which wait for the answer; every so many later ones are asked too.
+# The sector is looked for in the first frames, which are held back until it is found, and in one of LATER after them.
 EARLY_FRAMES, EARLY_BYTES = 32, 1 << 27
 LATER = 4
-
-LATE = ".late"  # beside a spool file: says, by not being empty, that a picture took too long
-REARM_SECONDS = 0.1  # setting the time limit anew starts a thread, which takes as long as a small picture
-
-MOTION, REGIONS, FILE, NOTHING = "moves", "DICOM regions", "file", "nothing moves: kept whole"  # how a sector is found
-
-Pictures = Iterator[Kept]
 
 
 class TooShortError(DecodeError):
     """A video with fewer frames than are asked for."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """One video to pack.
+def spool(task: Task) -> Spooled:
+    """Packs one video into `task.path`.
 
-    id, name, group: what it is called in the shards.
-    digest: of what is known of the source, for the record.
-    outline: what to keep of its picture, where a file says so.
-    pseudonyms: hashes the patient of a DICOM file, which is its group where it has no other.
-    time_limit: seconds that a picture may take before the process ends itself.
-    path: the spool file.
-    """
-
-    source: Source
-    id: str
-    name: str
-    group: str
-    digest: str
-    outline: tuple[Polygon, ...]
-    pseudonyms: Pseudonyms | None
-    settings: PackSettings
-    time_limit: float
-    path: Path
-
-
-@dataclass(frozen=True)
-class Spooled:
-    """A video packed into a spool file.
-
-    length: bytes of the spool file.
-    rows: `[frames]` of `ROW`, offsets from the start of the spool file; shard and video are left at 0.
-    sector: what was kept of the picture: `how` it was found, size of the `picture` (width, height), `polygons`; empty
-        where nothing was looked for.
-    pair: uint8 `[h, w, 3]`, a frame before and after; without pixels where nothing was looked for.
-    warning: what a person should look at.
-    labels: of its frames, where any has one.
-    stages: seconds spent by stage.
-    """
-
-    record: VideoRecord
-    length: int
-    rows: NDArray[np.void]
-    sector: dict[str, Any]
-    pair: NDArray[np.uint8]
-    warning: str
-    labels: VideoLabels | None
-    stages: dict[str, float]
-
-    def save(self, path: Path) -> None:
-        """Writes all but the frames, whole or not at all."""
-        facts = {**vars(self), "record": asdict(self.record), "rows": None, "pair": None}
-        arrays: dict[str, Any] = {"rows": self.rows, "pair": self.pair}
-        if self.labels:
-            facts["labels"] = self.labels.names
-            arrays |= {"label": self.labels.label, "value": self.labels.value, "segments": self.labels.segments}
-        with write_whole(path) as file:
-            np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
-
-    @staticmethod
-    def load(path: Path) -> "Spooled":
-        """Reads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            zipfile.BadZipFile: it is damaged.
-        """
-        try:
-            with np.load(path) as file:
-                facts = json.loads(file["facts"].tobytes())
-                facts |= {"record": VideoRecord(**facts["record"]), "rows": file["rows"], "pair": file["pair"]}
-                if facts["labels"]:
-                    facts["labels"] = VideoLabels(facts["labels"], file["label"], file["value"], file["segments"])
-                return Spooled(**facts)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # NumPy and zipfile raise whatever damage leads them to
-            raise zipfile.BadZipFile(f"{path} is damaged ({first_line(error)})") from error
-
-
-def spool(order: Order) -> Spooled:
-    """Packs one video into `order.path`.
-
-    A grey video is stored in one channel; one with colour in any frame as RGB throughout, where the settings do not
-    say otherwise. Its sector is found in its first frames; where the whole video says otherwise in the end, it is
+    A grey video is stored in one channel; one with colour in any frame as RGB throughout, unless the settings say
+    otherwise. Its sector is found in its first frames; if the whole video shows another one in the end, the video is
     packed a second time.
 
     Raises:
         TooShortError: it has fewer frames than the settings ask for.
         DecodeError: it does not decode to its end, or may not be stored. The text names no file and no patient.
     """
+    outcome: Spooled | _Way = _Way(grey=task.settings.color != "rgb")
+    stages = _Stages()
     try:
-        way, stages = _Way(grey=order.settings.color != "rgb"), _Stages()
-        while True:
-            try:
-                with _TimeLimit(order) as limit:
-                    return _spool(order, way, stages, limit)
-            except _AnotherWayError as other:
-                way = other.way
+        while isinstance(outcome, _Way):
+            with TimeLimit(task.path, task.time_limit) as limit:
+                outcome = _spool(task, outcome, stages, limit)
     except (av.FFmpegError, ValueError) as error:  # a picture of a kind that cannot be converted
         raise DecodeError(f"has a picture that cannot be stored ({type(error).__name__})") from error
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -160,113 +67,141 @@ class _Way:
     how: str = ""
 
 
-class _AnotherWayError(Exception):
-    """What was seen later in the video asks for another way from its start."""
-
-    def __init__(self, way: _Way) -> None:
-        self.way = way
-
-
-def _spool(order: Order, way: _Way, stages: "_Stages", limit: "_TimeLimit") -> Spooled:
-    settings = order.settings
-    video = open_video(order.source, settings.damaged)
+def _spool(task: Task, way: _Way, stages: "_Stages", limit: TimeLimit) -> Spooled | _Way:
+    """Packs the video in this way; or returns the other way that it turns out to need, from its start."""
+    settings = task.settings
+    video = open_video(task.source, settings.damaged)
     warning = _check_annotation(video.header, settings)
     timed = Timed(video.pictures)
     pictures = limit.each(thin(replace(video, pictures=iter(timed)), settings.every, settings.fps))
     early = _take_early(pictures)
-    first, shown = early[0].picture, len(early) // 2
+    shown = len(early) // 2 if settings.sector != "none" else -1
     stages.lap("decode")
-
-    motion = None
-    if way.sector is None:
-        size = (first.width, first.height)
-        if settings.sector == "auto":
-            from usucl_fast.pack.motion import Motion  # brings SciPy, which the command's own process need not import
-
-            motion = Motion(first.height, first.width, video.header.regions if video.header else ())
-            for one in early:
-                motion.add(luma(one.picture))
-            way = _with_sector(way, motion, size)
-        else:
-            way = replace(way, sector=_given(order.outline, size), how=FILE)
-    sector = way.sector
-    assert sector  # by now
-    storage = Storage(
-        first,
-        sector,
-        size=settings.size,
-        enlarge=settings.enlarge,
-        grey=way.grey,
-        codec=settings.codec,
-        quality=settings.quality,
-    )
-    member = MemberHeader(order.id, MEMBER_SUFFIX[settings.codec])
-    rows: list[tuple[int, float, int, int, int, int, int]] = []
-    numbers: list[int] = []
-    pair = np.empty((0, 0, 3), np.uint8)
-    checksum, length = hashlib.sha256(), 0
-    stages.lap("clean")
-
-    with order.path.open("wb") as file:
-        for number, (picture, at, in_source) in enumerate(itertools.chain(_drain(early), pictures)):
+    motion = _watch(early, video.header) if way.sector is None and settings.sector == "auto" else None
+    way, sector = _with_sector(way, task, early[0].picture, motion)
+    with task.path.open("wb") as file:
+        frames = _Frames(file, task, Storage(early[0].picture, sector, way.grey, settings), stages)
+        stages.lap("clean")
+        for number, kept in enumerate(itertools.chain(_drain(early), pictures)):
             stages.lap("decode")
-            if way.grey and settings.color == "auto" and has_color(picture, sector.box):
-                raise _AnotherWayError(replace(way, grey=False, sector=None if motion else sector))
+            if way.grey and settings.color == "auto" and has_color(kept.picture, sector.box):
+                return replace(way, grey=False, sector=None if motion else sector)
             if motion and number >= EARLY_FRAMES and number % LATER == 0:
-                motion.add(luma(picture))
+                motion.add(luma(kept.picture))
             stages.lap("clean")
-            pixels = storage.pixels(picture)
-            stages.lap("resize")
-            data = storage.encode(pixels)
-            stages.lap("encode")
-            rows.append((length + BLOCK, at, len(data), 0, 0, number, zlib.crc32(data)))
-            numbers.append(in_source)
-            length += file.write(b"".join((member.of(number, len(data)), data, bytes(-len(data) % BLOCK))))
-            checksum.update(data)
-            stages.lap("write")
-            if number == shown and settings.sector != "none":
-                width, height = thumbnail_size(picture.width, picture.height)
-                small = picture.to_ndarray(width=width, height=height, format="rgb24", interpolation=Interpolation.AREA)
-                pair = thumbnail_pair(small.astype(np.uint8), pixels, sector)
-                stages.lap("clean")
-    later = motion.sector() if motion and len(rows) > EARLY_FRAMES else None
+            frames.append(kept, sector if number == shown else None)
+    later = motion.sector() if motion and len(frames.rows) > EARLY_FRAMES else None
     if motion and later and (motion.loses(sector, later) or not similar(sector, later)):
-        raise _AnotherWayError(replace(way, sector=later, how=MOTION))
+        return replace(way, sector=later, how=MOTION)
     stages.lap("clean")
-    if len(rows) < settings.min_frames:
-        raise TooShortError(f"has {len(rows)} frames, fewer than --min-frames {settings.min_frames}")
-    warning = "; ".join(filter(None, (warning, _check_found(video.header, settings, way.how), *video.notes)))
-    labels = None
-    if order.source.segments:
-        labels = label_frames(order.source.segments, timed.times, video.frame_rate).of(np.array(numbers))
-        if unseen := labels.unseen():
-            warning = "; ".join(filter(None, (warning, f"no frame that is kept has the label {', '.join(unseen)}")))
-    patient = video.header.patient if video.header else ""
-    record = VideoRecord(
-        id=order.id,
-        name=order.name,
-        group=order.group or (order.pseudonyms.of("group", patient) if order.pseudonyms and patient else ""),
-        label=order.source.label,
-        split=order.source.split,
-        frames=len(rows),
-        height=storage.height,
-        width=storage.width,
+    if len(frames.rows) < settings.min_frames:
+        raise TooShortError(f"has {len(frames.rows)} frames, fewer than --min-frames {settings.min_frames}")
+    warnings = [warning, _check_found(video.header, settings, way.how), *video.notes]
+    labels = _label(task, video, timed, frames)
+    if labels and (unseen := labels.unseen()):
+        warnings.append(f"no frame that is kept has the label {', '.join(unseen)}")
+    cut_out = {"how": way.how, "picture": sector.picture, "polygons": sector.polygons}
+    return Spooled(
+        record=_record(task, video, way, frames),
+        length=frames.length,
+        rows=np.array(frames.rows, ROW),
+        sector={} if settings.sector == "none" else cut_out,
+        pair=frames.pair,
+        warning="; ".join(filter(None, warnings)),
+        labels=labels,
+        stages=dict(stages.seconds),
+    )
+
+
+class _Frames:
+    """Encodes frames and writes them to a spool file, as tar members.
+
+    rows: of `ROW`.
+    numbers: of the frames' pictures in the source.
+    pair: a frame before and after.
+    """
+
+    def __init__(self, file: BinaryIO, task: Task, storage: Storage, stages: "_Stages") -> None:
+        self.storage, self.length = storage, 0
+        self.rows: list[tuple[int, float, int, int, int, int, int]] = []
+        self.numbers: list[int] = []
+        self.pair = np.empty((0, 0, 3), np.uint8)
+        self.checksum = hashlib.sha256()
+        self._file, self._stages = file, stages
+        self._member = MemberHeader(task.id, MEMBER_SUFFIX[task.settings.codec])
+
+    def append(self, kept: Kept, shown: Sector | None) -> None:
+        """The next frame; where `shown`, the pair is made of it."""
+        pixels = self.storage.pixels(kept.picture)
+        self._stages.lap("resize")
+        data = self.storage.encode(pixels)
+        self._stages.lap("encode")
+        number = len(self.rows)
+        self.rows.append((self.length + BLOCK, kept.time, len(data), 0, 0, number, zlib.crc32(data)))
+        self.numbers.append(kept.number)
+        header, padding = self._member.of(number, len(data)), bytes(-len(data) % BLOCK)
+        self.length += self._file.write(b"".join((header, data, padding)))
+        self.checksum.update(data)
+        self._stages.lap("write")
+        if shown:
+            width, height = thumbnail_size(kept.picture.width, kept.picture.height)
+            small = kept.picture.to_ndarray(
+                width=width, height=height, format="rgb24", interpolation=Interpolation.AREA
+            )
+            self.pair = thumbnail_pair(small.astype(np.uint8), pixels, shown)
+            self._stages.lap("clean")
+
+
+def _label(task: Task, video: Video, timed: Timed, frames: _Frames) -> VideoLabels | None:
+    """The labels of the frames that are kept."""
+    if not task.source.segments:
+        return None
+    return label_frames(task.source.segments, timed.times, video.frame_rate).of(np.array(frames.numbers))
+
+
+def _record(task: Task, video: Video, way: _Way, frames: _Frames) -> VideoRecord:
+    patient, settings = video.header.patient if video.header else "", task.settings
+    return VideoRecord(
+        id=task.id,
+        name=task.name,
+        group=task.group or (task.pseudonyms.of("group", patient) if task.pseudonyms and patient else ""),
+        label=task.source.label,
+        split=task.source.split,
+        frames=len(frames.rows),
+        height=frames.storage.height,
+        width=frames.storage.width,
         color="grey" if way.grey else "rgb",
         frame_rate=min(video.frame_rate, settings.fps or video.frame_rate) / settings.every,
-        checksum=checksum.hexdigest(),
-        source=order.digest,
+        checksum=frames.checksum.hexdigest(),
+        source=task.digest,
     )
-    kept = {"how": way.how, "picture": sector.picture, "polygons": sector.polygons}
-    return Spooled(
-        record,
-        length,
-        np.array(rows, ROW),
-        {} if settings.sector == "none" else kept,
-        pair,
-        warning,
-        labels,
-        dict(stages.seconds),
-    )
+
+
+def _watch(early: Sequence[Kept], header: Header | None) -> "Motion":
+    """What moves in the first frames."""
+    from usucl_fast.pack.motion import Motion  # brings SciPy, which the command's own process need not import
+
+    first = early[0].picture
+    motion = Motion(first.height, first.width, header.regions if header else ())
+    for one in early:
+        motion.add(luma(one.picture))
+    return motion
+
+
+def _with_sector(way: _Way, task: Task, first: av.VideoFrame, motion: "Motion | None") -> tuple[_Way, Sector]:
+    """The way, with the sector where it was not known: what moves, regions of a DICOM file, a file, or the whole."""
+    size = (first.width, first.height)
+    if way.sector:
+        return way, way.sector
+    if not motion:
+        sector, how = _given(task.outline, size), FILE
+    elif found := motion.sector():
+        sector, how = found, MOTION
+    elif named := motion.regions():
+        sector, how = named, REGIONS
+    else:
+        sector, how = Sector.of_boxes(size, ()), NOTHING
+    return replace(way, sector=sector, how=how), sector
 
 
 def _given(outline: tuple[Polygon, ...], size: tuple[int, int]) -> Sector:
@@ -277,14 +212,6 @@ def _given(outline: tuple[Polygon, ...], size: tuple[int, int]) -> Sector:
     if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
         raise DecodeError(f"is {size[0]} x {size[1]} pixels, and its polygons in --sector FILE reach out of that")
     return sector
-
-
-def _with_sector(way: _Way, motion: "Motion", size: tuple[int, int]) -> _Way:
-    if found := motion.sector():
-        return replace(way, sector=found, how=MOTION)
-    if named := motion.regions():
-        return replace(way, sector=named, how=REGIONS)
-    return replace(way, sector=Sector.of_boxes(size, ()), how=NOTHING)
 
 
 def _check_annotation(header: Header | None, settings: PackSettings) -> str:
@@ -322,47 +249,7 @@ class _Stages:
         self._clock = now
 
 
-class _TimeLimit:
-    """Ends this process where a picture takes too long, opening the file being as much as the first one.
-
-    A decoder that hangs inside a library cannot be interrupted from Python, and may not even let go of its lock: it is
-    faulthandler's thread that ends the process, on every system, after it has written where it hangs.
-    """
-
-    def __init__(self, order: Order) -> None:
-        self._seconds = order.time_limit + REARM_SECONDS
-        self._path = order.path.with_suffix(LATE)
-
-    def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
-        self._arm()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        self._file.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-
-    def each(self, pictures: Pictures) -> Pictures:
-        """The pictures, with time for each."""
-        for picture in pictures:
-            yield picture
-            if time.monotonic() - self._armed > REARM_SECONDS:
-                self._arm()
-
-    def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
-        self._armed = time.monotonic()
-
-
-def is_late(path: Path) -> bool:
-    """Whether the process that made the spool file ended because a picture took too long."""
-    late = path.with_suffix(LATE)
-    return late.exists() and late.stat().st_size > 0
-
-
-def _take_early(pictures: Pictures) -> deque[Kept]:
+def _take_early(pictures: Iterator[Kept]) -> deque[Kept]:
     early: deque[Kept] = deque()
     room = float(EARLY_BYTES)
     for kept in pictures:
@@ -375,6 +262,6 @@ def _take_early(pictures: Pictures) -> deque[Kept]:
     return early
 
 
-def _drain(early: deque[Kept]) -> Pictures:
+def _drain(early: deque[Kept]) -> Iterator[Kept]:
     while early:
         yield early.popleft()  # and its memory is free

@@ -18,7 +18,9 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.files import write_json
-from usucl_fast.pack.spool import Order, Spooled, TooShortError, is_late, spool
+from usucl_fast.pack.limits import is_late
+from usucl_fast.pack.spool import TooShortError, spool
+from usucl_fast.pack.task import Spooled, Task
 
 LOOK_SECONDS = 0.05
 """How often the memory of workers is looked at. In between, one may take some 0.1 GB more."""
@@ -32,13 +34,13 @@ class NotPacked:
     fault: bool
 
 
-def spool_all(orders: Sequence[Order], workers: int, memory_limit: int) -> Iterator[Spooled | NotPacked]:
-    """Packs every video into its spool file, `workers` side by side; yields what became of them, in order.
+def spool_all(tasks: Sequence[Task], workers: int, memory_limit: int) -> Iterator[Spooled | NotPacked]:
+    """Packs every video into its spool file, `workers` at a time; yields what became of each, in the order of `tasks`.
 
     A worker that takes more than `memory_limit` bytes of memory is ended, and its video left out.
 
-    What an earlier call has done is not done again: beside the spool file of a video that is done lies a `.npz`, and
-    beside that of one that is left out a `.json`.
+    What an earlier call has done is not done again: a `.npz` beside the spool file says that a video is packed, a
+    `.json` that it is left out.
 
     Raises:
         OSError: a spool file cannot be written.
@@ -50,15 +52,15 @@ def spool_all(orders: Sequence[Order], workers: int, memory_limit: int) -> Itera
     watch.start()
     try:
         jobs: deque[ProcessFuture[None] | None] = deque(
-            None if _read(order.path) else pool.schedule(_spool, [order]) for order in orders
+            None if _read(task.path) else pool.schedule(_spool, [task]) for task in tasks
         )
-        for order in orders:
+        for task in tasks:
             job = jobs.popleft()
             if job is not None:
-                reason = _reason(job, order, watch)
+                reason = _reason(job, task, watch)
                 if reason:
-                    write_json(order.path.with_suffix(".json"), asdict(reason))
-            outcome = _read(order.path)
+                    write_json(task.path.with_suffix(".json"), asdict(reason))
+            outcome = _read(task.path)
             assert outcome is not None
             yield outcome
         pool.close()
@@ -70,15 +72,15 @@ def spool_all(orders: Sequence[Order], workers: int, memory_limit: int) -> Itera
         pool.join()
 
 
-def _spool(order: Order) -> None:
+def _spool(task: Task) -> None:
     try:
-        spool(order).save(order.path.with_suffix(".npz"))
+        spool(task).save(task.path.with_suffix(".npz"))
     except BaseException:
-        order.path.unlink(missing_ok=True)  # on a full disk it is this one that is in the way
+        task.path.unlink(missing_ok=True)  # on a full disk it is this one that is in the way
         raise
 
 
-def _reason(job: ProcessFuture[None], order: Order, watch: "_MemoryWatch") -> NotPacked | None:
+def _reason(job: ProcessFuture[None], task: Task, watch: "_MemoryWatch") -> NotPacked | None:
     try:
         job.result()
     except TooShortError as error:
@@ -86,11 +88,11 @@ def _reason(job: ProcessFuture[None], order: Order, watch: "_MemoryWatch") -> No
     except DecodeError as error:
         return NotPacked(str(error), fault=True)
     except ProcessExpired as error:
-        order.path.unlink(missing_ok=True)
+        task.path.unlink(missing_ok=True)
         if error.pid in watch.ended:
             return NotPacked(f"takes more than {watch.limit / 1e9:.3g} GB of memory (--memory-limit)", fault=True)
-        if is_late(order.path):
-            return NotPacked(f"gives no picture for {order.time_limit:g} s (--time-limit)", fault=True)
+        if is_late(task.path):
+            return NotPacked(f"gives no picture for {task.time_limit:g} s (--time-limit)", fault=True)
         return NotPacked(f"ends the process that decodes it, {_how(error.exitcode)}", fault=True)
     return None
 
