@@ -1,4 +1,4 @@
-"""What is looked at before an array goes to compiled code, which looks at nothing: shape, type, device and range."""
+"""Checks of arrays before they go to compiled code, which checks nothing: shape, type, device and range."""
 
 import operator
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def _fits(found: tuple[int, ...], shape: Shape) -> bool:
 
 
 def check_range(name: str, array: Any, low: int, stop: int) -> None:
-    """Refuses an array or tensor of whole numbers that has one outside of low ... stop - 1.
+    """Refuses an array or tensor of whole numbers with one outside of low ... stop - 1.
 
     Raises:
         ValueError: names one.
@@ -73,10 +73,10 @@ def check_range(name: str, array: Any, low: int, stop: int) -> None:
 
 
 def check_count(name: str, number: Any, low: int, high: int = 1 << 62) -> int:
-    """The whole number of low ... high that the argument is.
+    """Checks that the argument is a whole number in low ... high, and returns it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     try:
         count = operator.index(number)
@@ -88,10 +88,10 @@ def check_count(name: str, number: Any, low: int, high: int = 1 << 62) -> int:
 
 
 def check_number(name: str, number: Any, low: float, high: float = float("inf")) -> float:
-    """The number of low ... high that the argument is.
+    """Checks that the argument is a number in low ... high, and returns it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     try:
         value = float("nan") if isinstance(number, (str, bytes)) else float(number)
@@ -103,10 +103,10 @@ def check_number(name: str, number: Any, low: float, high: float = float("inf"))
 
 
 def check_shares(name: str, shares: Any) -> tuple[float, float]:
-    """The two shares, from 0 to 1, that the argument is.
+    """Checks that the argument is two shares, from 0 to 1, and returns them.
 
     Raises:
-        ValueError: it is not two of them.
+        ValueError: it is not.
     """
     try:
         first, second = shares

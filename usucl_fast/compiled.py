@@ -1,4 +1,4 @@
-"""numba's compiler, as the whole package uses it: what it makes is kept from one process to the next."""
+"""numba's compiler, as the whole package uses it: compiled code is cached from one process to the next."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The curriculum: which negatives are asked for, as training goes on.
+"""The curriculum: how the choice of negatives changes over training.
 
 Every curriculum is a pure function of how far a run has come. It closes, from 0 to 1, the window of the intra-video
 negatives, and takes every other figure from its first value to its last by as much. Windows are fractions (d0, d1) of a

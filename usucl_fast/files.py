@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and by one process at a time; room for those that can be fetched again."""
+"""Reading and writing files: whole or not at all, and by one process at a time."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from usucl_fast.errors import DataError, UsageError, first_line
 
 CACHE_BYTES = 50 * 10**9
-"""Disk space that files fetched from a URL may take, where nobody says otherwise."""
+"""Disk space that files fetched from a URL may take by default."""
 
 JSON_BYTES = 1 << 30
 """More is no JSON file of ours."""
@@ -49,11 +49,11 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Keeps out whoever else asks for the lock file `path`. The system lets go of it, whatever ends this process.
+    """Holds the lock file `path` while the block runs. The system releases it, however this process ends.
 
-    On a network file system the processes of other machines are kept out as well, where it hands locks on (NFS does,
-    but not where it is mounted with `nolock`), and else those of this machine alone. Where there are no locks at all,
-    filelock says so, and the file itself stands for one: it stays when a process is killed, and has to be removed.
+    On a network file system that passes locks on (NFS does, unless it is mounted with `nolock`) this excludes processes
+    on other machines too; elsewhere only those on this one. Where there are no locks at all, filelock says so and the
+    file itself serves as the lock: it stays behind when a process is killed, and has to be removed.
 
     Raises:
         UsageError: it is held; `refusal` is the message.
@@ -104,12 +104,12 @@ def open_file(path: Path) -> io.BufferedReader:
         OSError: it is not there, or no plain file: of a pipe, even the opening would wait.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is no file", str(path))
+        raise OSError(errno.EINVAL, "is not a file", str(path))
     return path.open("rb")
 
 
 def read_small(path: Path, most_bytes: int) -> bytes:
-    """The bytes of a file, of which there are at most so many.
+    """Reads a file of at most `most_bytes` bytes.
 
     Raises:
         DataError: it cannot be read, or is larger.
@@ -120,12 +120,12 @@ def read_small(path: Path, most_bytes: int) -> bytes:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     if len(content) > most_bytes:
-        raise DataError(f"{path} has more than {most_bytes} bytes, which no file of ours has under that name")
+        raise DataError(f"{path} has more than {most_bytes} bytes, more than any such file of ours has")
     return content
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote.
+    """Reads what `write_json` wrote.
 
     Raises:
         DataError: it cannot be read, is no JSON, or larger than `JSON_BYTES`.

@@ -1,4 +1,4 @@
-"""What this machine is."""
+"""What this machine has: cores, memory, a GPU."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its container's where that has less."""
+    """Bytes of memory this process may use: the machine's, or its container's limit where that is lower."""
     import psutil
 
     most = int(psutil.virtual_memory().total)
@@ -31,7 +31,7 @@ def memory() -> int:
 
 
 def crowded() -> str | None:
-    """What to say where other programs compute on the cores of this process already; None where they do not.
+    """A warning that other programs already use the CPU cores of this process; None if they do not.
 
     Where two programs compute on the same cores, a thread that has been put aside keeps those waiting that share its
     convolution: they do so in a loop of oneDNN's, which no setting of OpenMP ends.

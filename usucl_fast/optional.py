@@ -1,4 +1,4 @@
-"""Packages that not everybody has."""
+"""Optional dependencies: how a missing one is reported."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from usucl_fast.errors import UsageError, first_line
 
 @contextlib.contextmanager
 def needed(package: str, by: str, extra: str, hint: str = "") -> Iterator[None]:
-    """Where optional packages are imported: says in one line what is missing, and how to get it.
+    """Wraps the import of an optional package: if it is missing, one line says which, and how to install it.
 
     by: what needs the package: an option, an arm.
     extra: of usucl-fast, which brings it.

@@ -20,9 +20,10 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """Counts `total` things of one `unit`; on standard error, so that standard output stays clean.
+    """Shows how many of `total` things are done; on standard error, so that standard output stays clean.
 
-    megabytes: of all things together, where they differ much in size; the time left is then told by these.
+    unit: what the things are called.
+    megabytes: of all things together, where they differ much in size; the time left is then estimated from these.
     """
 
     def __init__(self, unit: str, total: int, done: int = 0, megabytes: float = 0.0) -> None:
@@ -48,7 +49,7 @@ class Progress:
         return self
 
     def advance(self, frames: int | None = None, megabytes: float = 0.0, **values: str) -> None:
-        """One more is done, of `megabytes`; `frames` so far give the rate, `values` are shown as they are."""
+        """Counts one more as done, of `megabytes`; `frames` so far give the rate, `values` are shown unchanged."""
         self.done += 1
         self._megabytes_done += megabytes
         now = time.monotonic()
@@ -73,7 +74,7 @@ class Progress:
             print(f"{'  '.join(parts)}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Prints a line of its own, above the bar."""
         self._console.print(printable(text), markup=False)
 
     def __exit__(

@@ -152,7 +152,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(two_videos: Path, monke
     monkeypatch.setattr("usucl_fast.pack.pack", interrupt)
     result = usucl_shard(two_videos, two_videos.parent / "out")
     assert result.exit_code == 130
-    assert "interrupted; the same command goes on" in result.stderr
+    assert "interrupted; run the same command again to continue" in result.stderr
 
 
 def _folder(path: Path) -> Path:
@@ -463,7 +463,7 @@ main()
         check=False,
     )
     assert done.returncode == 130, done.stderr
-    assert done.stderr.splitlines()[-1].endswith("interrupted; the same command goes on from here")
+    assert done.stderr.splitlines()[-1].endswith("interrupted; run the same command again to continue")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.glob(".out.usucl-partial/spool/*.npz"))) >= 3

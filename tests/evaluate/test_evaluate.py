@@ -143,7 +143,7 @@ def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path
             "random",
             "phantoms",
             {"positive": "sick"},
-            "--positive sick is none of the classes benign, malignant, normal",
+            "--positive sick is not one of the classes benign, malignant, normal",
         ),
         ("random", "phantoms", {"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
     ],
@@ -243,7 +243,7 @@ def test_by_frame_finds_labels_that_mean_nothing(phantoms: Path) -> None:
         summary = evaluated(phantoms, by=by, allow_leakage=True, **settings).summary
         scores[by] = summary["balanced_accuracy"]["mean"]
         notes = " ".join(summary["notes"])
-        assert "dealt anew among the groups" in notes
+        assert "permuted among the groups" in notes
         assert ("frames of one video are on both sides" in notes) == (by == "frame")
     assert scores["group"] < 0.6
     assert scores["frame"] > 0.85

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.evaluate.images import read_covid_pickles, read_gbcu, read_image_list
+from usucl_fast.evaluate.images import read_gbcu, read_image_list
+from usucl_fast.evaluate.pocus import read_covid_pickles
 
 RNG = np.random.default_rng(0)
 
@@ -314,7 +315,7 @@ def test_a_missing_or_damaged_pickle_is_refused(tmp_path: Path) -> None:
     write_pickles(tmp_path)
     third = tmp_path / "covid_data3.pkl"
     third.write_bytes(third.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"covid_data3\.pkl is damaged or no pickle \(pickle data was truncated\)"):
+    with pytest.raises(DataError, match=r"covid_data3\.pkl is damaged or not a pickle \(pickle data was truncated\)"):
         read_covid_pickles(tmp_path, 4, 1)
     third.unlink()
     with pytest.raises(UsageError, match=r"has no covid_data3\.pkl"):

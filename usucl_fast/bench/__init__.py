@@ -1,4 +1,4 @@
-"""All of it beside its peers.
+"""Measures the package beside its peers.
 
 arms.py          the names of all that is compared
 harness.py       alternating runs of named arms; table, JSON, plot

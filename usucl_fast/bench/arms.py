@@ -1,4 +1,4 @@
-"""The names of what is compared, and of the ways to compare it."""
+"""The names of the arms (what is compared), and the choices of how they are compared."""
 
 FEED_ARMS = (
     *("dali", "torch", "ffcv", "resident", "resident-half"),

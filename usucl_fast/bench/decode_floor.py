@@ -1,6 +1,6 @@
-"""Decodes videos and does nothing with them: what packing cannot be faster than. `python -m` it with paths on stdin.
+"""Decodes videos and drops the frames: packing cannot be faster. Run with `python -m` and paths on stdin.
 
-It imports nothing but PyAV, so that it is the floor and not a part of us.
+It imports nothing but PyAV, so that it measures none of our own code.
 """
 
 import multiprocessing
@@ -11,7 +11,7 @@ import av
 
 
 def decode_all(videos: list[str], workers: int) -> int:
-    """Decodes the videos in `workers` processes, and returns how many frames there are."""
+    """Decodes the videos in `workers` processes, and returns the number of frames."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         return sum(pool.map(count_frames, videos))
 

@@ -1,4 +1,4 @@
-"""Frames/s of the loaders and of the published way of loading, at equal delivery."""
+"""Frames/s of the loaders, of the published way of loading and of other libraries, all delivering the same."""
 
 import contextlib
 import functools
@@ -51,7 +51,7 @@ def feed_arms(
     threads: int,
     device: torch.device,
 ) -> list[Arm]:
-    """The named arms, ready to run; what the published way and FFCV read is written into the folder `work`.
+    """Makes the named arms ready to run; the files that the published way and FFCV read are written to `work`.
 
     All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
     either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
@@ -137,7 +137,7 @@ class _Feeding:
 
     @functools.cached_property
     def beton(self) -> Path:
-        """The shards as a file of FFCV."""
+        """The shards as a beton, FFCV's dataset file."""
         export_beton(self.store, self.work / "shards.beton")
         return self.work / "shards.beton"
 
@@ -178,7 +178,7 @@ class _Feeding:
             yield batch.to(self.device, non_blocking=True)
 
     def stock(self, batches: Callable[..., Batches], **more: Any) -> Batches:
-        """Another library's own way through the shards."""
+        """Another library that reads the shards in its own way and order."""
         how = {"size": self.size, "tensors": self.tensors, "batch": self.tuples * 5, "device": self.device}
         with contextlib.closing(batches(self.store, **how, **more)) as loaded:
             for batch in itertools.islice(loaded, len(self.plans)):
@@ -229,7 +229,7 @@ _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
     "floor-copy": lambda feeding, _: functools.partial(feeding.replay, copy=True),
     "floor-replay": lambda feeding, _: functools.partial(feeding.replay, copy=False),
 }
-"""What makes an arm ready; any other is the loader of its name."""
+"""What makes each arm ready; an arm that is not here is the loader of its name."""
 _DELIVERS = {
     "stock-webdataset": "{0}, frames as they lie in the shards",
     "stock-dali": "{0}, frames as they lie in the shards",

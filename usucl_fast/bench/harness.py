@@ -1,4 +1,4 @@
-"""Alternating runs of named arms; one table, one JSON and one plot come out."""
+"""Runs the arms of a comparison in turn, and reports them as a table, a JSON file and a plot."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Queries/s of the memory bank, of FAISS and of the published way, with the share of the right answers each gives."""
+"""Queries/s and recall of the memory bank, of FAISS and of the published search."""
 
 import importlib
 import itertools
@@ -55,7 +55,7 @@ def even_videos(rows: int, length: int) -> NDArray[np.int64]:
 
 
 def make_embeddings(kind: str, rows: int, dim: int, length: int) -> torch.Tensor:
-    """bfloat16 `[rows, dim]` of unit length, always the same ones.
+    """Makes embeddings, bfloat16 `[rows, dim]` of unit length, always the same ones.
 
     random: independent directions; the hardest case, in which nothing can be skipped.
     clustered: videos of `length` rows lie about one of 64 scenes, at a cosine of about 0.8, and their frames wander
@@ -88,7 +88,7 @@ def make_embeddings(kind: str, rows: int, dim: int, length: int) -> torch.Tensor
 def mining_arms(
     names: list[str], embeddings: torch.Tensor, first_row: NDArray[np.int64], *, batch_size: int, k: int
 ) -> list[Arm]:
-    """The named arms, each ready to run: they search for the `k` rows most similar to each query of a batch.
+    """Makes the named arms ready to run: they search for the `k` rows most similar to each query of a batch.
 
     All search the same rows, rounded to bfloat16, on the CPU. A query is a row and a little noise, and its video is
     left out; what leaves out none says so. FAISS takes one selector a call: its queries go one by one, on all threads.
@@ -130,7 +130,7 @@ def _queries(bank: MemoryBank, batch_size: int) -> list[tuple[torch.Tensor, torc
 
 
 def _right_answers(bank: MemoryBank, query: torch.Tensor, video: torch.Tensor, k: int) -> torch.Tensor:
-    """float64 `[B, k]`, the greatest similarities by brute force."""
+    """The k greatest similarities of each query by brute force, float64 `[B, k]`."""
     best = torch.full((len(query), k), -torch.inf, dtype=torch.float64)
     first, last = (torch.from_numpy(bank.first_row)[video + side, None] for side in (0, 1))
     for start in range(0, len(bank), 1 << 16):
@@ -142,7 +142,7 @@ def _right_answers(bank: MemoryBank, query: torch.Tensor, video: torch.Tensor, k
 
 
 def _recall(bank: MemoryBank, batch: tuple[torch.Tensor, torch.Tensor], search: Search, truth: torch.Tensor) -> float:
-    """The share of the right answers that are found; of rows as similar as the k-th any is right."""
+    """The recall: the share of the right answers that are found; among rows as similar as the k-th, any is right."""
     query, video = batch
     found = search(query, video)[: len(truth)]
     similarity = torch.einsum("bd,bkd->bk", query[: len(truth)].double(), bank.rows(found).double())
@@ -179,7 +179,7 @@ def _searches(name: str, bank: MemoryBank, k: int) -> Search:
 
 
 def _faiss_index(name: str, rows: NDArray[np.float32]) -> tuple[Any, Callable[..., Any]]:
-    """An index of the rows, and what makes the parameters of a search."""
+    """Builds an index of the rows; also returns what makes the parameters of a search."""
     faiss = importlib.import_module("faiss")
     faiss.omp_set_num_threads(torch.get_num_threads())
     dim, inner = rows.shape[1], faiss.METRIC_INNER_PRODUCT

@@ -42,8 +42,8 @@ def extract_frames(table: FrameTable, sources: dict[str, Source], frame_ids: np.
 
 
 class FrameFiles(Dataset[torch.Tensor]):
-    """The tuples of some batch plans: `[V, 3, size, size]` float32, normalised, or, without `tensors`, one channel of
-    uint8."""
+    """A dataset of the tuples of some batch plans: `[V, 3, size, size]` float32, normalised, or, without `tensors`, one
+    channel of uint8."""
 
     def __init__(self, folder: Path, plans: list[BatchPlan], size: int, tensors: bool = True) -> None:
         self.folder = folder

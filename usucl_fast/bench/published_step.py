@@ -1,4 +1,4 @@
-"""A training step in the published manner, one sample after the other: what our step is compared with.
+"""A training step in the published manner, one sample after the other, to compare our step with.
 
 Source: Basu et al., MICCAI 2022, and what its published code computes.
 """
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class PublishedOutcome(NamedTuple):
-    """What one step comes to, without gradient.
+    """The loss and embeddings of one step, without gradient.
 
     loss: scalar.
     members: int64 `[B, K]`, the set S of each anchor: places in the buffer Q, which holds the negatives `[B J]`.

@@ -23,7 +23,7 @@ JPEG_SCALE = 2
 
 
 def shard_arms(names: Sequence[str], source: Path, *, size: int, workers: int) -> list[Arm]:
-    """The named arms, each ready to run, on the videos in `source`.
+    """Makes the named arms ready to run, on the videos in `source`.
 
     A run is timed from the start of its first process to the end of its last, and must see as many frames as the
     others. All files are read once here, so that every run finds them in memory, as far as they fit.
@@ -32,7 +32,7 @@ def shard_arms(names: Sequence[str], source: Path, *, size: int, workers: int) -
         names: some of `SHARD_ARMS`.
         source: folder of videos, or one video.
         size: short side of the frames in pixels; smaller videos are not enlarged.
-        workers: videos side by side, in every arm.
+        workers: videos at the same time, in every arm.
 
     Raises:
         UsageError: a program is missing, or `source` holds frame folders or DICOM files.

@@ -20,7 +20,7 @@ AV_LOG_ERROR = 16
 def spdl_batches(
     store: ShardStore, plans: Iterable[BatchPlan], *, size: int, channels: int, threads: int, device: torch.device
 ) -> Generator[torch.Tensor, None, None]:
-    """A batch a plan, uint8 `[B, V, channels, size, size]`. Nothing is mirrored: plans of comparisons do not ask it."""
+    """Yields a batch a plan, uint8 `[B, V, channels, size, size]`. Flips are not done: the plans here have none."""
     scale = f"scale=w={size}:h={size}:flags=bilinear,format=pix_fmts={'gray' if channels == 1 else 'rgb24'}"
     spdl.io.utils.set_ffmpeg_log_level(AV_LOG_ERROR)
 

@@ -1,4 +1,4 @@
-"""Shards read by their peers, each as its documentation says: WebDataset with torchvision, DALI's own reader.
+"""Shards read by other libraries as their documentation says: WebDataset with torchvision, DALI's own reader.
 
 They take frames in the order in which they lie in the shards; tuples, windows and negatives are not theirs.
 """

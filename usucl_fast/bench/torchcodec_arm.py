@@ -58,7 +58,7 @@ def torchcodec_batches(
     threads: int,
     device: torch.device,
 ) -> Generator[torch.Tensor, None, None]:
-    """A batch a plan, uint8 `[B, V, channels, size, size]`, cropped at random along the long side."""
+    """Yields a batch a plan, uint8 `[B, V, channels, size, size]`, cropped at random along the long side."""
     resize, crop = transforms.Resize(size), transforms.RandomCrop(size)
     locks = [Lock() for _ in decoders]
 

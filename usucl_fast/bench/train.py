@@ -1,4 +1,4 @@
-"""Tuples/s of training: ours end to end, its step alone, and the published manner's step."""
+"""Tuples/s of training: ours end to end, our step without loading, and the step in the published manner."""
 
 import contextlib
 import math
@@ -31,7 +31,7 @@ NOWHERE = RunFolder(Path(os.devnull))
 
 
 def train_arms(names: list[str], store: ShardStore, config: Method, execution: Execution, *, steps: int) -> list[Arm]:
-    """The named arms, each ready to run: they train for `steps` steps from fresh weights, with the intra-video
+    """Makes the named arms ready to run: they train for `steps` steps from fresh weights, with the intra-video
     negatives in the loss and every row of the bank written.
 
     usucl: the engine's whole step, its metrics computed but not written, on batches that `execution.loader` delivers.

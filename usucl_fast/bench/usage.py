@@ -1,4 +1,4 @@
-"""What a run costs beside time: CPU and memory of this process and its children; and the page cache it starts from."""
+"""Measures CPU and memory of this process and its children, and empties the page cache before a run."""
 
 import ctypes
 import mmap

@@ -1,4 +1,4 @@
-"""What all commands share: errors as one line, `--debug`, exit codes, unnamed commands, gathered options."""
+"""What all commands share: errors as one line, `--debug`, exit codes, default commands, options as a dataclass."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ DEBUG = "usucl_fast.debug"
 
 
 def say(text: str, err: bool = False) -> None:
-    """Prints a line, on standard error if `err`; what a terminal would obey in it, as in a file's name, is escaped."""
+    """Prints a line, on standard error if `err`; control characters, as a file's name may have, are escaped."""
     click.echo(printable(text), err=err)
 
 
@@ -41,7 +41,7 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):  # not every terminal has every letter, and none is worth an end
+        for stream in (sys.stdout, sys.stderr):  # not every terminal has every letter, and none should end the command
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         with _one_line(ctx):
@@ -64,9 +64,9 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
 
 
 class DefaultGroup(click.Group):
-    """A group of commands of which `default` is meant where none is named.
+    """A group of commands, of which `default` runs where none is named.
 
-    What is neither a command nor an option of the group's own goes to it.
+    It gets every argument that is neither a command nor an option of the group itself.
     """
 
     def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
@@ -81,7 +81,7 @@ class DefaultGroup(click.Group):
 
 
 def gather(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates a command that wants those of its options that are fields of a dataclass as one argument, `config`."""
+    """Decorates a command so that its options that are fields of a dataclass come as one argument, `config`."""
     names = [field.name for field in dataclasses.fields(config)]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""`usucl-eval`: a backbone and labelled frames or images -> how well its features tell the classes apart."""
+"""`usucl-eval`: how well a backbone's features tell the classes of labelled frames or images apart."""
 
 import functools
 from collections.abc import Callable
@@ -20,10 +20,10 @@ LOADERS = click.Choice([name for name in feed.LOADERS if name != "ffcv"])
 
 
 def _model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """MODEL and SHARDS, the options that are fields of `InputConfig`, and `--overwrite`."""
+    """Adds MODEL and SHARDS, the options that are fields of `InputConfig`, and `--overwrite`."""
     for add in (
-        click.option("--overwrite", is_flag=True, help="Replace what is there already."),
-        option("--seed", default=0, type=click.IntRange(0), help="Seed of all chance, random weights among it."),
+        click.option("--overwrite", is_flag=True, help="Replace an existing output."),
+        option("--seed", default=0, type=click.IntRange(0), help="Random seed, also of random weights."),
         option("--size", type=click.IntRange(32, 1024), help="Side of a picture in pixels.  [default: run's, or 224]"),
         option("--arch", help="Backbone, where MODEL is not a run.  [default: resnet18]"),
         option("--loader", default="torch", type=LOADERS, help="What decodes."),
@@ -37,23 +37,23 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group(cls=DefaultGroup, default="run", add_help_option=False, no_args_is_help=False)
 def main() -> None:
-    """Evaluates where no command is named, and tells of that with --help: it is what one comes for."""
+    """Runs `run` where no command is named, and shows its --help: most users need no other command."""
 
 
 @main.command(cls=Command)
-@out_option(help="Folder for what comes out.")
+@out_option(help="Output folder.")
 @option(
     "--protocol",
     "protocols",
     default="knn",
     callback=lambda ctx, param, value: tuple(dict.fromkeys(value.split(","))),
-    help=f"By commas: {', '.join(evaluate.PROTOCOLS)}. Of several, each gets its own folder in --out.",
+    help=f"Separated by commas: {', '.join(evaluate.PROTOCOLS)}. With several, each gets its own folder in --out.",
 )
 @option(
     "--frames",
     default=16,
     type=click.IntRange(1),
-    help="Frames a video of SHARDS, evenly spread; of each label in it, where frames have their own.",
+    help="Frames of each video in SHARDS, evenly spread; where frames have labels of their own, of each label.",
 )
 @option(
     "--target",
@@ -61,33 +61,35 @@ def main() -> None:
     help="What is predicted: the label of a frame, of its video, or the frame's value.  [default: frame, where there"
     " are labels of frames, else video]",
 )
-@option("--split", help="Videos of this split of SHARDS alone.  [default: all]")
-@option("--folds", type=click.IntRange(2), help="Parts, each tested once.  [default: 5, or groups of the rarest class]")
+@option("--split", help="Only videos of this split of SHARDS.  [default: all]")
+@option("--folds", type=click.IntRange(2), help="Number of folds.  [default: 5, or groups of the rarest class]")
 @option("--by", type=click.Choice(evaluate.UNITS), help="What is never on both sides of a fold.  [default: group]")
 @option("--allow-leakage", is_flag=True, help="Allow --by frame: frames of one video are then on both sides of a fold.")
-@option("--repeats", type=click.IntRange(1), help="Splits drawn anew.  [default: 5, fine-tuned: 1]")
-@option("--shuffle-labels", is_flag=True, help="A control: labels dealt anew among the groups, so only chance is left.")
-@option("--positive", help="Class that sensitivity is of.  [default: of two classes, the second]")
-@option("--epochs", type=click.IntRange(1), help="Fine-tuned: epochs on each fold.  [default: 30]")
-@option("--lr", type=click.FloatRange(0, min_open=True), help="Fine-tuned: learning rate.  [default: 0.003]")
-@option("--batch-size", type=click.IntRange(2), help="Fine-tuned: pictures a step.  [default: 64]")
+@option("--repeats", type=click.IntRange(1), help="How often the folds are drawn anew.  [default: 5, fine-tuned: 1]")
+@option(
+    "--shuffle-labels", is_flag=True, help="A control: permute the labels among the groups, which leaves only chance."
+)
+@option("--positive", help="Class whose recall is the sensitivity.  [default: of two classes, the second]")
+@option("--epochs", type=click.IntRange(1), help="Fine-tuning: epochs on each fold.  [default: 30]")
+@option("--lr", type=click.FloatRange(0, min_open=True), help="Fine-tuning: learning rate.  [default: 0.003]")
+@option("--batch-size", type=click.IntRange(2), help="Fine-tuning: pictures a step.  [default: 64]")
 @option(
     "--epoch",
     type=click.Choice(evaluate.EPOCHS),
-    help="Fine-tuned, the epoch that counts: the last; the best on an inner part of the training fold; or, as is often"
-    " published, the best on the test fold, which is too good to be true.  [default: last, gbcu: inner]",
+    help="Fine-tuning: the epoch that counts: the last; the best on an inner part of the training fold; or, as is often"
+    " published, the best on the test fold, which makes the figures too good.  [default: last, gbcu: inner]",
 )
 @_model_options
 @click.version_option(__version__, package_name="usucl-fast")
 @gather(evaluate.EvaluateConfig)
 def run(model: str, shards: str, out: Path, overwrite: bool, config: evaluate.EvaluateConfig) -> None:
-    """Tells the classes in SHARDS apart by what MODEL sees, on folds that never cut a group.
+    """Measures how well MODEL's features tell the classes in SHARDS apart, on folds that never cut a group.
 
     SHARDS is a folder made by usucl-shard, or the URL of one; or a CSV file of images (path, label, and any of video,
     group); or the folder of GBCU (images, train_0.txt, val_0.txt, …) or of USCL's POCUS (covid_data1.pkl, …), whose
     folds are then used. MODEL is a run folder, a file of weights (one of a run's checkpoints; of torchvision, timm,
     US_UCL, MoCo, USCL or lightly), or a word: imagenet for the weights that torchvision or timm offers, random for
-    untrained ones.
+    an untrained network.
 
     knn and linear classify frozen features; finetune trains all layers. gbcu and pocus are finetune as published for
     these data: ten folds and the class malignant, five folds.
@@ -110,14 +112,14 @@ def run(model: str, shards: str, out: Path, overwrite: bool, config: evaluate.Ev
 
 @main.command("compare", cls=Command)
 @click.argument("evaluations", nargs=-1, required=True, metavar="[NAME=]EVALUATION...")
-@out_option(help="Folder for what comes out.")
+@out_option(help="Output folder.")
 @option("--baseline", help="Name of the one that the others are compared with.  [default: all pairs]")
 @option("--seed", default=0, type=click.IntRange(0), help="Seed of the bootstrap.")
 @click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
 def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | None, seed: int, overwrite: bool) -> None:
-    """Puts EVALUATIONS, folders that usucl-eval wrote, side by side: paired differences, with intervals.
+    """Compares EVALUATIONS, folders that usucl-eval wrote: paired differences, with intervals.
 
-    They must be of the same samples and folds. Those of one NAME are runs of one method, with other seeds.
+    They must be of the same samples and folds. Evaluations with the same NAME are runs of one method with other seeds.
 
     \b
     Example:
@@ -144,7 +146,7 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
 def embed_command(
     model: str, shards: str, out: Path, picture: Path | None, overwrite: bool, config: evaluate.InputConfig, **rows: int
 ) -> None:
-    """Writes what MODEL makes of the frames in SHARDS: a row a frame, with its id, video, number, group and label.
+    """Writes MODEL's embeddings of the frames in SHARDS: a row a frame, with its id, video, number, group and label.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`usucl-train export`: a run -> a file for other programs."""
+"""`usucl-train export`: writes a run's backbone to a file for other programs."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from usucl_fast.cli.command import Command, say
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
-    """Writes what RUN has learned to a file for other programs.
+    """Writes the backbone of RUN to a file for other programs.
 
     us_ucl is the newest checkpoint: backbone and projection head, and their momentum copies. Batch norms of the head
     are folded into its linear layers; a head of other parts is left out, and so is the state of the optimizer.

@@ -1,4 +1,4 @@
-"""`usucl-shard`: videos -> shards, and looking at them."""
+"""`usucl-shard`: packs videos into shards, lists, verifies and exports them."""
 
 import functools
 import sys
@@ -24,14 +24,14 @@ positive, count = click.FloatRange(0, min_open=True), click.IntRange(1)
 @click.group(cls=DefaultGroup, default="pack")
 @click.version_option(__version__, package_name="usucl-fast")
 def main() -> None:
-    """Packs ultrasound videos into shards, and looks at them.
+    """Packs ultrasound videos into shards, and inspects shards.
 
     \b
-      usucl-shard SOURCE... OUT     packs; `usucl-shard pack --help` tells the options
-      usucl-shard verify SHARDS     is every byte what was written?
-      usucl-shard list SHARDS       the videos, as a table
-      usucl-shard names SOURCE...   which hash stands for which video
-      usucl-shard export-ffcv SHARDS OUT.beton     the frames, as a dataset of FFCV
+      usucl-shard SOURCE... OUT     packs; `usucl-shard pack --help` shows the options
+      usucl-shard verify SHARDS     checks that every byte is as it was written
+      usucl-shard list SHARDS       shows the videos as a table
+      usucl-shard names SOURCE...   shows which hash stands for which video
+      usucl-shard export-ffcv SHARDS OUT.beton     writes the frames as a dataset of FFCV
     """
 
 
@@ -202,7 +202,7 @@ def pack_command(
         click.get_current_context().exit(1)
 
 
-def _tell(out: Path, summary: pack.PackSummary) -> None:
+def _tell(out: Path, summary: "pack.PackSummary") -> None:
     say(
         f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"
@@ -226,7 +226,7 @@ def _tell(out: Path, summary: pack.PackSummary) -> None:
 @click.argument("shards")
 @click.pass_context
 def verify_command(ctx: click.Context, shards: str) -> None:
-    """Reads SHARDS again in full: a line for each fault, with shard, video and frame, and exit status 1."""
+    """Reads SHARDS again in full; prints a line for each fault, with shard, video and frame, and exits with 1."""
     from usucl_fast.shards import is_url, verify
 
     if is_url(shards):
@@ -238,7 +238,7 @@ def verify_command(ctx: click.Context, shards: str) -> None:
         say(fault)
     if faults:
         ctx.exit(1)
-    say(f"{shards}: every byte is what was written")
+    say(f"{shards}: every byte is as it was written")
 
 
 @main.command("list", cls=Command)
@@ -268,7 +268,7 @@ def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def export_ffcv(shards: Path, out: Path, overwrite: bool) -> None:
-    """Writes the frames in SHARDS into one dataset of FFCV, OUT, usually named .beton.
+    """Writes the frames in SHARDS to one dataset file of FFCV, OUT, usually named .beton.
 
     Its fields are image, frame_id and video. JPEG frames are not compressed again; lossless ones are stored as pixels.
 

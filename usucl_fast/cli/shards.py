@@ -1,4 +1,4 @@
-"""SHARDS, the argument that most commands take: a folder, or a URL and where its files are kept."""
+"""SHARDS, the argument of most commands: a folder, or a URL with a cache for its files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def shards_argument(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
-    """SHARDS, a folder or a URL, with `--cache` and `--cache-gb`, for `open_given`.
+    """Adds SHARDS, a folder or a URL, with `--cache` and `--cache-gb`, for `open_given`.
 
     The command gets `shards` as text (or None, where it is not required), `cache` as a path or None, and `cache_gb`.
     """
@@ -23,7 +23,7 @@ def shards_argument(command: Callable[..., Any], required: bool = True) -> Calla
             default=CACHE_BYTES / 1e9,
             show_default=True,
             type=click.FloatRange(0),
-            help="Disk space, in GB, for SHARDS from a URL; what was used longest ago goes first.",
+            help="Disk space, in GB, for SHARDS from a URL; the least recently used files are removed first.",
         ),
         click.option(
             "--cache",

@@ -1,4 +1,4 @@
-"""SOURCE, what is packed, and --salt, the secret that names are hashed with; `usucl-shard names` puts both together."""
+"""SOURCE, the videos to pack; --salt, the secret that names are hashed with; and `usucl-shard names`."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,7 +15,7 @@ salt_option = click.option(
     type=click.Path(path_type=Path),
     default=pack.default_secret,
     show_default="in your configuration folder",
-    help="File with the secret that names and patients are hashed with; made where missing. Keep it to add videos.",
+    help="File with the secret that names and patients are hashed with; made if missing. Keep it to add videos later.",
 )
 follow_links_option = click.option(
     "--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE."
@@ -23,7 +23,7 @@ follow_links_option = click.option(
 
 
 def find_given(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:
-    """The sources, how many files were none by kind, and what a list was taken for."""
+    """Finds the sources; also returns the number of other files by kind, and notes on how a list was read."""
     lists = [path for path in paths if path.suffix.lower() in pack.LISTS and path.is_file()]
     if not lists:
         return *pack.find_sources(paths, follow_links=follow_links), []
@@ -38,9 +38,9 @@ def find_given(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.S
 @salt_option
 @follow_links_option
 def names(source: tuple[Path, ...], salt: Path, follow_links: bool) -> None:
-    """Shows which hash stands for which video in SOURCE: its name in shards that it was packed into with hashed names.
+    """Shows which hash stands for which video in SOURCE, in shards that were packed with hashed names.
 
-    This is what hashing hides: keep it where the videos are.
+    This list undoes the hashing: keep it where the videos are.
     """
     if not salt.exists():
         raise UsageError(f"--salt {salt}: there is no such file; give the one that the videos were packed with")

@@ -1,4 +1,4 @@
-"""`usucl-train`: shards -> backbone."""
+"""`usucl-train`: trains a backbone on shards."""
 
 import contextlib
 import difflib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Moved(click.ParamType):
-    """`A`, or `A:B`: from A to B, as the curriculum closes."""
+    """`A`, or `A:B`: a setting that the curriculum moves from A to B."""
 
     name = "A[:B]"
 
@@ -41,7 +41,7 @@ class _Moved(click.ParamType):
 
 
 class _Interval(_Moved):
-    """`A:B`: from A to B, at any time."""
+    """`A:B`: an interval."""
 
     name = "A:B"
 
@@ -52,7 +52,7 @@ class _Interval(_Moved):
 
 
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds an option a setting; the default shown is the `default` recipe's."""
+    """Adds an option for each setting; the default shown is the `default` recipe's."""
     for field in reversed(learn.all_settings()):
         meta, default = field.metadata, field.default
         moved = isinstance(default, tuple)
@@ -74,7 +74,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _read_options(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
-    """Takes options from a TOML file; those of the command line come before them."""
+    """Reads options from a TOML file; those on the command line take precedence."""
     if file is None:
         return
     try:
@@ -93,7 +93,7 @@ def _read_options(ctx: click.Context, param: click.Parameter, file: Path | None)
 
 @click.group(cls=DefaultGroup, default="run", add_help_option=False, no_args_is_help=False)
 def main() -> None:
-    """Trains where no command is named, and tells of that with --help: it is what one comes for."""
+    """Runs `run` where no command is named, and shows its --help: most users need no other command."""
 
 
 main.add_command(export)
@@ -239,7 +239,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _find_config(run_folder: learn.RunFolder | None, options: dict[str, Any]) -> learn.Method:
-    """The settings of the recipe, or of the run that is to go on, with those options that are given."""
+    """The settings of the recipe, or of the run to resume, replaced by the options that are given."""
     names = [field.name for field in learn.all_settings()]
     overrides = {name: options[name] for name in names if options[name] is not None}
     if "channels" in overrides:
@@ -277,18 +277,18 @@ def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: dict[str,
 
 
 def _first() -> bool:
-    """Whether this is the only process, or the one of those that torchrun started which writes the run."""
+    """Whether this is the main rank, which writes the run folder."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _restarted() -> bool:
-    """Whether torchrun has started this process again (`--max-restarts`), after the loss of a rank: the run goes on."""
+    """Whether torchrun has restarted this process (`--max-restarts`) after the loss of a rank; then the run resumes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextlib.contextmanager
 def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT has come since; a second one ends the process as usual."""
+    """Yields a function that tells whether SIGTERM or SIGINT has come; a second signal ends the process as usual."""
     told: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 

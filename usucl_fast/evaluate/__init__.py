@@ -4,7 +4,7 @@ job.py          `evaluate`, the whole of it: the names of a model and of data ->
 protocols.py    the protocols: what is done with a backbone on each fold
 samples.py      what is evaluated, how it is split, what was predicted
 embedding.py    backbone + frames -> features, through the loaders
-images.py       lists of images, and published data with their folds -> pictures
+images.py       lists of images, and GBCU with its folds -> pictures; pocus.py the same of POCUS
 folds.py        samples -> splits that never cut a group
 probes.py       features -> predictions, fold by fold; logistic.py of a linear classifier
 finetuning.py   pictures -> predictions of networks trained whole

@@ -16,7 +16,6 @@ from .folders import read_evaluations as read_evaluations
 from .folders import write_evaluation as write_evaluation
 from .folds import UNITS as UNITS
 from .folds import make_folds as make_folds
-from .images import read_covid_pickles as read_covid_pickles
 from .images import read_gbcu as read_gbcu
 from .images import read_image_list as read_image_list
 from .job import EvaluateConfig as EvaluateConfig
@@ -26,6 +25,7 @@ from .metrics import Figure as Figure
 from .metrics import summarise as summarise
 from .metrics import summarise_videos as summarise_videos
 from .page import write_page as write_page
+from .pocus import read_covid_pickles as read_covid_pickles
 from .probes import predict as predict
 from .protocols import EPOCHS as EPOCHS
 from .protocols import GBCU as GBCU

@@ -1,4 +1,4 @@
-"""Evaluations of several methods on the same samples and folds -> paired differences, with intervals."""
+"""Compares evaluations of several methods on the same samples and folds: paired differences, with intervals."""
 
 import itertools
 from pathlib import Path
@@ -117,9 +117,9 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
 
 
 def show_comparison(comparison: dict[str, Any]) -> None:
-    """Prints a table a score: an arm a row, and its difference to the baseline or, without one, to the best arm.
+    """Prints a table for each score, with a row for each arm and its difference to the baseline, else to the best arm.
 
-    Of two arms, one narrow table: a score a row, and the difference of the two.
+    Two arms get one narrow table: a row for each score, with the difference of the two.
     """
     ranked, console = _ranked(comparison), plain_console()
     if len(ranked) == 2:
@@ -143,7 +143,7 @@ def show_comparison(comparison: dict[str, Any]) -> None:
 
 
 def _pair_table(comparison: dict[str, Any], best: str, other: str) -> Table:
-    """Of two arms: a score a row, and the better one minus the other, or any minus the baseline."""
+    """A row for each score of two arms, with the better one minus the other, or one minus the baseline."""
     one, base = (other, best) if comparison["baseline"] == best else (best, other)
     pair = next(pair for pair in comparison["differences"] if (pair["arm"], pair["other"]) == (one, base))
     arms = comparison["arms"]
@@ -190,7 +190,7 @@ def _check_alike(arms: dict[str, list[Predictions]]) -> None:
 
 
 def _arm_figure(scores: NDArray[np.float64], boot: NDArray[np.float64]) -> dict[str, Any]:
-    """Of an arm's scores `[evaluations, folds]`, and of what they are in the draws `[B]`."""
+    """Summarises an arm's scores `[evaluations, folds]`, with an interval from the bootstrap draws `[B]`."""
     seeds = scores.mean(axis=1) if scores.size else np.full(len(scores), np.nan)
     return {
         "mean": _number(seeds.mean()),
@@ -204,7 +204,7 @@ def _arm_figure(scores: NDArray[np.float64], boot: NDArray[np.float64]) -> dict[
 def _difference_figure(
     scores: NDArray[np.float64], others: NDArray[np.float64], boot: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Of two arms' scores `[evaluations, folds]`, and of their difference in the draws `[B]`."""
+    """Summarises the difference of two arms' scores `[evaluations, folds]`, with an interval from the draws `[B]`."""
     apart = scores.mean(axis=0) - others.mean(axis=0)
     return {
         "mean": _number(apart.mean()) if apart.size else None,
@@ -217,7 +217,7 @@ def _difference_figure(
 def _redraw(
     evaluations: list[Predictions | Presence], draws: NDArray[np.float64], score: str, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The mean score of S evaluations, drawn anew in every draw of groups: `[B]`."""
+    """The mean score of S evaluations, resampled with each resampling of the groups: `[B]`."""
     count = len(evaluations)
     boots = np.array([bootstrap_scores(one, draws, score) for one in evaluations])
     weights = rng.multinomial(count, np.full(count, 1 / count), len(draws)) / count
@@ -232,7 +232,7 @@ def _interval(boot: NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def _numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Those that are not NaN; what a fold lacks goes by its labels, so it is the same for all arms."""
+    """The values that are not NaN; which ones a fold lacks depends on its labels, so it is the same for all arms."""
     return values[~np.isnan(values)]
 
 

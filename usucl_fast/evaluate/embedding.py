@@ -1,4 +1,4 @@
-"""Backbone + frames -> features, through the loaders. Torch is imported where something is computed."""
+"""Computes features of frames with a backbone, through the loaders. Torch is only imported to compute."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """A backbone that is not loaded yet, and the kind of pictures that it is given."""
+    """A backbone that is not loaded yet, and the kind of pictures that it takes."""
 
     name: str
     arch: str
@@ -68,14 +68,14 @@ class Model:
         return load_backbone(None if self.name == RANDOM else self.name, self.arch, self.seed)
 
     def delivery(self, device: torch.device) -> feed.Delivery:
-        """What a loader is told to deliver for it."""
+        """What a loader has to deliver for it."""
         return feed.Delivery(
             size=self.size, channels=self.channels or 1, device=device, threads=cores(), most_frames=BATCH
         )
 
 
 def find_model(name: str | Path, config: InputConfig) -> Model:
-    """Finds out what a model is: a run folder, a file of weights, or the word `imagenet` or `random`.
+    """Finds the model of that name: a run folder, a file of weights, or the word `imagenet` or `random`.
 
     Raises:
         UsageError: it is none of them.
@@ -94,7 +94,7 @@ def find_model(name: str | Path, config: InputConfig) -> Model:
 
 
 def groups_trained_on(model: str, store: ShardStore, samples: Samples) -> int | None:
-    """How many of the samples' groups a run was trained on; -1 where its shards were others, None if it is no run."""
+    """How many of the samples' groups a run was trained on; -1 if its shards were others, None if it is not a run."""
     place = Path(model)
     run = learn.RunFolder.of(place)
     run = learn.RunFolder(place.parent) if place == learn.RunFolder(place.parent).backbone else run
@@ -127,7 +127,7 @@ def load_backbone(source: str | Path | None, arch: str, seed: int = 0) -> nn.Mod
 def load_frames(
     store: ShardStore, frame_ids: NDArray[np.int64], loader: str, delivery: feed.Delivery
 ) -> Iterator[torch.Tensor]:
-    """Frames `[M]` as batches of pictures, uint8 `[m, C, S, S]`, each its largest centred square."""
+    """Loads frames `[M]` as batches of pictures, uint8 `[m, C, S, S]`: the largest centred square of each."""
     for batch in feed.make_loader(loader, store, delivery).run(feed.whole_frames(store.table, frame_ids, BATCH)):
         yield batch.frames[:, 0]
 
@@ -135,7 +135,7 @@ def load_frames(
 def embed(
     backbone: nn.Module, pictures: Iterable[torch.Tensor], count: int, device: torch.device
 ) -> NDArray[np.float32]:
-    """Features `[count, F]` of batches of pictures, uint8 `[m, C, S, S]`."""
+    """Computes the features `[count, F]` of batches of pictures, uint8 `[m, C, S, S]`."""
     import torch
 
     from usucl_fast.learn.backbones import normalisation
@@ -169,7 +169,7 @@ class Embeddings:
         return numbers
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """What is known of each frame, `[M]` each: its id, video, number within it, group and label.
+        """Arrays `[M]` that describe the frames: id, video, number within it, group and label.
 
         The label is the frame's own where frames have labels, else its video's.
         """
@@ -188,7 +188,7 @@ class Embeddings:
         }
 
     def pictures(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Grey pictures `[n, S, S]` of the frames at some places `[n]`."""
+        """Loads the frames at some places `[n]` as grey pictures `[n, S, S]`."""
         import torch
 
         batches = load_frames(self.store, self.frame_ids[places], self.loader, self.delivery)

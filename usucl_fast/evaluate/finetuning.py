@@ -1,4 +1,4 @@
-"""Pictures + labels -> predictions of networks fine-tuned on each fold."""
+"""Fine-tunes a network on each fold, and predicts the samples that it tests."""
 
 import math
 import warnings
@@ -110,7 +110,7 @@ class _Run:
         )
 
     def learn(self, progress: Progress) -> tuple[NDArray[np.float64], int]:
-        """The probabilities `[T, K]` of what the split tests, and the epoch that they are of."""
+        """Trains, and returns the probabilities `[T, K]` of the test samples and the epoch that they are from."""
         settings = self._settings
         generator = torch.Generator().manual_seed(self._seed)
         # Even batches of two at least: batch norm cannot do with one.
@@ -129,7 +129,7 @@ class _Run:
         return best, best_epoch
 
     def _score(self, epoch: int) -> float:
-        """By how much the answers of an epoch count: the most does."""
+        """The score of an epoch; the epoch with the highest one counts."""
         if self._settings.epoch == "last":
             return 0.0 if epoch == self._settings.epochs - 1 else -math.inf
         rows, metric = {
@@ -145,7 +145,7 @@ class _Run:
         schedule: torch.optim.lr_scheduler.LRScheduler,
         generator: torch.Generator,
     ) -> float:
-        """Trains over all samples once; the mean of the loss."""
+        """Trains on all samples once; returns the mean loss."""
         self._network.train()
         total = torch.zeros((), device=self._device)
         order = torch.from_numpy(self._train)[torch.randperm(len(self._train), generator=generator)]
@@ -185,7 +185,7 @@ class _Run:
 
 
 def draw_crops(x_NCSS: Tensor, generator: torch.Generator) -> Tensor:
-    """A random square of 40 to 100 % of the area of each picture, mirrored or not, enlarged to the picture's size.
+    """Crops random squares of 40 to 100 % of the pictures' area, half of them mirrored, enlarged to the pictures' size.
 
     x_NCSS: floats of any device; the chance is drawn on the CPU, so that it is the same on all.
     """
@@ -200,7 +200,7 @@ def draw_crops(x_NCSS: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _hold_back(samples: Samples, split: Split, seed: int, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of what a split trains on: what stays, and a fifth to choose the epoch by. No group is cut, no class missing."""
+    """Holds back a fifth of the training samples to choose the epoch by; no group is cut, no class missing."""
     labels, groups = samples.labels[split.train], samples.groups[split.train]
     classes = set(labels)
     if min(len(set(groups)), np.bincount(labels).max()) >= INNER_FOLDS:  # fewer are an error of scikit-learn's

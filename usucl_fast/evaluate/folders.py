@@ -1,4 +1,4 @@
-"""The folders of evaluations and comparisons: whether they may be written, writing and reading them."""
+"""Checks, writes and reads the folders of evaluations and comparisons."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ def check_comparison_out(out: Path, overwrite: bool) -> None:
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Writes the folder of an evaluation. The summary comes last: where there is one, all else is there."""
+    """Writes the folder of an evaluation. The summary comes last: a folder that has one is complete."""
     from usucl_fast.evaluate.page import write_page  # imports matplotlib, which takes long
 
     out.mkdir(parents=True, exist_ok=True)

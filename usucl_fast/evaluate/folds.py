@@ -1,4 +1,4 @@
-"""Samples -> training and test folds, with no group, video or frame on both sides."""
+"""Splits samples into training and test folds, with no group, video or frame on both sides."""
 
 from typing import NoReturn
 
@@ -18,7 +18,7 @@ ATTEMPTS = 100
 def make_folds(
     samples: Samples, by: str, folds: int, repeats: int, seed: int, allow_leakage: bool = False
 ) -> list[Split]:
-    """Splits samples into stratified folds that cut no group, several times; every fold has all classes on both sides.
+    """Splits samples into stratified folds that cut no group, repeatedly; every fold has all classes on both sides.
 
     A repeat depends on the seed and its own number alone, not on how many there are. Groups and videos are dealt the
     largest first, and chance decides among those of one size: repeats differ the less, the fewer those are.
@@ -55,7 +55,7 @@ def make_folds(
 
 
 def most_folds(samples: Samples, by: str) -> int:
-    """The greatest number of folds of which each can test every class."""
+    """The greatest number of folds such that each can test every class."""
     return _rarest(samples, _units(samples, by))[1]
 
 
@@ -76,7 +76,7 @@ def _draw(
 def _search(
     samples: Samples, units: NDArray[np.int64], folds: int, state: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Folds that all test every class, where such exist and are too rare to be drawn; else none.
+    """Searches for folds that all test every class, which may be too rare to be drawn; empty if there are none.
 
     By mixed integer programming: each unit is in one fold, and each fold has a unit of each class.
     """
@@ -97,7 +97,7 @@ def _search(
 
 
 def _refuse(samples: Samples, units: NDArray[np.int64], by: str, folds: int) -> NoReturn:
-    """Raises UsageError, with the most folds that there are."""
+    """Raises UsageError, with the greatest possible number of folds."""
     most = next((fewer for fewer in range(folds - 1, 1, -1) if _search(samples, units, fewer, 0)), 0)
     name, count = _rarest(samples, units)
     way = f"--folds {most} is the most" if most else f"add {by}s of it, or leave it out"
@@ -108,7 +108,7 @@ def _refuse(samples: Samples, units: NDArray[np.int64], by: str, folds: int) -> 
 
 
 def _rarest(samples: Samples, units: NDArray[np.int64]) -> tuple[str, int]:
-    """The class of the fewest units, and how many."""
+    """The class with the fewest units, and how many it has."""
     counts = [len(np.unique(units[samples.labels == label])) for label in range(len(samples.classes))]
     return samples.classes[int(np.argmin(counts))], min(counts)
 

@@ -1,4 +1,4 @@
-"""The evaluation of a model, from names to figures. Torch is imported once all that can be refused has been."""
+"""Evaluates a model, from names to figures. Torch is imported after everything that can be checked without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate import images
+from usucl_fast.evaluate import images, pocus
 from usucl_fast.evaluate.embedding import BATCH, InputConfig, Model, embed, find_model, groups_trained_on, load_frames
 from usucl_fast.evaluate.folds import make_folds, most_folds
 from usucl_fast.evaluate.protocols import PROTOCOLS, FineTune
@@ -30,23 +30,23 @@ TUNING = ("epochs", "lr", "batch_size", "epoch")
 
 BY_FRAME = (
     "Split by frame: frames of one video are on both sides of a fold, and look alike. The score says how well videos"
-    " are recognised, not what is seen in them; it stays high with labels that mean nothing (--shuffle-labels). Do not"
+    " are recognised, not what is seen in them; it stays high with meaningless labels (--shuffle-labels). Do not"
     " compare it with scores by group."
 )
 BY_VIDEO = "Split by video: videos of one group (patient) may be on both sides of a fold."
 SHUFFLED = (
-    "Labels were dealt anew among the groups: what is found above chance is found by recognising videos or groups, and"
-    " comes from folds that cut them."
+    "Labels were permuted among the groups: a score above chance comes from recognising videos or groups, in folds"
+    " that cut them."
 )
 CHOSEN_BY_TEST = (
-    "The epoch was chosen on the test fold, as is often published: these figures are too good. Compare them with"
-    " figures that were chosen in the same way, and with nothing else."
+    "The epoch was chosen on the test fold, as is often published: these figures are too good. Compare them only"
+    " with figures that were chosen in the same way."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(InputConfig):
-    """How a model is evaluated. What is None is chosen by the protocol or the data."""
+    """How a model is evaluated. A setting of None is chosen by the protocol or the data."""
 
     protocols: tuple[str, ...] = ("knn",)
     """Names in `PROTOCOLS`; there is an evaluation for each."""
@@ -57,15 +57,15 @@ class EvaluateConfig(InputConfig):
     split: str | None = None
     """Only videos of this split; None for all."""
     folds: int | None = None
-    """Parts that the samples are split into, each tested once."""
+    """Parts that the samples are split into; each is tested once."""
     repeats: int | None = None
-    """Times that they are split anew."""
+    """How many times they are split, each time differently."""
     by: str | None = None
     """What is never on both sides of a fold, a name in `UNITS`; None for the group."""
     allow_leakage: bool = False
     """Whether `by` may be `frame`, with frames of one video on both sides."""
     shuffle_labels: bool = False
-    """Whether labels are dealt anew among the groups: a control, with nothing but chance to find."""
+    """Whether labels are permuted among the groups: a control, by which only chance should be found."""
     positive: str | None = None
     """Class whose recall is the sensitivity; None for the second of two classes."""
     epochs: int | None = None
@@ -97,7 +97,7 @@ class EvaluateConfig(InputConfig):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found by one protocol.
+    """The result of one protocol.
 
     summary: settings, counts, notes and figures: the content of `summary.json`.
     predictions: for each sample, in each repeat.
@@ -113,7 +113,7 @@ class Evaluation:
 def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None = None) -> Iterator[Evaluation]:
     """Measures how well a model's features, or the model fine-tuned, tell the classes of labelled pictures apart.
 
-    What can be refused is refused at once; the iterator that is returned then computes one protocol at a time:
+    Wrong arguments are refused at once; the iterator that is returned then computes one protocol at a time:
 
         for evaluation in evaluate("my-run", "my-shards", EvaluateConfig(protocols=("knn", "linear"))):
             print(evaluation.protocol, evaluation.summary["balanced_accuracy"]["mean"])
@@ -121,10 +121,10 @@ def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None 
     Args:
         model: a run folder, a file of weights, or the word `imagenet` or `random`.
         data: shards, a folder or the URL of one; or a CSV file of images, or the folder of GBCU or of USCL's POCUS.
-        config: how.
+        config: the settings.
 
     Raises:
-        UsageError: there is no such model or data, or the settings do not go with them.
+        UsageError: there is no such model or data, or the settings do not fit them.
         DataError: weights, shards or images are damaged, or a loss or a feature is not a number.
     """
     config = config or EvaluateConfig()
@@ -136,7 +136,7 @@ def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None 
         raise UsageError(f"--folds, --by and --repeats have no effect with {data}, which comes with its folds")
     samples = shuffled_by_group(read.samples, config.seed) if config.shuffle_labels else read.samples
     if config.positive is not None and config.positive not in samples.classes:
-        raise UsageError(f"--positive {config.positive} is none of the classes {', '.join(samples.classes)}")
+        raise UsageError(f"--positive {config.positive} is not one of the classes {', '.join(samples.classes)}")
     if samples.target == "value":
         tuned = next((name for name in config.protocols if PROTOCOLS[name].finetune), None)
         if tuned or config.shuffle_labels:
@@ -159,7 +159,7 @@ class _Data:
 
 
 def _holds_images(path: Path) -> bool:
-    return path.suffix == ".csv" or images.has_gbcu(path) or images.has_covid_pickles(path)
+    return path.suffix == ".csv" or images.has_gbcu(path) or pocus.has_covid_pickles(path)
 
 
 def _read_images(path: Path, model: Model) -> _Data:
@@ -167,7 +167,7 @@ def _read_images(path: Path, model: Model) -> _Data:
     if path.suffix == ".csv":
         samples, pictures = images.read_image_list(path, model.size, channels)
     else:
-        read = images.read_gbcu if images.has_gbcu(path) else images.read_covid_pickles
+        read = images.read_gbcu if images.has_gbcu(path) else pocus.read_covid_pickles
         samples, pictures, splits = read(path, model.size, channels)
     return _Data(samples, pictures.split(BATCH), splits, [])
 
@@ -187,7 +187,7 @@ def _find_frames(shards: str | Path, model: Model, config: EvaluateConfig) -> _D
 
 
 def _sample_notes(table: FrameTable, samples: Samples, config: EvaluateConfig) -> list[str]:
-    """Which frames are evaluated."""
+    """Notes on which frames are evaluated."""
     videos, notes = len(table.videos), []
     if config.split:
         notes.append(

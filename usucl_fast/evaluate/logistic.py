@@ -1,4 +1,4 @@
-"""Logistic regression of one data set on many folds at once, with scikit-learn's optimum.
+"""Logistic regression on many folds of a dataset at once, with the optimum that scikit-learn finds.
 
 All folds read the same features, so a step of all of them is one product of matrices. The search is L-BFGS (Nocedal and
 Wright, "Numerical Optimization", algorithm 7.4), begun with the curvature that all folds nearly have.
@@ -52,7 +52,7 @@ def fit_predict(
 
 
 class _Fit:
-    """Some training sets, fitted together. Weights are `[F, S, K]`, biases `[S, K]`, in one array `[F + 1, S, K]`."""
+    """Fits S training sets together. Weights are `[F, S, K]`, biases `[S, K]`, in one array `[F + 1, S, K]`."""
 
     def __init__(
         self, scaled: Array, labels: NDArray[np.int64], classes: int, trains: Sequence[NDArray[np.int64]], inverse: Any
@@ -75,7 +75,7 @@ class _Fit:
         self._solution = self._search()
 
     def probabilities(self) -> Array:
-        """Of all samples, `[S, M, K]`."""
+        """The probabilities of all samples, `[S, M, K]`."""
         return self._softmax(self._solution)[0].transpose(1, 0, 2)
 
     def _softmax(self, point: Array) -> tuple[Array, Array]:
@@ -102,7 +102,7 @@ class _Fit:
         return value, np.concatenate([by_weight, total[None]])
 
     def _precondition(self, gradient: Array) -> Array:
-        """The gradient by the inverse of the curvature that all training sets nearly have."""
+        """The gradient times the inverse of a curvature that is nearly that of every training set."""
         flat = gradient[:-1].reshape(len(gradient) - 1, -1)
         weights = cho_solve(self._inverse, flat, check_finite=False).reshape(gradient[:-1].shape)
         samples = (self._weight > 0).sum(axis=0)
@@ -134,7 +134,7 @@ class _Fit:
         return point
 
     def _quasi_newton(self, gradient: Array, steps: list[tuple[Array, Array, Array]]) -> Array:
-        """The gradient by the inverse of the curvature, as the last steps have shown it."""
+        """The gradient times the inverse of the curvature, estimated from the last steps."""
         result, shares = gradient.copy(), []
         for change, turn, curved in reversed(steps):
             share = np.where(curved > 0, _dot(change, result) / np.where(curved > 0, curved, 1), 0.0)
@@ -148,12 +148,12 @@ class _Fit:
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Of each training set, `[S]`."""
+    """The dot product for each training set, `[S]`."""
     product: Array = np.einsum("fsk,fsk->s", a, b)
     return product
 
 
 def _deviation(features: Array) -> Array:
-    """Standard deviation of each feature; 1 of one that is always the same."""
+    """Standard deviation of each feature; 1 if it is constant."""
     deviation = features.std(axis=0)
     return np.where(deviation > 1e-6 * np.abs(features).max(axis=0), deviation, 1.0)

@@ -1,4 +1,4 @@
-"""Predictions -> figures with intervals."""
+"""Scores predictions, with confidence intervals."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -33,7 +33,7 @@ class Figure:
 
 
 def summarise(predictions: Predictions, positive: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Scores predictions by frame, with bootstrap intervals; every fold is scored on its own, by the classes it has.
+    """Scores predictions by frame, with bootstrap intervals; every fold is scored by itself, on the classes it has.
 
     Args:
         predictions: samples that no fold tested are left out.
@@ -89,7 +89,7 @@ def summarise_videos(predictions: Predictions, positive: str | None = None, seed
 
 
 def at_level(predictions: Predictions, level: str) -> Predictions | Presence | None:
-    """What predictions by frame say at a level, `frame` or `video`; None where they say nothing."""
+    """The predictions at a level, `frame` or `video`; None where there are none."""
     if level == "frame":
         return predictions
     target = predictions.samples.target
@@ -99,7 +99,7 @@ def at_level(predictions: Predictions, level: str) -> Predictions | Presence | N
 def _figures(
     predictions: Predictions | Presence, scores: dict[str, Array], positive: str | None, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Every one of the scores by fold that some fold has, with its interval."""
+    """The figure of every score that at least one fold has, with its interval."""
     draws = group_draws(len(np.unique(predictions.samples.groups)), seed)
     drawn = _scores(predictions, draws, positive)
 
@@ -116,13 +116,13 @@ def _figures(
 
 
 def fold_scores(predictions: Predictions | Presence, positive: str | None = None) -> dict[str, Array]:
-    """The figures of `summarise` by name (`recall of X` for class X): `[repeats, folds]`, NaN for what a fold lacks."""
+    """The scores of each fold by name (`recall of X` for class X): `[repeats, folds]`, NaN for what a fold lacks."""
     every = np.ones((1, len(np.unique(predictions.samples.groups))))
     return {name: values[0] for name, values in _scores(predictions, every, positive).items()}
 
 
 def group_draws(groups: int, seed: int) -> Array:
-    """How often each group is drawn, `[BOOTSTRAPS, groups]`: as many as there are, with replacement."""
+    """How often each group is drawn, `[BOOTSTRAPS, groups]`: as many draws as groups, with replacement."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(groups, np.full(groups, 1 / groups), BOOTSTRAPS).astype(np.float64)
 
@@ -142,7 +142,7 @@ _RECALL, AREA_OF = "recall of ", "AUROC of "
 
 
 def _parts(predictions: Predictions | Presence) -> Iterable[tuple[int, int, NDArray[np.int64]]]:
-    """Repeat, fold, places of the samples tested there."""
+    """Repeat, fold and the places of the samples that are tested there."""
     for repeat, fold in product(range(len(predictions.fold)), range(predictions.fold.max() + 1)):
         yield repeat, fold, np.flatnonzero(predictions.fold[repeat] == fold)
 
@@ -224,7 +224,7 @@ def _of_confusion(confusion: Array, classes: list[str], positive: int | None) ->
 
 
 def _auroc(score: Array, positive: NDArray[np.bool_], weight_MB: Array) -> Array:
-    """Share `[B]` of the weighted pairs of a positive and a negative whose positive scores higher; ties are half.
+    """Share `[B]` of the weighted pairs (positive, negative) in which the positive scores higher; ties count half.
 
     Args:
         score: `[M]`.
@@ -245,7 +245,7 @@ def _auroc(score: Array, positive: NDArray[np.bool_], weight_MB: Array) -> Array
 
 
 def _mean(values: Array, axis: int | tuple[int, ...]) -> Array:
-    """Mean of the numbers, without warning where there is none: that is NaN."""
+    """Mean of the numbers that are not NaN; NaN, without a warning, if there are none."""
     number = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         mean: Array = np.where(number, values, 0).sum(axis=axis) / number.sum(axis=axis)

@@ -1,4 +1,4 @@
-"""A summary and its predictions -> plots, and a page that shows all of them without any other file."""
+"""Writes the plots of an evaluation, and a self-contained HTML page that shows all of them."""
 
 import base64
 import html
@@ -84,7 +84,7 @@ def counts_text(counts: dict[str, Any]) -> str:
 
 
 def escape(text: str) -> str:
-    """A text in HTML as it is, with what would change the order or direction of what is shown escaped."""
+    """Escapes a text for HTML, including characters that would change the direction of writing."""
     return html.escape(printable(text))
 
 
@@ -99,7 +99,7 @@ def write_plot(path: Path, figure: Figure, caption: str) -> str:
 
 
 def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
-    """Writes a page of its own: the title, which is escaped, above parts that are HTML."""
+    """Writes a self-contained page: the title, which is escaped, above parts that are HTML."""
     name = escape(title)
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f"<title>{name}</title><style>{STYLE}</style>"

@@ -1,4 +1,4 @@
-"""A summary and its predictions -> the figures of its page."""
+"""The plots of an evaluation's page."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -22,7 +22,7 @@ ALONG = 6
 
 
 def confusion_plot(levels: dict[str, dict[str, Any]], classes: list[str]) -> Figure | None:
-    """Predicted and true classes, by frame and by video; None where there are none."""
+    """Plots predicted against true classes, by frame and by video; None where there are no classes."""
     shown = {title: np.array(level["confusion"]) for title, level in levels.items() if "confusion" in level}
     if not shown:
         return None
@@ -42,7 +42,7 @@ def confusion_plot(levels: dict[str, dict[str, Any]], classes: list[str]) -> Fig
 
 
 def roc_plot(predictions: Predictions) -> Figure | None:
-    """Each class against the rest: every repeat, and the mean; None where no repeat tests both."""
+    """Plots the ROC of each class against the rest: every repeat, and the mean; None where no repeat tests both."""
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes, grid, drawn = figure.subplots(), np.linspace(0, 1, 201), False
     for k, name in enumerate(predictions.samples.classes):
@@ -69,7 +69,7 @@ def roc_plot(predictions: Predictions) -> Figure | None:
 
 
 def folds_plot(levels: dict[str, dict[str, Any]], chance: float | None) -> Figure | None:
-    """Balanced accuracy of every fold; None where there is none."""
+    """Plots the balanced accuracy of every fold; None where there is none."""
     found = {title: level.get("fold_scores") for title, level in levels.items()}
     shown = {title: scores for title, scores in found.items() if scores}
     if not shown:
@@ -89,7 +89,7 @@ def folds_plot(levels: dict[str, dict[str, Any]], chance: float | None) -> Figur
 
 
 def map_plot(samples: Samples, features: NDArray[np.float32] | None) -> Figure | None:
-    """The features in two dimensions; None where there are few, or all alike."""
+    """Plots the features in two dimensions; None where there are few, or all are alike."""
     if features is None or len(features) < FEWEST_MAPPED or not np.ptp(features, axis=0).any():
         return None
     places = np.linspace(0, len(features) - 1, min(len(features), MAPPED)).astype(np.int64)
@@ -163,5 +163,5 @@ def _most_changing(samples: Samples, tested: NDArray[np.bool_]) -> list[int]:
 
 
 def plot_text(name: str) -> str:
-    """A name as matplotlib shows it as it is: neither as a formula nor hidden from legends, and in one line."""
+    """A text that matplotlib shows unchanged, in one line: not as a formula, and not hidden from legends."""
     return ("\u2009" if name.startswith("_") else "") + printable(name).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Predictions of frames -> what they say of each video: is a class anywhere in it, and in which frames?"""
+"""Predictions for frames -> for each video: is a class anywhere in it, and in which frames?"""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ MEAN_OVER = 5
 
 @dataclass(frozen=True)
 class Presence:
-    """What was predicted of V videos whose frames have labels of their own.
+    """Predictions for V videos whose frames have labels of their own.
 
     samples: one a video; its label is of no meaning.
     truth: bool `[V, K]`, whether the class is anywhere in the video.
@@ -31,7 +31,7 @@ class Presence:
 
 
 def presence(predictions: Predictions) -> Presence:
-    """What predictions of frames with labels of their own say of their videos, sorted by video."""
+    """Turns predictions for frames with labels of their own into predictions for their videos, sorted by video."""
     samples, classes = predictions.samples, len(predictions.samples.classes)
     assert samples.numbers is not None
     videos, first = np.unique(samples.videos, return_index=True)
@@ -66,7 +66,7 @@ def presence(predictions: Predictions) -> Presence:
 
 
 def _greatest_mean(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The greatest mean over `MEAN_OVER` of `[n, K]` in a row, or over all where there are fewer: `[K]`."""
+    """The greatest mean of `MEAN_OVER` consecutive rows of `[n, K]`, or of all if there are fewer: `[K]`."""
     count = min(MEAN_OVER, len(probabilities))
     total = np.cumsum(np.concatenate([np.zeros((1, probabilities.shape[1])), probabilities]), axis=0)
     greatest: NDArray[np.float64] = ((total[count:] - total[:-count]) / count).max(axis=0)
@@ -74,6 +74,6 @@ def _greatest_mean(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _overlap(found: NDArray[np.bool_], shown: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Intersection over union of `[n, K]` by class, `[K]`; NaN for a class that is not shown."""
+    """Intersection over union of each class over `[n, K]`: `[K]`; NaN for a class that is not shown."""
     both, either = (found & shown).sum(axis=0), (found | shown).sum(axis=0)
     return np.where(shown.any(axis=0), both / np.maximum(either, 1), np.nan)

@@ -1,4 +1,4 @@
-"""Features + labels or values -> predictions, fold by fold."""
+"""Predicts labels or values from frozen features, fold by fold: nearest neighbours, logistic and ridge regression."""
 
 from collections.abc import Callable, Iterable
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 class _BalancedNeighbours(KNeighborsClassifier):
-    """Votes are divided by the class's share of the training samples: a rare class is not outvoted by its rarity."""
+    """Divides the votes by each class's share of the training samples, so that rare classes are not outvoted."""
 
     def predict_proba(self, X: NDArray[np.float32]) -> Array:
         votes = super().predict_proba(X) / np.bincount(self._y, minlength=len(self.classes_))
@@ -71,8 +71,8 @@ probabilities, or `[m, 1]` values."""
 
 
 def predict(protocol: str, features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Predictions:
-    """Trains a classifier of the features on each split, or a regression of values, and returns what it predicts of the
-    samples tested there.
+    """Trains a classifier, or a regression of values, on the features of each split, and predicts the samples that it
+    tests.
 
     Args:
         protocol: name in `PROBES`: `knn`, the 20 nearest neighbours by cosine; `linear`, logistic or ridge regression.

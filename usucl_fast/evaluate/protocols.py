@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from usucl_fast.errors import UsageError
 
 EPOCHS = ("last", "inner", "test")
-"""Of which epoch the answers of a fine-tuned network are, see `FineTune`."""
+"""Which epoch of fine-tuning the predictions are from, see `FineTune`."""
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """How all layers of a network are trained; the numbers are the published ones of `GBCU`.
+    """How all layers of a network are fine-tuned; the numbers are the published ones of `GBCU`.
 
     epochs: over the training samples of a fold.
     batch_size: at most; sizes differ by one at most.
@@ -21,9 +21,9 @@ class FineTune:
         `last`: the last.
         `inner`: that of the best balanced accuracy on a fifth of the training fold, whole groups of it, which is held
             back from training.
-        `test`: that of the best accuracy on the test fold itself, which is often published. The figure is too good:
-            it is the best of many, chosen by the labels it claims to predict. For comparing with such figures alone.
-    seed: of all chance.
+        `test`: that of the best accuracy on the test fold itself, as is often published. The figure is too good: it is
+            the best of many, chosen by the labels that it claims to predict. Only for comparison with such figures.
+    seed: of all random numbers.
     """
 
     epochs: int = 30
@@ -41,7 +41,9 @@ class FineTune:
         if self.epoch not in EPOCHS:
             raise UsageError(f"epoch {self.epoch!r} is none of {', '.join(EPOCHS)}")
         if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError(f"{self.epochs} epochs of batches of {self.batch_size} train nothing; both are 1 at least")
+            raise UsageError(
+                f"{self.epochs} epochs of batches of {self.batch_size} train nothing; give 1 or more of both"
+            )
 
 
 GBCU = FineTune(balanced=False)
@@ -51,14 +53,14 @@ Videos with Hard Negative Mining", MICCAI 2022: every sample weighs alike. (The 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What is done with a backbone on each fold, and which folds are made where nobody says otherwise."""
+    """What is done with a backbone on each fold, and how many folds are made by default."""
 
     finetune: FineTune | None = None
     """How all layers are trained; None for a classifier of frozen features, as in `probes.PROBES`."""
     folds: int = 5
     """Parts that the samples are split into; fewer where the rarest class has fewer groups."""
     repeats: int = 5
-    """Times that they are split anew."""
+    """How many times they are split, each time differently."""
     positive: str | None = None
     """Class whose recall is the sensitivity, where there is one of that name."""
 

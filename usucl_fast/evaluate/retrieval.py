@@ -1,4 +1,4 @@
-"""Features -> the most similar frames of other groups, a picture of them, and a file for other programs."""
+"""Finds the most similar frames of other groups, draws them, and writes features for other programs."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ PAPER, INK, RIGHT, WRONG = (40, 40, 40), (220, 220, 220), (60, 180, 75), (230, 6
 def nearest(
     features: NDArray[np.float32], queries: NDArray[np.int64], groups: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k most similar samples of other groups, by the cosine of the centred features; exact, and for few queries.
+    """Finds the k most similar samples of other groups, by the cosine of the centred features; exact, for few queries.
 
     Args:
         features: `[M, F]`.
@@ -42,7 +42,7 @@ def nearest(
 
 
 def pick_queries(labels: NDArray[np.int64], videos: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Places of at most `count` samples, drawn as evenly over the classes as these allow, one of a video.
+    """Picks at most `count` samples, as evenly over the classes as possible, one of a video; returns their places.
 
     labels, videos: `[M]`; a label of -1 is missing: such samples are drawn where labelled videos run out.
     """
@@ -55,7 +55,7 @@ def pick_queries(labels: NDArray[np.int64], videos: NDArray[np.int64], count: in
 
 
 def retrieval_picture(embeddings: Embeddings, queries: int = 8, neighbours: int = 6, seed: int = 0) -> Image.Image:
-    """A picture of some frames, each beside the frames of other groups that the model finds most similar.
+    """Draws some frames, each beside the frames of other groups that the model finds most similar.
 
     queries: rows, of frames drawn by `pick_queries`.
     neighbours: in a row.
@@ -130,7 +130,7 @@ def check_embeddings_path(path: Path) -> None:
 
 
 def write_embeddings(path: Path, columns: dict[str, NDArray], features: NDArray[np.float32]) -> None:
-    """Writes features, and what else is known of the samples, to a file for other programs.
+    """Writes features, and columns that describe the samples, to a file for other programs.
 
     Args:
         path: `.npz` with the array `embeddings`, float32 `[M, F]`, beside an array a column; or `.parquet` with the

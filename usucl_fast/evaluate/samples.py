@@ -1,4 +1,4 @@
-"""Labelled frames or images, how they are split, and the class probabilities that are predicted for them."""
+"""Labelled frames or images, their splits, and predictions for them."""
 
 import zipfile
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Split:
-    """One fold of one repeat: which samples (their places in `Samples`) are learned from, and which are tested."""
+    """One fold of one repeat: the places in `Samples` of those to train on, and of those to test."""
 
     repeat: int
     fold: int
@@ -55,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted of the samples, each by a classifier that was not trained on it.
+    """Predictions for samples, each by a classifier that was not trained on it.
 
     probabilities: float64 `[repeats, M, K]` of the classes; of the target `value`, the number, `[repeats, M, 1]`.
         NaN where a sample was not tested in a repeat.
@@ -113,7 +113,7 @@ class Predictions:
 
     @staticmethod
     def load(path: Path) -> "Predictions":
-        """What `save` wrote.
+        """Reads what `save` wrote.
 
         Raises:
             DataError: there is no such file, it is damaged, or it holds something else.
@@ -140,7 +140,7 @@ class Predictions:
 
 
 def shuffled_by_group(samples: Samples, seed: int) -> Samples:
-    """A control: each group's most frequent label is dealt to a group at random, and all its samples get it.
+    """Permutes the labels among the groups, as a control: all samples of a group get the main label of another.
 
     What a classifier still finds in such labels it has found by recognising groups.
     """
@@ -154,7 +154,7 @@ def shuffled_by_group(samples: Samples, seed: int) -> Samples:
 def find_samples(
     table: FrameTable, count: int, target: str | None = None, split: str | None = None
 ) -> tuple[NDArray[np.int64], Samples]:
-    """The frames of a dataset to evaluate: their ids, and what is known of them.
+    """Picks the frames of a dataset to evaluate: their ids, and their labels, videos and groups.
 
     Args:
         count: frames of each video at most, evenly spread; of the target `frame`, of each label in each video.
@@ -202,7 +202,7 @@ def _videos_of(table: FrameTable, split: str | None) -> NDArray[np.int64]:
 def _of_videos(
     table: FrameTable, videos: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Frame ids, labels and classes, of the labels of videos."""
+    """Frame ids, labels and classes, where labels are of videos."""
     texts = table.videos.label
     videos = videos[~texts.is_empty[videos]]
     if not len(videos):
@@ -215,7 +215,7 @@ def _of_videos(
 def _of_frames(
     table: FrameTable, videos: NDArray[np.int64], count: int, target: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str], NDArray[np.float64] | None]:
-    """Frame ids, labels, classes and values, of what single frames have."""
+    """Frame ids, labels, classes and values, where these are of single frames."""
     own = table.labels
     has = (
         np.zeros(len(table), np.bool_)
@@ -238,7 +238,7 @@ def _of_frames(
 
 
 def _classes(texts: Texts, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """The texts at some places as numbers, and the different ones of them, sorted."""
+    """Numbers for the texts at some places, and the sorted names of these classes."""
     codes = texts.codes[places]
     names = texts.different
     classes = sorted({names[code] for code in np.unique(codes)})
@@ -255,5 +255,5 @@ def spread_frames(table: FrameTable, videos: NDArray[np.int64], count: int) -> N
 
 
 def _spread(length: int, count: int) -> NDArray[np.int64]:
-    """At most `count` of so many places, evenly spread."""
+    """At most `count` of `length` places, evenly spread."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64))

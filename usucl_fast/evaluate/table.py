@@ -1,4 +1,4 @@
-"""A summary -> a table on the terminal, and its rows for other tables."""
+"""Shows a summary as a table on the terminal, and gives its rows for other tables."""
 
 import sys
 from typing import Any
@@ -27,7 +27,7 @@ TITLES = {
 
 
 def show(summary: dict[str, Any]) -> None:
-    """Prints the figures by frame and by video, and what they are the mean of."""
+    """Prints the figures by frame and by video, and how they were computed."""
     title = " ".join(str(summary[key]) for key in ("model", "protocol") if key in summary)
     table = Table("", "by frame", "by video", title=as_cell(title))
     for row in figure_rows(summary):
@@ -38,7 +38,7 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def as_cell(text: str) -> str:
-    """A text as a table of rich prints it as it is: without markup, and with what a terminal would obey escaped."""
+    """Escapes a text for a cell of rich's tables: markup, and control characters that a terminal would obey."""
     return escape(printable(text))
 
 
@@ -61,7 +61,7 @@ def figure_text(figure: dict[str, Any] | None) -> str:
 
 
 def design(summary: dict[str, Any]) -> str:
-    """One line: repeats, folds, what these are split by, the groups that the intervals are over, and chance."""
+    """One line about how the figures were computed: repeats, folds, groups that the intervals are over, and chance."""
     folds = summary.get("folds")
     parts = []
     if "repeats" in summary:
@@ -76,5 +76,5 @@ def design(summary: dict[str, Any]) -> str:
 
 
 def plain_console() -> Console:
-    """A console of standard output that leaves text as it is, and tables as wide as they are in a pipe."""
+    """A console for standard output that does not wrap text, nor, in a pipe, tables."""
     return Console(width=None if sys.stdout.isatty() else 1000, soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""How near predicted numbers come to the true ones: R² and Spearman's rank correlation, over all and within videos."""
+"""Scores of predicted numbers: R² and Spearman's rank correlation, over all frames and within videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def _squares(values: Array, weight_MB: Array) -> Array:
 
 
 def _ranks(values: Array, weight_MB: Array) -> Array:
-    """Rank of each sample among those that were drawn, `[M, B]`; ties share the middle of theirs."""
+    """Rank of each sample among those that were drawn, `[M, B]`; ties share their mean rank."""
     order = np.argsort(values)
     levels = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
     at_level = np.add.reduceat(weight_MB[order], levels)
@@ -86,7 +86,7 @@ def _correlation(a: Array, b: Array, weight_MB: Array) -> Array:
 
 
 def _spearman_once(truth: Array, found: Array) -> float:
-    """Of one video; NaN where all its true values, or all that were found, are alike."""
+    """Spearman's correlation within one video; NaN if all true, or all predicted, values are equal."""
     if len(truth) < 3 or not np.ptp(truth) or not np.ptp(found):
         return float("nan")
     once = np.ones((len(truth), 1))

@@ -1,4 +1,4 @@
-"""What every loader is told, and what it hands out: `Delivery`, `Batch`, and the protocol `Loader`."""
+"""The interface of loaders: what they are to deliver (`Delivery`), `Batch`, and the protocol `Loader`."""
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What every loader is told to deliver.
+    """What a loader is to deliver.
 
     size: height and width of the pictures in pixels.
     channels: 1 or 3.
@@ -73,7 +73,7 @@ class Delivery:
 
 
 class Loader(Protocol):
-    """Executes plans, in order, preparing `PREFETCH` batches ahead; holds no random state.
+    """Executes plans in order, and prefetches `PREFETCH` batches; holds no random state.
 
     Plans are taken in the caller's thread, while a batch is waited for, and never more than `LOOKAHEAD` ahead.
     """
@@ -89,7 +89,7 @@ class Loader(Protocol):
 
 
 def checked(plans: Iterable[BatchPlan], frames: int, most_frames: int) -> Iterator[BatchPlan]:
-    """The plans, each looked at before it goes to code that does not: frame ids, crops and grey levels.
+    """Checks the frame ids, crops and grey levels of each plan before it goes to compiled code, which does not.
 
     Raises:
         ValueError: see `Loader.run`.

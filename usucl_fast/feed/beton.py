@@ -1,4 +1,4 @@
-"""Betons, FFCV's files: shards exported into one, and its frames decoded by FFCV's own compiled decoder."""
+"""Betons, FFCV's dataset files: exports shards to one, and decodes its frames with FFCV's compiled decoder."""
 
 import importlib
 from pathlib import Path
@@ -20,7 +20,7 @@ PAGE = 1 << 23
 
 
 def import_ffcv(module: str) -> Any:
-    """The module `ffcv.<module>`.
+    """Imports the module `ffcv.<module>`.
 
     Raises:
         UsageError: FFCV is not installed, or does not load.
@@ -90,7 +90,7 @@ def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
 
 
 def _places(sizes: NDArray[np.int64], before: int, page: int) -> tuple[NDArray[np.int64], int]:
-    """Where in the file each frame lies, from the first page behind `before` bytes on, and where the last page ends."""
+    """The position of each frame in the file, from the first page after `before` bytes on, and the end of the last."""
     places = []
     place = -(-before // page) * page
     for size in sizes.tolist():
@@ -102,7 +102,7 @@ def _places(sizes: NDArray[np.int64], before: int, page: int) -> tuple[NDArray[n
 
 
 class Beton:
-    """A beton, memory-mapped, that holds the frames of these shards and no others.
+    """A memory-mapped beton with exactly the frames of these shards.
 
     Raises:
         UsageError: FFCV is not installed.
@@ -141,7 +141,7 @@ class Beton:
             raise DataError(f"{path} has lost its end; export the shards again")
 
     def decode(self, frame_id: int) -> NDArray[np.uint8]:
-        """One frame, uint8 `[H, W, 3]`; grey frames have three equal channels. Threads decode side by side.
+        """Decodes one frame to uint8 `[H, W, 3]`; grey frames have three equal channels. Thread-safe.
 
         Raises:
             DecodeError: it does not decode.

@@ -1,4 +1,4 @@
-"""One encoded frame -> its pixels, on the CPU."""
+"""Decodes one frame on the CPU."""
 
 import io
 
@@ -31,7 +31,7 @@ def decode_frame(store: ShardStore, frame_id: int, data: np.ndarray, channels: i
 
 
 def check_header(store: ShardStore, frame_id: int, data: np.ndarray) -> None:
-    """What `decode_frame` refuses, as far as the first bytes tell, for a decoder that takes whatever is there.
+    """Refuses what `decode_frame` refuses, judged by the first bytes, for a decoder that checks nothing itself.
 
     Raises:
         DecodeError: it is neither JPEG nor PNG, or has another size than its video.

@@ -1,4 +1,4 @@
-"""uint8 pictures -> what a network takes, in one pass on the device."""
+"""Normalises uint8 pictures for the network, in one pass on the device."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normaliser:
-    """Scales to [0, 1], subtracts a mean and divides by a standard deviation, a channel each.
+    """Scales to [0, 1], subtracts each channel's mean and divides by its standard deviation.
 
     A result is good until the next call: its memory is used again, because taking a fresh 100 MB from the
     system for each batch costs four times as much as filling it.

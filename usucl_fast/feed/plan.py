@@ -1,4 +1,4 @@
-"""The batch plan: which frames, and what is done to their pictures. All chance is drawn here, and nowhere else.
+"""The batch plan: which frames, and how they are cropped and augmented. All random numbers are drawn here.
 
 A plan is a pure function of (seed, epoch, step): the draws of tuple i of an epoch are read at position i of
 a Philox stream keyed by (seed, epoch), so any tuple can be planned alone, in any process.
@@ -33,14 +33,14 @@ from usucl_fast.shards import FrameTable
 ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM, LOOK_STREAM = 0, 1, 2, 3, 4
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS
 TUPLES = ("mined", "full", "pair", "thirds")
-"""What a tuple may be made of, see `Planner`."""
+"""The kinds of tuples, see `Planner`."""
 NO_STAGE = Stage(intra=False, window=(0.0, 0.0), intra_negatives=0, intra_hard_share=0.0, cross_topk=0, cross_band=None)
-"""Of a plan that belongs to no run."""
+"""The stage of a plan that belongs to no run."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """What a loader has to deliver for one step; loaders choose nothing themselves.
+    """What a loader has to deliver for one step: frame ids, crops, flips and grey levels.
 
     View 0 is the anchor, view 1 the positive, the others are intra-video negatives, or small crops of the anchor's
     frame (of `thirds`, see `Planner`, they are the three frames).
@@ -51,7 +51,7 @@ class BatchPlan:
     boxes: int64 `[B, V, 4]`, the crop's top, left, height, width in pixels of the stored frame; it may reach beyond it.
     flips: bool `[B, V]`, mirrored left to right after cropping.
     photometry: `PHOTOMETRY` `[B, V]`, what is done to the grey levels.
-    mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views. A loader leaves it aside.
+    mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views; loaders ignore it.
     video, group: int64 `[B]`, the video of each tuple and that video's group, see `FrameTable`.
     step: of the run.
     epoch, stage: the step's, and what the curriculum asks for in it.
@@ -70,7 +70,7 @@ class BatchPlan:
     stage: Stage = NO_STAGE
 
     def parts(self, accumulate: int = 1, rank: int = 0, world: int = 1) -> "list[Part]":
-        """The parts that a batch is encoded in, one after the other, and what of each a rank encodes.
+        """Cuts a batch into the parts that are encoded one after the other, each with this rank's share of it.
 
         Sizes differ by one at most. All wholes joined are the plan, and all ranks' own shares joined are a whole.
         """
@@ -84,14 +84,14 @@ class BatchPlan:
 
     @staticmethod
     def joined(plans: Sequence["BatchPlan"]) -> "BatchPlan":
-        """The tuples of several plans of a step, one plan after the other."""
+        """Joins the tuples of several plans of a step."""
         if len(plans) == 1:
             return plans[0]
         arrays: dict[str, Any] = {name: np.concatenate([getattr(plan, name) for plan in plans]) for name in _BY_TUPLE}
         return dataclasses.replace(plans[0], **arrays)
 
     def digest(self) -> str:
-        """16 hexadecimal digits that differ when anything a loader sees differs."""
+        """A hash, 16 hexadecimal digits, of everything that a loader sees."""
         parts = (self.frame_ids, self.valid, self.boxes, self.flips)
         data = [*(part.astype("<i8").tobytes() for part in parts), self._photometry_bytes()]
         return hashlib.sha256(b"".join(data)).hexdigest()[:16]
@@ -154,12 +154,12 @@ class Planner:
 
     @property
     def tuples_per_epoch(self) -> int:
-        """`tuples_per_video` of every video that is planned."""
+        """`tuples_per_video` times the number of videos that are planned."""
         return len(self.planned) * self.tuples_per_video
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch. Their sizes differ by one at most: a small last batch would upset batch norm."""
+        """Batches an epoch. Their sizes differ by at most one: a small last batch would upset batch norm."""
         return -(-self.tuples_per_epoch // self.batch_size)
 
     @property
@@ -250,7 +250,7 @@ class Planner:
 
 
 def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: int) -> Iterator[BatchPlan]:
-    """Plans frames as they are, for looking at and evaluating: one view each, its largest centred square."""
+    """Plans frames without augmentation, for evaluation: one view each, its largest centred square."""
     for start in range(0, len(frame_ids), batch_size):
         ids = frame_ids[start : start + batch_size, None]
         size = table.size_of(ids)

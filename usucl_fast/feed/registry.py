@@ -1,4 +1,4 @@
-"""Loaders by name: which there are, which is the fastest here, making one."""
+"""The loaders by name: choosing the fastest one, and making one."""
 
 import importlib.util
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from usucl_fast.shards import ShardStore
 def choose_loader(
     store: ShardStore, channels: int, resident_bytes: int, resident_file: bool = False
 ) -> tuple[str, str]:
-    """The fastest loader for these shards here, and why it is that one."""
+    """Chooses the fastest loader for these shards on this machine, and says why."""
     if resident_file:
         return "resident", "--resident-file keeps all decoded frames"
     needed = int(decoded_bytes(store.table, channels).sum())

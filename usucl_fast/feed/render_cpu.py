@@ -1,4 +1,4 @@
-"""Decoded pictures -> what the plan asks for, compiled: each in one go, while it is in the processor's cache."""
+"""Crops and augments decoded pictures on the CPU, compiled: each in one go, while it is in the cache."""
 
 import numpy as np
 from numba import carray, from_dtype, types
@@ -193,7 +193,7 @@ def _crop(pixels, height, width, box, flip, size, channels, out):  # type: ignor
 
 @njit("int64(int64, int64)", nogil=True)
 def _mirror(place, size):  # type: ignore[no-untyped-def]
-    """A place beyond the border -> the place within that it stands for."""
+    """The pixel that mirroring at the border puts at a place beyond it."""
     return min(abs(place), 2 * (size - 1) - abs(place))
 
 
@@ -202,7 +202,7 @@ _RECORD = from_dtype(PHOTOMETRY)
 
 @njit(types.float32[::1](_RECORD), nogil=True)
 def _tone(p):  # type: ignore[no-untyped-def]
-    """What becomes of each of the 256 levels."""
+    """The table of brightness, contrast and gamma for the 256 grey levels."""
     table = np.empty(256, np.float32)
     for level in range(256):
         value = p.contrast * (p.brightness * level - 128) + 128

@@ -1,4 +1,4 @@
-"""Pictures as a plan asks for them, cropped and changed in a few tensor operations: on a GPU, or any other device."""
+"""Crops and augments pictures with a few tensor operations, on a GPU or any other device."""
 
 import functools
 
@@ -55,7 +55,7 @@ def gather(
 def _taps(
     start: NDArray[np.int64], length: NDArray[np.int64], limit: NDArray[np.int64], size: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which pixels along one side a new pixel is made of, and their weights, both `[M, size, taps]`.
+    """The pixels along one side that each new pixel is made of, and their weights, both `[M, size, taps]`.
 
     As in `render`: a triangle as wide as a pixel of the coarser of both pictures. Beyond the frame weights are 0.
     """
@@ -112,7 +112,7 @@ def develop(frames_MCHW: torch.Tensor, photometry: NDArray[np.void]) -> torch.Te
 
 @functools.cache
 def _noise(name: str, device: torch.device) -> torch.Tensor:
-    """The grain or the texture there, of standard deviation 1; brought once, not for every batch."""
+    """The grain or the texture on the device, of standard deviation 1; copied there once, not for every batch."""
     return torch.from_numpy(GRAIN if name == "grain" else texture()).to(device).float() / 32
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a video make up a tuple: anchor, positive, intra-video negatives; all chance comes in as numbers."""
+"""Chooses the frames of a tuple: anchor, positive, intra-video negatives; random numbers are arguments."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,9 @@ def draw_tuple(
 
 
 def draw_thirds(length: NDArray[np.int64], draws: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draws a frame of each third of a video, that of the middle first; in a video of fewer than three frames, some are
-    the same.
+    """Draws a frame of each third of a video, that of the middle third first.
+
+    In a video of fewer than three frames, some are the same.
 
     Args:
         length: `[B]`, frames of each video.

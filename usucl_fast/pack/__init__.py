@@ -3,12 +3,14 @@
 sources.py       files and folders -> the list of videos
 lists.py         a list of videos in place of a folder
 labels.py        what is known of them: labels, also of single frames, groups, splits
+label_tables.py  rows of a table of labels -> labelled segments
 tables.py        a table in a file -> its rows; annotations.py the files of Label Studio and CVAT
 segments.py      labelled segments of a video -> a label of each frame
 identity.py      what videos and patients are called in the shards
 outlines.py      the sector of each video, as a person says
 video.py         what an opened source is: pictures and their times
 container.py     a video file, dicom.py a DICOM file, images.py a folder of images -> that
+dicom_pictures.py   stored values of a DICOM file -> pictures
 damage.py        what FFmpeg decodes of it, and which pictures are damaged
 depth.py         pictures of 16 bits -> of 8
 upright.py       a picture as it is meant to be seen: turned, with square pixels, opaque

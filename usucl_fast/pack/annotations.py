@@ -1,4 +1,4 @@
-"""Annotation programs' own files -> labelled segments: Label Studio's JSON, CVAT's XML."""
+"""Files of annotation programs (Label Studio's JSON, CVAT's XML) -> labelled segments."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def read_label_studio(path: Path, fps: float | None) -> dict[str, list[Segment]]
 
 
 def _regions(task: dict[str, Any], what: str) -> list[dict[str, Any]]:
-    """What was marked in a task, by the one person who did."""
+    """The annotations of a task, made by one person."""
     if "annotations" in task and isinstance(task["annotations"], list):
         done = [one["result"] for one in task["annotations"] if one.get("result") and not one.get("was_cancelled")]
         if len(done) > 1:
@@ -89,7 +89,7 @@ def _video(task: dict[str, Any], what: str) -> str:
 
 
 def read_cvat(path: Path) -> dict[str, list[Segment]]:
-    """Tags of frames by video, from CVAT's "CVAT for images 1.1" XML; else the labels of what is drawn in them.
+    """Tags of frames by video, from CVAT's "CVAT for images 1.1" XML; without tags, the labels of the shapes drawn.
 
     "CVAT for video 1.1" leaves tags out; of it, a frame has the label of the track that is visible in it.
 
@@ -124,7 +124,7 @@ def read_cvat(path: Path) -> dict[str, list[Segment]]:
 
 
 def _in_images(root: ElementTree.Element) -> Iterator[tuple[str, str, str, str]]:
-    """Task, frame, label and kind of all that is said of single frames."""
+    """Task, frame, label and kind of every annotation of a single frame."""
     for image in root.iterfind("image"):
         name = FRAME.search(image.get("name", ""))
         for child in image:

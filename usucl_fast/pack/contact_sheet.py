@@ -22,17 +22,17 @@ OUTLINE = (255, 80, 60)
 
 
 def thumbnail_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height of a picture once it is as large as a thumbnail may be."""
+    """Width and height of a picture scaled to the largest size of a thumbnail."""
     scale = min(WIDTH / width, HEIGHT / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def thumbnail_pair(before: NDArray[np.uint8], after: NDArray[np.uint8], sector: Sector) -> NDArray[np.uint8]:
-    """A picture as it came and as it is stored, uint8 `[HEIGHT, 2 * WIDTH + GAP, 3]`.
+    """A picture before packing and as it is stored, side by side, uint8 `[HEIGHT, 2 * WIDTH + GAP, 3]`.
 
     before, after: uint8 `[height, width]`, `[height, width, 1]` or `[height, width, 3]`.
 
-    Outside the `sector`, which is outlined, the first one is a mosaic that no name can be read in.
+    Outside the `sector`, which is outlined, the first one is pixelated so that no name can be read.
     """
     left = _shrink(before)
     width, height = left.size
@@ -75,7 +75,9 @@ def report_sectors(folder: Path, packed: Sequence[Task], earlier: Path | None) -
 
 
 def write_sheets(folder: Path, pairs: Iterable[tuple[str, bool, NDArray[np.uint8]]], first: int = 0) -> None:
-    """Writes captions, marked or not, and what `thumbnail_pair` made as `sectors-000.png`, … from `first` on."""
+    """Writes pages of captioned pairs, `sectors-000.png`, …, from page `first` on.
+
+    pairs: caption, whether it is printed in red, and what `thumbnail_pair` made."""
     rest = iter(pairs)
     for page in itertools.count(first):
         shown = list(itertools.islice(rest, COLUMNS * ROWS))

@@ -1,4 +1,4 @@
-"""A video file -> its pictures, by FFmpeg."""
+"""A video file -> its pictures, decoded by FFmpeg."""
 
 import io
 import logging
@@ -64,7 +64,7 @@ def _video(file: Path | io.BytesIO, damaged: str) -> Video:
 def _timed(
     pictures: Iterable[tuple[av.VideoFrame, float | None]], step: float, notes: list[str]
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """The pictures with their seconds from the first; where a clock starts again, it goes on from there."""
+    """The pictures with their seconds from the first; where the clock restarts, the times continue."""
     shift, last = None, 0.0
     for picture, at in pictures:
         time = last + step if at is None else at
@@ -78,7 +78,7 @@ def _timed(
 
 
 def _best(container: av.container.InputContainer) -> av.VideoStream:
-    """The stream that a player shows: no cover picture, no thumbnail."""
+    """The stream that a player shows, not a cover picture or thumbnail."""
     stream = container.streams.best("video")
     assert isinstance(stream, av.VideoStream)
     return stream

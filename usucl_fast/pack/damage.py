@@ -1,6 +1,6 @@
-"""What FFmpeg decodes of a video -> its pictures, and which of them are damaged.
+"""Decodes a video with FFmpeg, and finds out which pictures are damaged.
 
-FFmpeg conceals damage: a picture that it cannot decode whole it fills up from others, and goes on.
+FFmpeg conceals damage: it fills the missing parts of a picture from others, and continues.
 """
 
 import io
@@ -15,18 +15,18 @@ import av
 
 from usucl_fast.errors import DecodeError
 
-# Error lines of FFmpeg are how most decoders tell of damage. Nothing of them is printed.
+# Most decoders report damage in the lines that FFmpeg logs as errors. They are not printed.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 
 HARMLESS = ("mmco: unref short failure", "unable to decode APP fields")
-"""Beginnings of error lines that whole files give rise to."""
+"""Beginnings of error lines that undamaged files cause."""
 CUT = "File ended prematurely"
-"""How the line begins that tells of a file that is cut off; it may come when the file is opened."""
+"""The beginning of the line for a file that is cut off; it may come when the file is opened."""
 WAY_OUT = "get the file again, or give --damaged drop or warn"
 
 SEAM = 3
-"""Packets between the one that is called corrupt where files are joined, and the seam."""
+"""Packets between the one that FFmpeg calls corrupt where files are joined, and the seam."""
 MOST_LOST = 1000
 """Pictures that a gap may stand for; what is longer is a damaged time."""
 FAILURES = (av.FFmpegError, OSError, ValueError)
@@ -34,18 +34,18 @@ FAILURES = (av.FFmpegError, OSError, ValueError)
 
 
 class Decoded:
-    """The pictures of a video with their seconds (None where it does not say), in order.
+    """The pictures of a video with their times in seconds (None where the file has none), in order.
 
-    A picture is damaged where FFmpeg says so of it or of its packet, and so are those after it up to the next key
-    frame, which are made from it. One that is lost altogether has the next picture in its place, so that the others
-    keep their numbers.
+    A picture is damaged where FFmpeg reports it or its packet as damaged, and so are those after it up to the next key
+    frame, which depend on it. A picture that is lost altogether is replaced by the next one, so that the others keep
+    their numbers.
 
-    container: is closed in the end.
-    damaged: what becomes of damage: `refuse` raises DecodeError; `drop` puts the numbers of damaged pictures into
-        `left_out`, `warn` those of lost ones alone.
+    container: closed at the end.
+    damaged: what to do about damage: `refuse` raises DecodeError; `drop` puts the numbers of damaged pictures into
+        `left_out`, `warn` only those of lost ones.
     is_cut: whether the file is known to end too early.
-    notes: gets what is to be said of damage, once all pictures have come.
-    left_out: gets the numbers of pictures that are not to be packed, each before it comes.
+    notes: receives what is to be said about damage, once all pictures have been read.
+    left_out: receives the numbers of pictures that are not to be packed, each before the picture itself comes.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Decoded:
         return packet
 
     def _pictures(self, packet: av.Packet | None) -> Iterator[tuple[av.VideoFrame, float | None]]:
-        """What the decoder gives when it gets a packet, or, of None, what it still holds."""
+        """The pictures that a packet gives, or, for None, those that the decoder still holds."""
         at = packet.pts if packet else None
         if at is not None:
             self._waiting.append(at)
@@ -123,7 +123,7 @@ class Decoded:
         return any(name in self._names and not line.startswith(HARMLESS) for _, name, line in lines)
 
     def _hear(self, at: int | None, error: Exception | None = None) -> None:
-        """Of damage in the packet of a time.
+        """Notes damage in the packet of a time.
 
         Raises:
             DecodeError: it is not allowed.
@@ -157,7 +157,7 @@ class Decoded:
         yield picture, picture.time
 
     def _missing(self, picture: av.VideoFrame, was_sound: bool) -> list[float | None]:
-        """The seconds of pictures that were lost since the last one: gaps in time, or packets that gave none."""
+        """Times in seconds of pictures lost since the last one: gaps in time, or packets that gave no picture."""
         at, time, last = picture.pts, picture.time, self._last
         before = [one for one in self._waiting if at is not None and one < at]
         self._waiting = [one for one in self._waiting if at is not None and one > at]
@@ -190,12 +190,12 @@ class Decoded:
 
 
 def reason_of(error: Exception) -> str:
-    """Without the path that FFmpeg adds: reasons go into the manifest."""
+    """The reason of an error without the path that FFmpeg adds, for the manifest."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 
 def is_cut(file: Path) -> bool:
-    """Whether an AVI or GIF is shorter than it says; of others FFmpeg tells."""
+    """Whether an AVI or GIF is shorter than its header says; for other formats FFmpeg reports it."""
     with file.open("rb") as opened:
         start = opened.read(12)
         if start[:4] == b"RIFF" and start[8:] == b"AVI ":
@@ -204,7 +204,7 @@ def is_cut(file: Path) -> bool:
 
 
 def _avi_is_cut(file: BinaryIO) -> bool:
-    """Whether one of the RIFF chunks that the file is made of goes on behind its end."""
+    """Whether one of the file's RIFF chunks reaches past its end."""
     size, place = file.seek(0, io.SEEK_END), 0
     while place + 8 <= size:
         file.seek(place)
@@ -217,7 +217,7 @@ def _avi_is_cut(file: BinaryIO) -> bool:
 
 
 def _gif_is_whole(file: BinaryIO) -> bool:
-    """Whether a GIF's blocks follow one another up to its trailer, and not much comes after it."""
+    """Whether a GIF's blocks are complete up to its trailer, with little after it."""
     size = file.seek(0, io.SEEK_END)
     file.seek(10)
     _skip_colors(file, 3)
@@ -240,6 +240,6 @@ def _gif_is_whole(file: BinaryIO) -> bool:
 
 
 def _skip_colors(file: BinaryIO, rest: int) -> None:
-    """Reads flags that say how large a table of colours is, and passes it over and the rest of `rest` bytes."""
+    """Reads the flags with the size of a colour table, and skips it and the rest of `rest` bytes."""
     flags = file.read(1) or b"\0"
     file.seek(rest - 1 + (3 << (flags[0] & 7) + 1 if flags[0] & 0x80 else 0), io.SEEK_CUR)

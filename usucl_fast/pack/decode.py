@@ -1,4 +1,4 @@
-"""One source -> its pictures and their times, whatever kind it is of."""
+"""One source of any kind -> its pictures and their times."""
 
 from usucl_fast.pack.container import open_container
 from usucl_fast.pack.images import open_images
@@ -9,7 +9,7 @@ from usucl_fast.pack.video import Video
 def open_video(source: Source, damaged: str = "refuse") -> Video:
     """Opens a source.
 
-    damaged: what becomes of damaged pictures: `refuse`, `drop` or `warn`.
+    damaged: what to do about damaged pictures: `refuse`, `drop` or `warn`.
 
     Raises:
         DecodeError: it cannot be opened.

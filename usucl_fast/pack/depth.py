@@ -1,4 +1,4 @@
-"""Pictures of 16 bits, of which a camera fills fewer -> 8 bits, the same for all of a source."""
+"""Pictures of 16 bits, of which a camera often uses fewer -> 8 bits, scaled alike for all of a source."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,7 +13,7 @@ DEEP = {"gray16": "gray", "rgb48": "rgb24"}
 
 
 class Depth:
-    """Pictures whose levels are in proportion to those stored, and fill 8 bits.
+    """Scales grey levels of 16 bits to 8, in proportion.
 
     Pictures that have no 16 bits are passed on untouched.
 

@@ -8,19 +8,17 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels, pixel_array
+from pydicom.pixels import get_decoder, iter_pixels, pixel_array
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
@@ -35,9 +33,10 @@ from pydicom.uid import (
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack.container import open_stream
+from usucl_fast.pack.dicom_pictures import Arrays, Converter
 from usucl_fast.pack.sector import Box
 from usucl_fast.pack.upright import Upright
-from usucl_fast.pack.video import MOST_PIXELS, Header, Video, frame_of
+from usucl_fast.pack.video import MOST_PIXELS, Header, Video
 
 # Messages of pydicom quote attributes.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -67,10 +66,10 @@ WANTED = [
 def open_dicom(path: Path, damaged: str = "refuse") -> Video:
     """Opens a DICOM file.
 
-    damaged: what becomes of damaged pictures: `refuse`, `drop` or `warn`.
+    damaged: what to do about damaged pictures: `refuse`, `drop` or `warn`.
 
     Raises:
-        DecodeError: it is no DICOM file, or holds no picture.
+        DecodeError: it is not a DICOM file, or holds no picture.
     """
     with _faults():
         found = _read(path)
@@ -86,7 +85,7 @@ def read_header(path: Path) -> Header:
     """Reads all but the pixels.
 
     Raises:
-        DecodeError: it is no DICOM file, or holds no picture.
+        DecodeError: it is not a DICOM file, or holds no picture.
     """
     with _faults():
         return _header(_read(path))
@@ -102,9 +101,9 @@ def _header(found: Dataset) -> Header:
 
 
 def decode(path: Path, notes: list[str] | None = None) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Yields every picture with its time in seconds from the first; without a frame rate, its number for it.
+    """Yields every picture with its time in seconds from the first, or its number if there is no frame rate.
 
-    notes: gets what was guessed, for a person to read.
+    notes: receives what was guessed, for a person to read.
 
     A grey picture comes as `gray`, one in YBR_FULL as `yuvj444p`, which it is, any other as `rgb24`.
 
@@ -116,7 +115,7 @@ def decode(path: Path, notes: list[str] | None = None) -> Iterator[tuple[av.Vide
         _check_plugin(found.file_meta.TransferSyntaxUID)
         source = _source(path, found, [] if notes is None else notes)
         times = _times(found)
-        to_frame = _Converter(found, lambda: _arrays(source, found, len(times)))
+        to_frame = Converter(found, lambda: _arrays(source, found, len(times)))
         arrays = _arrays(source, found, len(times))
     for number, time in enumerate(times):
         with _faults(number):
@@ -128,7 +127,7 @@ def decode(path: Path, notes: list[str] | None = None) -> Iterator[tuple[av.Vide
 
 
 def _source(path: Path, found: Dataset, notes: list[str]) -> Path | Dataset:
-    """What the pixels are read from: the file, or, where that cannot be read piece by piece, the whole of it."""
+    """What the pixels are read from: the file, or all of its content where it cannot be read piece by piece."""
     syntax = found.file_meta.TransferSyntaxUID
     uncounted = not found.get("NumberOfFrames")
     # Compressed, it is small, and only so pydicom says what colour space a JPEG is in.
@@ -146,7 +145,7 @@ def _source(path: Path, found: Dataset, notes: list[str]) -> Path | Dataset:
 
 
 def _count(whole: Dataset, syntax: UID) -> int:
-    """How many pictures a file that does not say it has bytes for."""
+    """How many pictures the bytes of a file make up, if it does not say."""
     if syntax.is_encapsulated:
         stream = io.BytesIO(whole.PixelData)
         parse_basic_offsets(stream)  # stands before the first fragment
@@ -160,14 +159,14 @@ def _count(whole: Dataset, syntax: UID) -> int:
 
 
 def _stream(path: Path, found: Dataset) -> bytes:
-    """The video file that is inside one of a syntax in `STREAMS`."""
+    """The video file inside a DICOM file whose transfer syntax is in `STREAMS`."""
     with _faults():
         whole = pydicom.dcmread(path, force=True)
         return next(generate_frames(whole.PixelData, number_of_frames=1))
 
 
-def _arrays(source: Path | Dataset, found: Dataset, frames: int) -> Iterator[tuple[NDArray[Any], str]]:
-    """The stored values, read frame by frame, and the colour space that they are in: of a JPEG, its own."""
+def _arrays(source: Path | Dataset, found: Dataset, frames: int) -> Arrays:
+    """The stored values, read frame by frame, and their colour space, which a JPEG may state itself."""
     syntax, kind = found.file_meta.TransferSyntaxUID, str(found.PhotometricInterpretation)
     if not syntax.is_compressed and kind == "YBR_FULL_422":
         # pydicom 3.0 looks for the second frame in the wrong place when it iterates over these.
@@ -177,8 +176,8 @@ def _arrays(source: Path | Dataset, found: Dataset, frames: int) -> Iterator[tup
     return _decoded(source, syntax)
 
 
-def _decoded(source: Dataset, syntax: UID) -> Iterator[tuple[NDArray[Any], str]]:
-    """By the fastest plugin, and what it does not decode by one of the others after the other."""
+def _decoded(source: Dataset, syntax: UID) -> Arrays:
+    """Decodes with the fastest plugin, and what it cannot decode with each of the others in turn."""
     decoder = get_decoder(syntax)
     plugins = sorted(decoder.available_plugins, key=lambda name: name != FASTEST.get(syntax)) or [""]
     number = 0
@@ -200,7 +199,7 @@ def _decoded(source: Dataset, syntax: UID) -> Iterator[tuple[NDArray[Any], str]]
 
 @contextlib.contextmanager
 def _faults(number: int = 0) -> Iterator[None]:
-    """What pydicom and its plugins raise, and that is everything, as DecodeError."""
+    """Turns whatever pydicom and its plugins raise into DecodeError."""
     try:
         yield
     except DecodeError:
@@ -235,7 +234,7 @@ def _read(path: Path) -> Dataset:
 
 
 def _times(found: Dataset) -> list[float]:
-    """Seconds of every picture; their numbers where the file says nothing."""
+    """Time of every picture in seconds; its number where the file has no times."""
     frames = max(1, int(found.get("NumberOfFrames") or 1))
     vector = found.get("FrameTimeVector")
     if isinstance(vector, MultiValue) and len(vector) == frames:
@@ -269,7 +268,7 @@ def _regions(found: Dataset) -> Iterator[Box]:
 
 
 def _aspect(found: Dataset) -> float:
-    """Width of a pixel by its height."""
+    """Width of a pixel divided by its height."""
     # PixelSpacing and PixelAspectRatio are down, then across (PS3.3 10.7.1, C.7.6.3.1.7).
     for name in ("PixelSpacing", "PixelAspectRatio"):
         pair = found.get(name)
@@ -291,121 +290,3 @@ def _check_plugin(syntax: UID) -> None:
     if not available:
         package = next((package for name, package in PLUGINS.items() if name in syntax.name), "python-gdcm")
         raise DecodeError(f"needs a plugin for {syntax.name}: pip install {package}")
-
-
-class _Converter:
-    """How the arrays of a file, `[rows, columns]` or `[rows, columns, 3]`, become pictures.
-
-    again: iterates over all arrays anew, for who must see all of them first.
-    """
-
-    def __init__(self, found: Dataset, again: Callable[[], Iterator[tuple[NDArray[Any], str]]]) -> None:
-        self._found, self._again = found, again
-        self._of: dict[str, Callable[[NDArray[Any]], av.VideoFrame]] = {}
-
-    def __call__(self, array: NDArray[Any], kind: str) -> av.VideoFrame:
-        """The picture of an array in a colour space, which a JPEG may know better than the header."""
-        if array.ndim == 2 and kind not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"):
-            kind = "MONOCHROME2"
-        if kind not in self._of:
-            self._of[kind] = _converter(self._found, kind, self._again)
-        return self._of[kind](array)
-
-
-def _converter(
-    found: Dataset, kind: str, again: Callable[[], Iterator[tuple[NDArray[Any], str]]]
-) -> Callable[[NDArray[Any]], av.VideoFrame]:
-    if kind in ("MONOCHROME1", "MONOCHROME2"):
-        return _Grey(found, again)
-    if kind == "PALETTE COLOR":
-        colors = _palette(found)
-        return lambda array: frame_of(colors[np.minimum(array, len(colors) - 1)], "rgb24")
-    shift = max(0, int(found.BitsStored) - 8)
-    if kind in ("YBR_FULL", "YBR_FULL_422"):
-        return lambda array: frame_of(np.moveaxis((array >> shift).astype(np.uint8), -1, 0), "yuvj444p")
-    if kind in ("RGB", "YBR_RCT", "YBR_ICT"):  # the last two are ways of JPEG 2000, undone by its decoder
-        return lambda array: frame_of((array >> shift).astype(np.uint8), "rgb24")
-    raise DecodeError("is in a colour space that is not supported")
-
-
-def _palette(found: Dataset) -> NDArray[np.uint8]:
-    """The colours, `[indices, 3]`.
-
-    pydicom takes entries for as wide as they are stored; some machines store 8 bits in words of 16.
-    """
-    allocated = int(found.BitsAllocated)
-    if allocated not in (8, 16):
-        raise DecodeError(f"has palette indices of {allocated} bits; 8 and 16 are known")
-    bits = int(found.RedPaletteColorLookupTableDescriptor[2])
-    if bits not in (8, 16):
-        raise DecodeError(f"has a palette of {bits} bits; 8 and 16 are known")
-    indices = np.arange(1 << allocated, dtype=f"uint{allocated}")
-    colors = apply_color_lut(indices[None], found)[0, :, :3]
-    if colors.itemsize == 2 and colors.max() > 255:
-        colors = colors >> 8
-    return colors.astype(np.uint8)
-
-
-class _Grey:
-    """Stored values -> grey levels 0 .. 255, the same for all pictures of a file.
-
-    The modality's table or slope first, then the window or table of values of interest, as PS3.3 C.11 has them. Without
-    such, 8 bits are taken as they are, and of more the range that all pictures together have.
-    """
-
-    def __init__(self, found: Dataset, again: Callable[[], Iterator[tuple[NDArray[Any], str]]]) -> None:
-        self._found, self._again = found, again
-        self._table: NDArray[np.uint8] | None = None
-
-    def __call__(self, array: NDArray[Any]) -> av.VideoFrame:
-        if self._table is None:
-            self._table = self._make_table(array.dtype)
-        # A negative value is an index from the end, where the table has it.
-        return frame_of(self._table[array], "gray")
-
-    def _make_table(self, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
-        found = self._found
-        if dtype.itemsize > 2:
-            raise DecodeError("has samples of more than 16 bits")
-        stored = np.arange(1 << 8 * dtype.itemsize, dtype=np.int64)
-        if dtype.kind == "i":
-            stored[len(stored) // 2 :] -= len(stored)
-        values = apply_modality_lut(stored, found).astype(np.float64)
-        shown = _of_interest(found, values)
-        if shown is None:
-            low, high = 0.0, 255.0
-            if int(found.BitsStored) > 8 or dtype.kind == "i" or not np.array_equal(values, stored):
-                seen = [(int(array.min()), int(array.max())) for array, _ in self._again()]
-                ends = values[[min(low for low, _ in seen), max(high for _, high in seen)]]
-                low, high = float(ends.min()), float(max(ends.max(), ends.min() + 1))
-            shown = (values - low) / (high - low)
-        table = (shown * 255).round().clip(0, 255).astype(np.uint8)
-        return 255 - table if found.PhotometricInterpretation == "MONOCHROME1" else table
-
-
-def _of_interest(found: Dataset, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The values as the file's window or table shows them, 0 to 1; None where it has neither."""
-    if found.get("VOILUTSequence"):
-        table = found.VOILUTSequence[0]
-        first, bits = int(table.LUTDescriptor[1]), int(table.LUTDescriptor[2])
-        levels = np.asarray(
-            table.LUTData if isinstance(table.LUTData, MultiValue) else np.frombuffer(table.LUTData, "<u2")
-        )
-        places = (values - first).round().clip(0, len(levels) - 1).astype(np.int64)
-        shown: NDArray[np.float64] = levels[places] / float((1 << bits) - 1)
-        return shown
-    center, width = (_first(found.get(f"Window{name}")) for name in ("Center", "Width"))
-    if center is None or width is None or width <= 0:
-        return None
-    function = str(found.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - center) / width))
-    if function == "LINEAR_EXACT" or width <= 1:
-        return ((values - center) / width + 0.5).clip(0, 1)
-    return ((values - (center - 0.5)) / (width - 1) + 0.5).clip(0, 1)
-
-
-def _first(value: Any) -> float | None:
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    return None if value in (None, "") else float(value)

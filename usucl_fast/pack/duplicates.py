@@ -1,4 +1,4 @@
-"""Videos that are in a dataset twice, under different groups: a leak that splits by group do not stop."""
+"""Finds videos that are in a dataset twice, under different groups: a leak that splits by group do not prevent."""
 
 import io
 import itertools
@@ -35,7 +35,7 @@ class Duplicate(TypedDict):
 def find_duplicates(
     tars: Sequence[Path], rows: NDArray[np.void], videos: Sequence[VideoRecord], threads: int
 ) -> list[Duplicate]:
-    """Pairs of videos of different groups that show the same.
+    """Finds pairs of videos of different groups that show the same.
 
     `exact` are equal byte for byte. `near` are those whose fine structure changes alike, with a correlation above
     `NEAR`, over `LOOKS` frames at the same relative times: what does not change, the sector's outline above all, is
@@ -63,7 +63,7 @@ def find_duplicates(
 
 
 def _look(tars: Sequence[Path], rows: NDArray[np.void]) -> NDArray[np.float32]:
-    """How a video changes, `[LOOKS * SIDE * SIDE]`, of length 1; 0 where it hardly does."""
+    """A vector `[LOOKS * SIDE * SIDE]` of unit length that describes how a video changes; 0 if it hardly does."""
     chosen = rows[((np.arange(LOOKS) + 0.5) * len(rows) / LOOKS).astype(int)]
     looks = []
     with tars[chosen[0]["shard"]].open("rb") as file:

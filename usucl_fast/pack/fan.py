@@ -1,4 +1,4 @@
-"""Fits what ultrasound probes show around live image: a sector between two straight edges and two arcs.
+"""Fits the outline of an ultrasound sector around the live image: two straight edges and two arcs.
 
 Curved, phased and linear probes differ in where the edges meet: behind the probe's face, on it, or nowhere. Each bound
 touches the live image from outside: none of it is lost, and what is dark between the bounds is the sector's too.
@@ -23,7 +23,7 @@ Bounds = tuple[float, float, float, float]  # left, top, right, bottom in cells
 
 
 def fit_fan(part: Cells, more: Cells, box: Bounds, before: float) -> tuple[Points, Cells]:
-    """Corners of the sector around `part`, and which cells are live in it.
+    """Fits a sector around `part`: its corners, and which cells in it are live.
 
     more: further cells that are live where they lie between the sector's edges.
     box: what the picture may reach; where live image ends there, it may go on beyond.
@@ -64,7 +64,7 @@ def hull(part: Cells, before: float) -> Points:
 
 
 def clip(corners: Points, convex: Points) -> Points:
-    """What of a polygon lies in a convex one, whose corners come clockwise on the screen (Sutherland, Hodgman 1974)."""
+    """The part of a polygon inside a convex one, whose corners run clockwise on screen (Sutherland, Hodgman 1974)."""
     for start, end in zip(convex, np.roll(convex, -1, axis=0), strict=True):
         (dx, dy), rest = end - start, corners - start
         depth = dx * rest[:, 1] - dy * rest[:, 0]

@@ -1,4 +1,4 @@
-"""What videos and patients are called in what is written."""
+"""Names of videos and patients in the shards: escaped, or hashed with a secret."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ from usucl_fast.errors import UsageError
 from usucl_fast.shards.members import LONGEST_ID
 
 DEVICES = frozenset(("aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))))
-"""Names of which Windows makes no file."""
+"""Names that no file can have on Windows."""
 SECRET_BYTES = 32
 
 
@@ -52,7 +52,7 @@ class Pseudonyms:
 
 
 def default_secret() -> Path:
-    """Where the secret of this user lies; below `~` for one who has no home, which is told where it is needed."""
+    """Path of this user's secret; below `~` for a user without a home folder, which is reported when it is needed."""
     try:
         return platformdirs.user_config_path("usucl-fast", appauthor=False, roaming=True) / "salt"
     except RuntimeError:
@@ -60,7 +60,7 @@ def default_secret() -> Path:
 
 
 def read_pseudonyms(path: Path) -> Pseudonyms:
-    """Reads the secret in `path`, which is made, readable by its owner alone, where it is missing.
+    """Reads the secret in `path`; a missing file is made, readable by its owner only.
 
     Raises:
         UsageError: the file cannot be made, or holds no secret.

@@ -24,8 +24,9 @@ STACKS = frozenset((".tif", ".tiff"))
 
 
 def open_images(files: tuple[Path, ...], damaged: str = "refuse") -> Video:
-    """One picture a file, or all pages of a TIFF stack; times are the numbers in the files' names, or else
-    their positions.
+    """Opens a folder of images: one picture a file, or all pages of a TIFF.
+
+    The times of pictures are the numbers in the files' names, or else their positions.
 
     damaged: what becomes of damaged images: `refuse`, `drop` or `warn`.
     """
@@ -91,7 +92,7 @@ def _pages(file: Path, damaged: str = "refuse", notes: list[str] | None = None) 
 
 
 def _orientation(file: Path) -> int:
-    """How the picture is to be turned, by EXIF's number."""
+    """How EXIF says the picture is to be turned."""
     try:
         with Image.open(file) as image:
             return int(image.getexif().get(ORIENTATION, 1))

@@ -1,17 +1,18 @@
-"""What is known of the videos beside their pictures: labels, groups and splits, from tables, names and folders."""
+"""Reads labels, groups and splits of the videos from tables, annotation files, names and folders."""
 
 import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from usucl_fast.errors import UsageError
 from usucl_fast.pack.annotations import read_cvat, read_label_studio
-from usucl_fast.pack.segments import Segment, joined
+from usucl_fast.pack.label_tables import SEGMENTS, Entries, read_number
+from usucl_fast.pack.segments import Segment
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.tables import FACTS, SUFFIXES, one_form, read_rows
 
@@ -27,7 +28,7 @@ class Labels:
 
     facts: by video, its label, group and split.
     segments: by video, labels and values of its frames.
-    notes: what was taken for what, for a person to read.
+    notes: how each file was understood, for a person to read.
     """
 
     facts: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
@@ -38,7 +39,7 @@ class Labels:
 def read_labels(
     paths: Iterable[Path], sources: list[Source], fps: float | None = None
 ) -> tuple[list[Source], list[str]]:
-    """Adds what files say of the sources; returns these, and what the files were taken for, for a person to read.
+    """Adds the labels, groups and splits in files to the sources; returns these, and notes on how the files were read.
 
     A file is a table (see `read_rows`) with any of
 
@@ -85,8 +86,8 @@ def read_labels(
 
 
 def by_name(sources: list[Source], fact: str, pattern: str) -> list[Source]:
-    """Takes the group or label of every source that has none from its name: the first bracket of `pattern`, or all it
-    matches.
+    """Takes the group or label of every source that has none from its name: what the first parentheses of `pattern`
+    match, or all of the match if there are none.
 
     Raises:
         UsageError: `pattern` is no regular expression, or finds nothing in a name.
@@ -113,7 +114,7 @@ class _MissingError(UsageError):
 
 
 class _Finder:
-    """The source that a list means, by its path in SOURCE, or else by its file name with or without its ending."""
+    """Finds the source that a list names: by its path in SOURCE, or else its file name with or without the suffix."""
 
     def __init__(self, sources: list[Source]) -> None:
         names = [source.name for source in sources]
@@ -227,7 +228,7 @@ def _add_table(path: Path, find: _Finder, labels: Labels) -> None:
     labels.notes.append(f"{path} {rows}")
     only = "" if "video" in columns else find.of_table(path)
     found = {} if only else find.all((row["video"] for row in rows.texts), what)
-    by_video: defaultdict[str, list[tuple[int, dict[str, str]]]] = defaultdict(list)
+    by_video: defaultdict[str, Entries] = defaultdict(list)
     for number, row in enumerate(rows.texts, 1):
         by_video[only or found[row["video"]]].append((number, row))
     for name, entries in by_video.items():
@@ -238,53 +239,15 @@ def _add_table(path: Path, find: _Finder, labels: Labels) -> None:
         for row in whole:
             _add_facts(labels, name, {fact: row[fact] for fact in FACTS if row.get(fact)}, what)
             if row.get("value"):
-                labels.segments[name].append(Segment(0, math.inf, value=_number(row["value"], what, 0)))
+                labels.segments[name].append(Segment(0, math.inf, value=read_number(row["value"], what, 0)))
         for _, row in placed:
             _add_facts(labels, name, {fact: row[fact] for fact in ("group", "split") if row.get(fact)}, what)
         if placed:
-            labels.segments[name] += _SEGMENTS[both[0]](placed, what)
-
-
-def _frames(entries: list[tuple[int, dict[str, str]]], what: str) -> list[Segment]:
-    """Rows of one frame each."""
-    by_frame: dict[int, tuple[str, float]] = {}
-    for number, row in entries:
-        frame, said = _whole(row["frame"], what, number), _said(row, what, number)
-        if repr(by_frame.setdefault(frame, said)) != repr(said):
-            raise UsageError(f"{what}: entry {number}, frame {frame}, has two labels or values; a frame has one")
-    return joined(by_frame)
-
-
-def _ranges(first: str, last: str, entries: list[tuple[int, dict[str, str]]], what: str) -> list[Segment]:
-    """Rows with a first and a last place, or each up to the next one's first."""
-    seconds = first == "start"
-    read: Callable[[str, str, int], float] = _time if seconds else _whole
-    placed = sorted((read(row[first], what, number), number, row) for number, row in entries)
-    segments = []
-    for (start, number, row), (following, _, _) in zip(placed, [*placed[1:], (math.inf, 0, {})], strict=True):
-        end = following
-        if row.get(last):
-            end = read(row[last], what, number) + (not seconds)
-        elif last in row:
-            raise UsageError(f"{what}: entry {number} has a {first} and no {last}")
-        if end < start or (end == start and not (seconds and row.get(last))):
-            raise UsageError(
-                f"{what}: entry {number} is from {row[first]} to {row.get(last, following)}: it ends before it begins"
-            )
-        label, value = _said(row, what, number)
-        segments.append(Segment(start, end, seconds, label, value))
-    return segments
-
-
-_SEGMENTS: dict[str, Callable[[list[tuple[int, dict[str, str]]], str], list[Segment]]] = {
-    "frame": _frames,
-    "first": lambda entries, what: _ranges("first", "last", entries, what),
-    "start": lambda entries, what: _ranges("start", "end", entries, what),
-}
+            labels.segments[name] += SEGMENTS[both[0]](placed, what)
 
 
 def _in_order(segments: Sequence[Segment], name: str) -> list[Segment]:
-    """The segments that say something, by their start.
+    """The segments with a label or value, sorted by their start.
 
     Raises:
         UsageError: two overlap.
@@ -300,36 +263,3 @@ def _in_order(segments: Sequence[Segment], name: str) -> list[Segment]:
                         f" {after.label or after.value}; a frame has one label and one value"
                     )
     return said
-
-
-def _said(row: dict[str, str], what: str, number: int) -> tuple[str, float]:
-    value = row.get("value", "")
-    return row.get("label", ""), _number(value, what, number) if value and value.lower() != "nan" else math.nan
-
-
-def _number(text: str, what: str, number: int) -> float:
-    """A number, which may have a comma for its point."""
-    try:
-        value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
-        if math.isfinite(value):
-            return value
-    except ValueError:
-        pass
-    raise UsageError(f"{what}: entry {number}, {text!r}, is no number")
-
-
-def _whole(text: str, what: str, number: int) -> int:
-    value = _number(text, what, number)
-    if value < 0 or value != int(value):
-        raise UsageError(f"{what}: entry {number}, {text!r}, is no number of a frame; frames count from 0")
-    return int(value)
-
-
-def _time(text: str, what: str, number: int) -> float:
-    """Seconds, or hours:minutes:seconds."""
-    seconds = 0.0
-    for part in text.split(":"):
-        seconds = seconds * 60 + _number(part, what, number)
-    if seconds < 0:
-        raise UsageError(f"{what}: entry {number}, {text!r}, is before the video begins")
-    return seconds

@@ -1,4 +1,4 @@
-"""A list of videos in place of a folder of them."""
+"""Reads a list of videos, given in place of a folder of them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ LISTS = frozenset((".csv", ".tsv", ".jsonl", ".xlsx"))
 
 
 def read_list(path: Path) -> tuple[list[Source], str]:
-    """Reads a list of videos in place of a folder; returns them, sorted by name, and what the list was taken for.
+    """Reads a list of videos; returns them, sorted by name, and a note on how the list was read.
 
     A table with a header, or a JSONL file with an object a line: `path` (of the video file or frame folder, relative
     to the list), and any of `id` (the video's name; the path where there is none), `label`, `group`, `split`.

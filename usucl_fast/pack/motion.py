@@ -1,8 +1,8 @@
 """Finds the live ultrasound image in a video by what changes over time.
 
-Live image changes all over and often; what is burned in does not. So a sector is what moves, with what moves faintly
-or is bright right beside it; what is small or thin (a clock, a pointer, an ECG trace) is no sector. Its outline is that
-which probes have (`fan.py`), or, where text would lie in it, the part of that which lies in the convex hull.
+The live image changes everywhere and often; what is burned in does not. So the sector is what moves, together with what
+moves faintly or is bright right beside it; small or thin regions (a clock, a pointer, an ECG trace) do not count. Its
+outline is fitted to the shapes of probes (`fan.py`), or, where text would lie in it, cut to the convex hull.
 """
 
 import math
@@ -49,7 +49,7 @@ class Motion:
         self._epochs = self._frames = 0  # that have ended; of the one that has not
 
     def add(self, luma: NDArray[np.uint8]) -> None:
-        """Looks at a frame, uint8 `[height, width]`; one of another size is passed over."""
+        """Adds a frame, uint8 `[height, width]`; one of another size is ignored."""
         if luma.shape != (self._height, self._width):
             return
         np.copyto(self._cells, luma[:: self._step, :: self._step])
@@ -71,7 +71,7 @@ class Motion:
         self._frames = 0
 
     def sector(self) -> Sector | None:
-        """The sector as far as it has been seen; None where nothing moves as one would."""
+        """The sector, from the frames so far; None if nothing moves as a live image would."""
         if self._frames > (EPOCH // 2 if self._epochs else 1):
             self._end_epoch()
         if self._epochs == 0:
@@ -97,14 +97,14 @@ class Motion:
         return Sector(self._everything.picture, tuple(self._outline(part, more, written) for part in parts))
 
     def loses(self, kept: Sector, found: Sector) -> bool:
-        """Whether too much light of what was `found` lies outside of what is `kept`."""
+        """Whether the part of `found` outside of `kept` is too bright to be lost."""
         shape = self._highs.shape
         light = np.where(found.draw(*shape), self._highs - self._highs.min(), 0)
         outside = ~ndimage.maximum_filter(kept.draw(*shape), 3)
         return bool(light[outside].sum() > LOST * light.sum())
 
     def regions(self) -> Sector | None:
-        """The boxes that may hold live image, where they say something: are far from all, or leave text out."""
+        """The boxes that may hold live image, if they are of use: much smaller than the picture, or without text."""
         outside = ~self._everything.draw(*self._moved.shape)
         if outside.mean() < 1 - NAMED:
             levels = self._highs / self._epochs if self._epochs else self._high
@@ -114,7 +114,7 @@ class Motion:
         return self._everything
 
     def _outline(self, part: NDArray[np.bool_], more: NDArray[np.bool_], written: NDArray[np.bool_]) -> Polygon:
-        """Around every pixel that may be like the cells of `part`, or of `more` of its sector.
+        """A polygon around every pixel that the cells of `part` stand for, or those of `more` in its sector.
 
         Where that would be around cells that are `written`, no farther around than it has to be.
         """
@@ -156,7 +156,7 @@ def _parts(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
 
 def _touching(parts: list[NDArray[np.bool_]], region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What of a region is connected with a part."""
+    """The part of a region that is connected with one of `parts`."""
     within = np.any(parts, axis=0)
     labels, count = ndimage.label(region | within)
     reached = np.zeros(count + 1, bool)
@@ -165,7 +165,7 @@ def _touching(parts: list[NDArray[np.bool_]], region: NDArray[np.bool_]) -> NDAr
 
 
 def _opened(region: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Where a disk fits in: without what is thin."""
+    """The region without its thin parts: where a disk fits in (a morphological opening)."""
     disk = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius + 0.5
     padded = np.pad(region, 2 * radius, mode="edge")  # the image may go on beyond the picture's edge
     return dilate(~dilate(~padded, disk), disk)

@@ -1,4 +1,4 @@
-"""`--sector FILE`: what to keep of each picture, as a person says."""
+"""`--sector FILE`: polygons, drawn by a person, of what to keep of each video's pictures."""
 
 import fnmatch
 import json

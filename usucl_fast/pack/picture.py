@@ -23,7 +23,7 @@ PROBE = 32  # so many rows, or up to twice as many, are enough to see colour
 
 
 def luma(picture: av.VideoFrame) -> NDArray[np.uint8]:
-    """Brightness, uint8 `[height, width]`, without a copy where the picture has it as a plane; of any range."""
+    """Brightness of a picture, uint8 `[height, width]`, full or limited range; a view where that is a plane of it."""
     if not PLANAR_YUV.fullmatch(picture.format.name) and picture.format.name != "gray":
         picture = picture.reformat(format="gray", threads=1)
     plane = picture.planes[0]
@@ -31,7 +31,7 @@ def luma(picture: av.VideoFrame) -> NDArray[np.uint8]:
 
 
 def has_color(picture: av.VideoFrame, box: Box) -> bool:
-    """Whether what lies in `box` is in colour."""
+    """Whether the picture is in colour within `box`."""
     name = picture.format.name
     if name.startswith("gray"):
         return False
@@ -54,7 +54,7 @@ def has_color(picture: av.VideoFrame, box: Box) -> bool:
 
 
 def fit(shape: tuple[int, int], size: int, enlarge: bool = False) -> tuple[int, int]:
-    """Height and width in pixels once the short side is `size`; smaller ones stay as they are unless `enlarge`."""
+    """Height and width in pixels once the short side is `size`; smaller pictures keep theirs unless `enlarge`."""
     scale = size / min(shape)
     if scale > 1 and not enlarge:
         return shape

@@ -1,4 +1,4 @@
-"""What is kept of a picture: where the live ultrasound image lies in it. Names, dates, logos, rulers are outside."""
+"""The ultrasound sector: the part of a picture with the live image, without names, dates, logos and rulers."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ SIMILAR = 0.9  # intersection over union of two sectors at least
 
 @dataclass(frozen=True)
 class Sector:
-    """What is kept of a picture: all that lies in one of the `polygons`.
+    """The part of a picture that is kept: what lies in one of the `polygons`.
 
     picture: width and height in pixels.
     """
@@ -29,7 +29,7 @@ class Sector:
 
     @staticmethod
     def of_boxes(picture: tuple[int, int], boxes: Sequence[Box]) -> "Sector":
-        """What lies in the `boxes`; the whole picture where there are none."""
+        """A sector of `boxes`; the whole picture if there are none."""
         corners = boxes or [(0, 0, *picture)]
         return Sector(picture, tuple(((x0, y0), (x1, y0), (x1, y1), (x0, y1)) for x0, y0, x1, y1 in corners))
 
@@ -74,7 +74,7 @@ def overlap(a: Sector, b: Sector) -> float:
 
 
 def similar(a: Sector, b: Sector) -> bool:
-    """Whether two sectors of a picture are the same for all that matters."""
+    """Whether two sectors of a picture are nearly the same."""
     return overlap(a, b) >= SIMILAR
 
 

@@ -13,7 +13,7 @@ from usucl_fast.errors import DecodeError
 from usucl_fast.shards import SEGMENT
 
 EARLY = 1e-3
-"""Seconds by which a frame may come too early: some files keep whole milliseconds."""
+"""Seconds by which a frame may come too early: some files round times to milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Segment:
 
 
 def joined(by_frame: Mapping[int, tuple[str, float]]) -> list[Segment]:
-    """Frames with a label and a value each -> segments; neighbours that say the same are one."""
+    """Joins frames with a label and a value each into segments: neighbours with the same ones become one segment."""
     segments: list[Segment] = []
     for frame, (label, value) in sorted(by_frame.items()):
         last = segments[-1] if segments else None
@@ -69,7 +69,7 @@ class VideoLabels:
     segments: NDArray[np.void]
 
     def of(self, frames: NDArray[np.int64]) -> "VideoLabels":
-        """The same of some of the frames."""
+        """The labels and values of some of the frames."""
         return VideoLabels(self.names, self.label[frames], self.value[frames], self.segments)
 
     def unseen(self) -> list[str]:
@@ -79,7 +79,7 @@ class VideoLabels:
 
 
 class Timed:
-    """Pictures, whose times are noted as they pass by."""
+    """Passes pictures on, and records their times."""
 
     def __init__(self, pictures: Iterable[tuple[av.VideoFrame, float]]) -> None:
         self._pictures = pictures

@@ -181,7 +181,7 @@ def _is_video(file: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's mark; its name need not tell. One that cannot be read has none."""
+    """Whether the file starts as DICOM files do, whatever its name; one that cannot be read does not."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -194,5 +194,5 @@ def _is_image(file: Path) -> bool:
 
 
 def _natural(path: Path) -> tuple[tuple[int, str], ...]:
-    """Sorts `9.jpg` before `10.jpg`."""
+    """A sort key by which `9.jpg` comes before `10.jpg`."""
     return tuple((int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name))

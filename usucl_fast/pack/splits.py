@@ -1,4 +1,4 @@
-"""Which split a video belongs to: by group, and the same whatever else is in the dataset."""
+"""Assigns videos to splits by group, independently of what else is in the dataset."""
 
 import hashlib
 from collections import defaultdict
@@ -11,7 +11,7 @@ from usucl_fast.shards import VideoRecord
 
 
 def parse_split(text: str) -> dict[str, float]:
-    """`train=.8,val=.1,test=.1` as shares that sum to 1.
+    """Parses `train=.8,val=.1,test=.1` to shares that sum to 1.
 
     Raises:
         UsageError: it is not of that form.
@@ -45,10 +45,10 @@ def assign_splits(videos: Iterable[VideoRecord], shares: Mapping[str, float]) ->
 
 
 def check_splits(sources: Iterable[Source]) -> None:
-    """Refuses to tear a group.
+    """Refuses lists that put videos of one group into different splits.
 
     Raises:
-        UsageError: a list gives videos of one group to different splits.
+        UsageError: there is such a group.
     """
     split_of: dict[str, str] = {}
     for source in sources:

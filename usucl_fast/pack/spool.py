@@ -60,7 +60,7 @@ def spool(task: Task) -> Spooled:
 
 @dataclass(frozen=True)
 class _Way:
-    """How a video is packed: grey or not, and with which sector (None: not known yet), found how."""
+    """How a video is packed: whether in grey, and with which sector (None: not known yet), found how."""
 
     grey: bool
     sector: Sector | None = None
@@ -68,7 +68,7 @@ class _Way:
 
 
 def _spool(task: Task, way: _Way, stages: "_Stages", limit: TimeLimit) -> Spooled | _Way:
-    """Packs the video in this way; or returns the other way that it turns out to need, from its start."""
+    """Packs the video in this way, or returns another way in which it has to be packed from its start."""
     settings = task.settings
     video = open_video(task.source, settings.damaged)
     warning = _check_annotation(video.header, settings)
@@ -131,7 +131,7 @@ class _Frames:
         self._member = MemberHeader(task.id, MEMBER_SUFFIX[task.settings.codec])
 
     def append(self, kept: Kept, shown: Sector | None) -> None:
-        """The next frame; where `shown`, the pair is made of it."""
+        """Encodes the next frame; with a sector, `shown`, also makes the pair of it."""
         pixels = self.storage.pixels(kept.picture)
         self._stages.lap("resize")
         data = self.storage.encode(pixels)
@@ -178,7 +178,7 @@ def _record(task: Task, video: Video, way: _Way, frames: _Frames) -> VideoRecord
 
 
 def _watch(early: Sequence[Kept], header: Header | None) -> "Motion":
-    """What moves in the first frames."""
+    """Looks for motion in the first frames."""
     from usucl_fast.pack.motion import Motion  # brings SciPy, which the command's own process need not import
 
     first = early[0].picture
@@ -189,7 +189,7 @@ def _watch(early: Sequence[Kept], header: Header | None) -> "Motion":
 
 
 def _with_sector(way: _Way, task: Task, first: av.VideoFrame, motion: "Motion | None") -> tuple[_Way, Sector]:
-    """The way, with the sector where it was not known: what moves, regions of a DICOM file, a file, or the whole."""
+    """Adds the sector, if it is not known: by motion, a DICOM file's regions, `--sector FILE`, or the whole picture."""
     size = (first.width, first.height)
     if way.sector:
         return way, way.sector
@@ -230,14 +230,14 @@ def _check_found(header: Header | None, settings: PackSettings, how: str) -> str
 
 
 def _refuse(reason: str, settings: PackSettings) -> str:
-    """The warning, where there is to be one."""
+    """A warning, or none, or DecodeError, as the setting `burned_in` says."""
     if settings.burned_in == "refuse":
         raise DecodeError(f"{reason}; if its pictures show no patient's name, give --burned-in warn or allow")
     return reason if settings.burned_in == "warn" else ""
 
 
 class _Stages:
-    """Seconds by stage: what has passed since the last lap is this stage's."""
+    """Measures seconds by stage: the time since the last lap counts for the stage of this one."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)

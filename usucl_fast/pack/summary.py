@@ -17,7 +17,7 @@ SUMMARY = "summary.json"
 
 
 class Remark(TypedDict):
-    """What is to be said of a video."""
+    """A remark on a video."""
 
     source: str
     reason: str
@@ -73,7 +73,7 @@ class Outcome:
 def summarise(
     manifest: Manifest, videos: Sequence[VideoRecord], outcome: Outcome, megabytes: float, seconds: float
 ) -> PackSummary:
-    """The summary of a packing that read so many `megabytes` of sources in so many `seconds`."""
+    """Makes the summary of a packing that read `megabytes` of sources in `seconds`."""
     return {
         "videos": len(videos),
         "frames": manifest.totals["frames"],

@@ -1,4 +1,4 @@
-"""A table in a file (CSV, TSV, JSONL, Excel) -> its rows as texts, with the columns that are meant."""
+"""Reads a table (CSV, TSV, JSONL, Excel): its rows as texts, and what its columns mean."""
 
 import csv
 import difflib
@@ -76,12 +76,12 @@ def read_rows(path: Path, what: str, needed: Iterable[str], known: Sequence[str]
 
 
 def one_form(name: str) -> str:
-    """A text in one form of Unicode: it may be written in several ways that look alike."""
+    """A text in one normal form of Unicode, which can write it in several ways that look alike."""
     return unicodedata.normalize("NFC", name)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
-    """The names of the columns, and the rows by column; what a row has beyond the header is under None."""
+    """The names of the columns, and the rows by column; cells beyond the header are under None."""
     suffix = path.suffix.lower()
     if suffix == ".xlsx":
         return _read_excel(path)
@@ -98,7 +98,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
 
 
 def _read_excel(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
-    """The first sheet."""
+    """The rows of the first sheet."""
     with package_needed("openpyxl", f"{path.name}, an Excel file,", "excel"):
         import openpyxl
     try:
@@ -120,7 +120,7 @@ def _read_excel(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
 
 
 def _columns(columns: list[str], what: str, needed: Iterable[str], known: Sequence[str]) -> dict[str, str]:
-    """What each column is, by its name as written; those that are not known have no entry."""
+    """The meaning of each column by its name as written; unknown ones have no entry."""
     plain = [one_form(column).strip().lower() for column in columns]
     twice = next((name for name in plain if name and plain.count(name) > 1), None)
     if twice:

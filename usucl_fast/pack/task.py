@@ -1,4 +1,4 @@
-"""One video to pack, and what comes of it: what goes to a worker process and what comes back."""
+"""One video to pack, and the packed video: what goes to a worker process, and what comes back."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A picture as it is decoded -> as it is meant to be seen: turned, with square pixels, opaque, of one size."""
+"""Turns a decoded picture into what is meant to be seen: upright, with square pixels, opaque, all of one size."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -27,7 +27,7 @@ OF_ROTATION = {90: 8, 180: 3, 270: 6}
 
 
 class Upright:
-    """Pictures as they are meant to be seen, and what was done for that.
+    """Converts pictures to what is meant to be seen, and records what was done for that.
 
     Most pictures are passed on untouched.
 
@@ -85,7 +85,7 @@ class Upright:
         return picture
 
     def _fitted(self, picture: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
-        """Scaled into the size of the first picture, with black around."""
+        """Scales a picture to fit the size of the first one, with black around it."""
         self._note("has pictures of several sizes, which were fitted into the first one's, their shape kept")
         scale = min(size[0] / picture.width, size[1] / picture.height)
         width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

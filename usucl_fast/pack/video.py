@@ -1,4 +1,4 @@
-"""What an opened source is, of whatever kind: its pictures, their times, and what a DICOM file says of itself."""
+"""An opened source of any kind: its pictures, their times, and what a DICOM file's header says."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ MOST_PIXELS = 1 << 26  # of a picture: a damaged header must not ask for all the
 
 @dataclass(frozen=True)
 class Header:
-    """What a DICOM file says of itself, as far as packing needs it; nothing of it is written as it is.
+    """What packing needs of a DICOM file's header; none of it is written unchanged.
 
     patient: PatientID.
     frame_rate: mean frames per second; 0 where it is not said.
@@ -33,7 +33,7 @@ class Header:
 
 
 def frame_of(pixels: NDArray[Any], format: str = "rgb24") -> av.VideoFrame:
-    """A picture of full range, of pixels as `format` has them."""
+    """Makes a picture of full range from pixels in `format`."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint8), format=format)
     frame.color_range = ColorRange.JPEG
     return frame
@@ -73,13 +73,13 @@ class Video:
 
 
 def thin(video: Video, every: int, fps: float) -> Iterator[Kept]:
-    """The pictures that are kept: of `every` so many one, or, where `fps` is not 0, so many a second; none left out.
+    """The pictures to keep: one of `every`, or, unless `fps` is 0, at most `fps` a second; none that is left out.
 
     Raises:
         DecodeError: `fps` is asked of a source without times.
     """
     if fps and not video.frame_rate:
-        raise DecodeError("says nothing of its frame rate, which --fps needs; use --every for it")
+        raise DecodeError("has no frame rate, which --fps needs; use --every instead")
     due = 0.0
     for number, (picture, time) in enumerate(video.pictures):
         if number in video.left_out:

@@ -1,4 +1,4 @@
-"""Videos packed side by side, each where it can do no harm: in a process of its own that may crash or hang."""
+"""Packs videos in parallel, each in a worker process, which may crash or hang without harm to the others."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from usucl_fast.pack.spool import TooShortError, spool
 from usucl_fast.pack.task import Spooled, Task
 
 LOOK_SECONDS = 0.05
-"""How often the memory of workers is looked at. In between, one may take some 0.1 GB more."""
+"""How often the memory of workers is checked. In between, one may take some 0.1 GB more."""
 
 
 @dataclass(frozen=True)

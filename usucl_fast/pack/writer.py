@@ -34,13 +34,13 @@ END_OF_ARCHIVE = bytes(1024)
 class ShardWriter:
     """Appends spooled videos to `folder`'s shards, a video's frames together and in order.
 
-    A new shard begins when the next video would make the present one longer than `shard_bytes`; a video is
-    never cut, so one that is longer than that has a shard of its own.
+    A new shard begins when the next video would make the current one longer than `shard_bytes`; a video is
+    never cut, so one that is longer has a shard of its own.
 
-    Beside every finished shard lies its **receipt**: whoever appends the same videos again, after an
-    interruption, does not write these shards again, and no longer needs the spool files, which are deleted.
+    Beside every finished shard lies its **receipt**: when the same videos are appended again after an
+    interruption, these shards are not written again, and need no spool files, which are deleted.
 
-    shards, videos: what is known of all that is appended so far.
+    shards, videos: records of everything appended so far.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ShardWriter:
         shards: Iterable[ShardRecord] = (),
         table: FrameTable | None = None,
     ) -> None:
-        """shards, table: of an earlier packing, whose files lie elsewhere, and which is added to."""
+        """shards, table: of an earlier packing that is added to, and whose files lie elsewhere."""
         self.folder = folder
         self.shard_bytes = shard_bytes
         self.suffix = suffix
@@ -77,7 +77,7 @@ class ShardWriter:
         return self._path.with_suffix(".receipt")
 
     def append(self, video: Spooled, spool: Path) -> None:
-        """Copies a video's spool file into the present shard, or the next.
+        """Copies a video's spool file into the current shard, or the next.
 
         Raises:
             DataError: it is damaged.
@@ -135,7 +135,7 @@ class ShardWriter:
         self._begin()
 
     def _read_receipt(self) -> ShardRecord:
-        """The receipt of the present shard.
+        """The receipt of the current shard.
 
         Raises:
             DataError: it is damaged, or the tar is not there as it says.

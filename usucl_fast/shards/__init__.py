@@ -1,4 +1,4 @@
-"""The format of the shards, whole: `shards/README.md` in code. Without torch.
+"""The shard format: `shards/README.md` in code, without torch.
 
 settings.py       how videos are packed
 manifest.py       `manifest.json`: what a person reads, and the checksums

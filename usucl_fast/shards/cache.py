@@ -1,13 +1,13 @@
-"""A folder of verified files, named by their SHA-256, that keeps itself below a size.
+"""A folder of verified files, named by their SHA-256, that stays below a given size.
 
     <sha256>                                whole, verified, on disk
     <sha256>.<length>.<unique>.partial      room taken by a download; `…partial-<n>` is its n-th attempt
     <sha256>.lock, cache.lock               held while a file is fetched, and while room is made
 
-Several processes may share it. A file appears by a rename, so none ever sees half of one; the locks only spare them
-fetching the same file twice, so a process that hangs while it holds one does not stop the others for good. The files
-used longest ago go first. One that goes while somebody has it mapped stays readable there, and its room on disk is free
-once the map is dropped.
+Several processes may share it. A file appears by a rename, so none ever sees half of one; the locks only save
+processes from downloading the same file twice, so one that hangs while it holds a lock does not stop the others for
+good. The least recently used files are removed first. A file removed while a process has it mapped stays readable
+there, and its disk space is free once it is unmapped.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from usucl_fast.shards.mapped import map_file
 from usucl_fast.shards.remote import POLL_SECONDS, Check, RemoteFolder, check_bytes
 
 FORSAKEN_SECONDS = 120.0
-"""A download that has not moved for this long belongs to a process that is gone or hangs."""
+"""A download without progress for this long belongs to a process that has ended or hangs."""
 _NAME = re.compile(r"[0-9a-f]{64}(?:\.(\d+)\.\w+\.partial(-\d+)?)?")
 
 
 def default_folder() -> Path:
-    """The platform's place for what can be fetched again.
+    """The platform's folder for files that can be fetched again.
 
     Raises:
         UsageError: this user has none.
@@ -46,9 +46,9 @@ def default_folder() -> Path:
 
 
 class Cache:
-    """See above.
+    """A folder of verified files, as described at the top of this module.
 
-    folder: made, for its owner alone, where it is missing; files of others in it are left alone.
+    folder: made, readable by its owner only, if it is missing; other files in it are left alone.
     limit: bytes of all files together.
 
     Raises:
@@ -73,7 +73,7 @@ class Cache:
             )
 
     def holds(self, sha256: str) -> bool:
-        """Whether the file is here; it then counts as used just now."""
+        """Whether the file is in the cache; if so, it counts as just used."""
         try:
             os.utime(self.folder / sha256)
         except FileNotFoundError:
@@ -81,7 +81,7 @@ class Cache:
         return True
 
     def get(self, remote: RemoteFolder, name: str, sha256: str, length: int | None = None) -> NDArray[np.uint8]:
-        """The bytes of a file, mapped; fetched unless they are here.
+        """The bytes of a file, memory-mapped; it is fetched if it is not in the cache.
 
         length: bytes of the file. A file that is here is checked by its length, or, where that is not known, by its
             SHA-256.
@@ -126,7 +126,7 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self, sha256: str, stop: Callable[[], None]) -> Iterator[None]:
-        """Alone with this file among all processes, unless whoever else fetches it does not get on."""
+        """Holds this file among all processes, unless another one that fetches it makes no progress."""
         lock, began = FileLock(self.folder / f"{sha256}.lock"), time.monotonic()
         while True:
             try:
@@ -143,7 +143,7 @@ class Cache:
             lock.release()
 
     def _take_room(self, sha256: str, length: int, stop: Callable[[], None]) -> Path:
-        """Makes room for a download and takes it, by an empty file; waits while other downloads leave too little.
+        """Makes room for a download and reserves it with an empty file; waits while other downloads leave too little.
 
         They all end, for none waits for a reader.
         """
@@ -164,7 +164,7 @@ class Cache:
             time.sleep(POLL_SECONDS)
 
     def _look(self) -> tuple[int, list[tuple[float, int, Path]]]:
-        """Bytes that downloads under way will take, and the whole files: when they were used last, bytes, path."""
+        """Bytes reserved for unfinished downloads, and the finished files: when they were last used, bytes, path."""
         taken, files = 0, []
         for path in self.folder.iterdir():
             match = _NAME.fullmatch(path.name)

@@ -28,13 +28,13 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """The column of some strings."""
+        """Makes a column of strings."""
         number: dict[str, int] = {}
         return cls.coded(np.array([number.setdefault(text, len(number)) for text in texts], "<u4"), list(number))
 
     @classmethod
     def coded(cls, codes: NDArray[np.uint32], different: Sequence[str]) -> Self:
-        """The column of codes `[V]` of some different strings."""
+        """Makes a column from codes `[V]` and the different strings that they stand for."""
         encoded = [text.encode() for text in different]
         ends = np.cumsum([len(text) for text in encoded], dtype="<i8")
         return cls(codes.astype("<u4"), ends, np.frombuffer(b"".join(encoded), np.uint8))
@@ -62,11 +62,11 @@ class Texts(Sequence[str]):
 
     @property
     def is_distinct(self) -> bool:
-        """Whether no string has two codes, so that equal codes are equal strings."""
+        """Whether each string has one code only, so that different codes are different strings."""
         return len(set(self.different)) == len(self._ends)
 
     def consists_of(self, letters: str, most: int) -> bool:
-        """Whether each string has 1 to `most` of these letters of ASCII, and no other."""
+        """Whether each string consists of 1 to `most` of these ASCII letters."""
         lengths = np.diff(self._ends, prepend=0)
         return bool(((lengths > 0) & (lengths <= most)).all()) and not self._utf8.tobytes().translate(
             None, letters.encode()
@@ -74,7 +74,7 @@ class Texts(Sequence[str]):
 
     @property
     def is_empty(self) -> NDArray[np.bool_]:
-        """`[V]`: whether a string is the empty one."""
+        """`[V]`: whether each string is empty."""
         return (np.diff(self._ends, prepend=0) == 0)[self.codes]
 
     def _text(self, code: int) -> str:
@@ -82,7 +82,7 @@ class Texts(Sequence[str]):
         return self._utf8[start : int(self._ends[code])].tobytes().decode(errors="replace")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What the column is made of, by name."""
+        """The arrays that the column consists of, by name."""
         return {"codes": self.codes, "ends": self._ends, "utf8": self._utf8}
 
 
@@ -97,7 +97,7 @@ def write_columns(path: Path, columns: Mapping[str, Texts | NDArray[Any]]) -> No
 
 
 def read_columns(data: bytes, place: str, read: Callable[[zipfile.ZipFile], Table]) -> Table:
-    """What `read` makes of an archive of columns, by `read_texts` and `read_numbers`.
+    """Opens an archive of columns for `read`, which takes them out with `read_texts` and `read_numbers`.
 
     place: the file, as messages name it.
 

@@ -39,7 +39,7 @@ class FrameLabels:
     segments: NDArray[np.void]
 
     def counts(self, frames: slice) -> str:
-        """How many of the frames have which label, and how many a value: `wall 16, fluid 4; 20 values`."""
+        """Counts the frames with each label, and those with a value: `wall 16, fluid 4; 20 values`."""
         names, codes = self.label.different, np.bincount(self.label.codes[frames])
         labels = ", ".join(
             f"{name} {count}" for name, count in zip(names, codes.tolist(), strict=False) if name and count
@@ -53,7 +53,7 @@ class FrameLabels:
 
     @staticmethod
     def read(data: bytes, place: str, frames: int, videos: int) -> "FrameLabels":
-        """Reads what `save` wrote of a dataset of so many frames and videos.
+        """Reads what `save` wrote for a dataset with these numbers of frames and videos.
 
         place: the file, as messages name it.
 

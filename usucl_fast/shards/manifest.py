@@ -1,4 +1,4 @@
-"""The manifest: what a person reads of a dataset, and a checksum of every file."""
+"""The manifest: a description of a dataset for a person to read, and a checksum of every file."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ class ShardRecord:
 
     @classmethod
     def read(cls, record: Any, number: int) -> Self:
-        """Raises ValueError where the record is not what `asdict` makes of that of shard `number`."""
+        """Reads the record of shard `number`; raises ValueError if it is malformed."""
         return cls(
             name=_text(record, "name", re.compile(re.escape(cls.name_of(number)))),
             frames=_number(record, "frames"),
@@ -63,7 +63,7 @@ class FileRecord:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The record of a file that is there."""
+        """Makes the record of an existing file."""
         with path.open("rb") as file:
             return cls(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -76,17 +76,17 @@ class LeftOut:
     """Its name."""
     reason: str
     digest: str
-    """Of what is known of the source, as `VideoRecord.source`."""
+    """As `VideoRecord.source`."""
 
     @classmethod
     def read(cls, record: Any) -> Self:
-        """Raises ValueError where the record is not what `asdict` makes of one."""
+        """Reads the record; raises ValueError if it is malformed."""
         return cls(**{field.name: _text(record, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says; what each video is, the video table says."""
+    """The content of `manifest.json`; the videos are in the video table."""
 
     settings: PackSettings
     salt: str = ""
@@ -104,7 +104,7 @@ class Manifest:
     def write(self, folder: Path, videos: Sequence[VideoRecord]) -> None:
         """Writes `manifest.json`, whole or not at all.
 
-        videos: those of the video table; a few are listed too, for whoever opens the file, and nobody reads them there.
+        videos: those of the video table; if they are few, they are listed too, only for people who open the file.
         """
         content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
         if len(videos) <= LISTED:

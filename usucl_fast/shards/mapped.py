@@ -1,4 +1,4 @@
-"""Files mapped into memory, and a word where one is cut off: a process that reads beyond a file's end gets SIGBUS.
+"""Memory-maps files, and names the file when one is cut off while it is read, for which the system sends SIGBUS.
 
 A check of the length would come too early, and a copy of every frame would cost time. So nothing is done until the
 signal comes; then the file is named.
@@ -20,7 +20,7 @@ _LENGTHS: dict[Path, int] = {}
 
 
 def map_file(path: Path, later: Path | None = None) -> NDArray[np.uint8]:
-    """The bytes of a file, mapped. Where it is cut off while it is read, the process ends in a line that says so.
+    """Memory-maps a file. If it is cut off while it is read, the process ends with a line that says so.
 
     later: what it is called from now on, where it gets another name.
 
@@ -37,7 +37,7 @@ def map_file(path: Path, later: Path | None = None) -> NDArray[np.uint8]:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _tell(number: int) -> None:
-    """Called by the system in the thread that read, which waits; it may be one that Python knows nothing of."""
+    """Called by the system in the thread that was reading, which may be one that Python does not know."""
     for path, length in list(_LENGTHS.items()):
         try:
             found = path.stat().st_size

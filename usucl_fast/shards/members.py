@@ -1,4 +1,4 @@
-"""What stands before a frame in a shard: its header as a member of the tar."""
+"""Tar headers: what precedes each frame in a shard."""
 
 import string
 import tarfile
@@ -9,7 +9,7 @@ ID_LETTERS, LONGEST_ID = f"{string.ascii_letters}{string.digits}-_~%", 85
 
 
 class MemberHeader:
-    """The 512-byte ustar headers of a video's members, without owner or time: equal input, equal bytes."""
+    """Makes the 512-byte ustar headers of a video's frames, without owner or time: equal input gives equal bytes."""
 
     def __init__(self, id: str, suffix: str) -> None:
         self._id, self._suffix = id, suffix

@@ -1,4 +1,4 @@
-"""NumPy's file format, read from bytes that may come from anybody."""
+"""Reads NumPy's file format from bytes that are not trusted."""
 
 import io
 import math
@@ -14,7 +14,7 @@ READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npy(data: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array of one dimension in the bytes of a `.npy` file, without a copy of it.
+    """Reads the one-dimensional array in the bytes of a `.npy` file, without copying it.
 
     data: uint8 `[bytes]`, of the whole file.
     dtype: of the array.

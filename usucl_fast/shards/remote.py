@@ -1,4 +1,4 @@
-"""Files at a URL -> files here, whole and verified, or one line that says why not.
+"""Downloads files from a URL, whole and verified, or says in one line why not.
 
 Whatever fsspec opens is read: http, https, s3, gs, … A download that drops, stalls, comes short or comes wrong is begun
 anew a few times. No message holds what a URL may keep secret: user, password and query.
@@ -33,7 +33,7 @@ Check = Callable[[Path], str]
 
 
 class MissingFileError(DataError):
-    """The server answers, and has no such file."""
+    """The server answers that it has no such file."""
 
 
 class RemoteFolder:
@@ -64,7 +64,7 @@ class RemoteFolder:
         return f"{self.name}/{name}"
 
     def download(self, name: str, to: Path, check: Check, most_bytes: int | None = None) -> None:
-        """Fetches a file to `to`, which is touched whenever bytes have come. It is never there half.
+        """Downloads a file to `to`, which is touched whenever bytes arrive; it never exists in part.
 
         most_bytes: an attempt that brings more is given up.
 
@@ -94,7 +94,7 @@ class RemoteFolder:
         raise self._failed(name, f"{reason}; {ATTEMPTS} attempts")
 
     def _attempt(self, name: str, to: Path, alive: Path, most_bytes: int | None) -> None:
-        """In a thread that can be left alone, for not every backend keeps time limits."""
+        """Downloads in a thread that can be abandoned, because not every backend respects time limits."""
         progress = _Progress(most_bytes)
         outcome: Future[None] = Future()
         url = f"{self._root.rstrip('/')}/{name}{self._query}"
@@ -125,7 +125,7 @@ class RemoteFolder:
             progress.given_up = True
 
     def _reason(self, name: str, to: Path, error: Exception) -> str:
-        """What has failed, if another attempt may mend it.
+        """The reason of a failure that another attempt may overcome.
 
         Raises:
             DataError: none will.
@@ -160,13 +160,13 @@ class RemoteFolder:
             time.sleep(min(POLL_SECONDS, seconds))
 
     def stop_if_closed(self, name: str) -> None:
-        """Raises StoppedError where nobody waits any more."""
+        """Raises StoppedError if the store was closed."""
         if self.closed:
             raise StoppedError(f"stopped while {self.place(name)} was fetched")
 
 
 class _Progress(Callback):
-    """Counts what a download has brought, and ends one that is given up or brings too much, at its next bytes."""
+    """Counts the bytes of a download, and stops it if it was given up or exceeds the expected size."""
 
     def __init__(self, most_bytes: int | None) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class _Progress(Callback):
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """What the opener of such URLs is told, besides what the user's configuration of fsspec says."""
+    """Options for fsspec, besides those in the user's configuration."""
     if scheme not in ("http", "https"):
         return {}
     import aiohttp
@@ -196,7 +196,7 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def check_bytes(sha256: str, length: int | None = None) -> Check:
-    """The check of a file whose SHA-256 is known, and perhaps its length."""
+    """Makes a check for a file whose SHA-256, and perhaps length, is known."""
 
     def check(path: Path) -> str:
         came = path.stat().st_size
@@ -216,7 +216,7 @@ def shown(url: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    """What has failed, as it may be shown: nothing that a server has said but the number of its answer."""
+    """What failed, fit to be shown: of the server's answer only its status code."""
     status = _status(error)
     if status is not None:
         known = status in set(http.HTTPStatus)
@@ -228,6 +228,6 @@ def _words(error: Exception) -> str:
 
 
 def _status(error: Exception) -> int | None:
-    """The number of a server's answer; aiohttp gives what it could not parse one of its own, and a cause."""
+    """The status code of a server's answer; aiohttp gives its own, and a cause, to what it could not parse."""
     status = getattr(error, "status", None)
     return status if isinstance(status, int) and error.__cause__ is None else None

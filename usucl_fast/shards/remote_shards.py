@@ -1,4 +1,4 @@
-"""Shards at a URL: fetched into a cache in the background, those that are asked for first, and mapped."""
+"""Shards at a URL: downloaded into a cache in the background, those asked for first, and memory-mapped."""
 
 import atexit
 import json
@@ -62,7 +62,7 @@ class RemoteShards:
         raise UsageError(f"{self.place(shard)} is at a URL, and files are needed; copy the shards to a folder first")
 
     def maps(self, shards: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
-        """The bytes of these shards, once all have come.
+        """The bytes of these shards, once all have arrived.
 
         Raises:
             DataError: one cannot be fetched.
@@ -82,17 +82,17 @@ class RemoteShards:
                 self._waiting -= 1
 
     def close(self) -> None:
-        """Ends all fetching, and all waiting for it, for good; may be called in a signal handler."""
+        """Stops all downloads, and all waiting for them, for good; may be called in a signal handler."""
         self._remote.closed = True
 
     def join(self, seconds: float) -> None:
-        """Waits until the threads that fetch have ended and cleaned up, or for so long."""
+        """Waits until the downloading threads have ended and cleaned up, at most for `seconds`."""
         end = time.monotonic() + seconds
         for thread in list(self._threads):
             thread.join(max(0.0, end - time.monotonic()))
 
     def _ask(self, shard: int, turn: threading.Semaphore) -> "Future[NDArray[np.uint8]]":
-        """The shard's map, or the promise of it; `turn` is taken while it is fetched."""
+        """The shard's bytes, or a future of them; `turn` is held while it is downloaded."""
         with self._lock:
             future = self._maps.get(shard)
             if future is None or (future.done() and not self._cache.holds(self._records[shard].sha256)):
@@ -148,7 +148,7 @@ _OPEN: "weakref.WeakSet[RemoteShards]" = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Lets what is under way at the end of the process remove its partial files."""
+    """At the end of the process, lets unfinished downloads remove their partial files."""
     for shards in list(_OPEN):
         shards.close()
     for shards in list(_OPEN):
@@ -156,7 +156,7 @@ def _close_all() -> None:
 
 
 def fetch_manifest(remote: RemoteFolder) -> bytes:
-    """The manifest at the URL, fetched anew each time: it says what all else must be.
+    """Downloads the manifest, anew each time, because it says what all other files must be.
 
     Raises:
         UsageError: there is none, or it cannot be fetched.
@@ -175,7 +175,7 @@ def fetch_manifest(remote: RemoteFolder) -> bytes:
 
 
 def _check_manifest(path: Path) -> str:
-    """What is wrong with a manifest that has come so that another attempt may mend it."""
+    """What is wrong with a downloaded manifest, if another attempt may help."""
     try:
         Manifest.read(path.read_bytes(), "")
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""What the bytes of the shards depend on, beside the sources."""
+"""The settings of packing: what the shards depend on, beside the sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,7 +12,7 @@ CHOICES = {
     "burned_in": ("refuse", "warn", "allow"),
     "names": ("auto", "keep", "hash"),
 }
-"""Of the settings that are words."""
+"""The allowed values of settings that are words."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class PackSettings:
     quality: int = 90
     """JPEG quality, 1 to 100."""
     color: str = "auto"
-    """`grey`, `rgb`, or `auto`: in colour where any frame of the video has some."""
+    """`grey`, `rgb`, or `auto`: in colour where any frame of the video is."""
     every: int = 1
-    """Of so many frames one is kept."""
+    """One frame of this many is kept."""
     fps: float = 0.0
     """Frames are left out down to this rate; 0 keeps all."""
     min_frames: int = 1
@@ -39,7 +39,7 @@ class PackSettings:
     """Where the ultrasound sector comes from that the frames are cropped to: `auto`, `none` or `file`."""
     damaged: str = "refuse"
     """`refuse` a video with damaged frames, `drop` these frames, or `warn` of them. FFmpeg conceals damage by made-up
-    pixels, which must not be learned from unseen."""
+    pixels, which must not be learned from unnoticed."""
     burned_in: str = "refuse"
     """`refuse`, `warn` or `allow` a DICOM file whose pictures may hold text about the patient."""
     names: str = "auto"
@@ -51,7 +51,7 @@ class PackSettings:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Self:
-        """What `dataclasses.asdict` made of settings; those of a later release are passed over.
+        """Reads what `dataclasses.asdict` made of settings; unknown ones, of a later release, are ignored.
 
         Raises:
             ValueError: one has a value of another type.

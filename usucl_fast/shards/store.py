@@ -1,4 +1,4 @@
-"""Shards, opened, in a folder or at a URL: frame id -> encoded bytes, without copying."""
+"""Opens shards in a folder or at a URL: frame id -> encoded bytes, without copying."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ Maps = Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]]
 
 
 class Shards(Protocol):
-    """Where the bytes of the shards come from. May be used by several threads at a time."""
+    """Where the bytes of the shards come from; thread-safe."""
 
     name: str
     """The folder or URL, as messages show it."""
@@ -34,7 +34,7 @@ class Shards(Protocol):
     """Where their files lie on this machine."""
 
     def place(self, shard: int) -> str:
-        """A shard, as messages name it."""
+        """The shard's name in messages."""
         ...
 
     def path(self, shard: int) -> Path:
@@ -46,7 +46,7 @@ class Shards(Protocol):
         ...
 
     def maps(self, shards: Iterable[int]) -> Maps:
-        """At least these shards, mapped; they stay valid as long as somebody has them.
+        """At least these shards, memory-mapped; they stay valid as long as they are referenced.
 
         Raises:
             DataError: one cannot be read.
@@ -93,7 +93,7 @@ class ShardStore:
         return self._shards.place(shard)
 
     def close(self) -> None:
-        """Ends all waiting for shards at a URL, for good; what is at hand can still be read.
+        """Ends all waiting for shards at a URL, for good; those already here can still be read.
 
         May be called from any thread and in a signal handler.
         """
@@ -133,7 +133,7 @@ class ShardStore:
 
 
 class LocalShards:
-    """The shards in a folder; see `Shards`. Nothing is copied, and nothing waited for."""
+    """The shards in a folder; see `Shards`. Nothing is copied, and nothing has to be waited for."""
 
     def __init__(self, folder: Path, records: Sequence[ShardRecord]) -> None:
         self.name = str(folder)
@@ -158,7 +158,7 @@ class LocalShards:
 
 
 def is_url(shards: str | Path) -> bool:
-    """Whether SHARDS are at a URL rather than in a folder."""
+    """Whether `shards` is a URL rather than a folder."""
     return "://" in str(shards)
 
 
@@ -202,7 +202,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord], NDArray[np.uint8]]) -> FrameTable:
-    """Opens the videos and frames of the shards at `place`; `get` maps a file of theirs."""
+    """Opens the tables of the shards at `place`; `get` maps a file of the shards."""
     for name in (VIDEOS, FRAMES):
         if name not in manifest.files:
             raise DataError(f"SHARDS {place}: {MANIFEST} does not name {name}; pack the videos again")

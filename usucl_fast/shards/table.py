@@ -57,7 +57,7 @@ class FrameTable:
         return len(self.rows)
 
     def check(self, shard_bytes: NDArray[np.int64]) -> None:
-        """Looks at every row once, so that nobody who reads a frame has to.
+        """Checks every row once, so that reading a frame needs no checks.
 
         shard_bytes: `[shards]`, the length of each tar.
 
@@ -101,7 +101,7 @@ class FrameTable:
 
     @cached_property
     def group(self) -> NDArray[np.int64]:
-        """`[videos]`: a number a group; a video without a group is a group of its own."""
+        """`[videos]`: the number of each video's group; a video without a group is one of its own."""
         groups = self.videos.group
         keys = np.where(groups.is_empty, len(groups) + np.arange(len(groups)), groups.codes)
         _, first, number = np.unique(keys, return_index=True, return_inverse=True)
@@ -110,6 +110,6 @@ class FrameTable:
         return in_order[number]
 
     def name_of(self, frame_id: int) -> str:
-        """The frame as its shard calls it, `<video>/<frame>`, for messages."""
+        """The frame's name in its shard, `<video>/<frame>`, for messages."""
         row = self.rows[frame_id]
         return f"{self.videos.id[row['video']]}/{row['frame']:06d}"

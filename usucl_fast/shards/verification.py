@@ -1,4 +1,4 @@
-"""A shard folder, read again in full: is every byte what was written?"""
+"""Reads a shard folder again in full, and checks that every byte is as it was written."""
 
 import hashlib
 import zlib
@@ -20,7 +20,7 @@ INDEX_LINE = 200
 
 
 def verify(folder: Path) -> list[str]:
-    """Checks every file that the manifest answers for, and returns a line for each fault; none, if all is well.
+    """Checks every file that the manifest lists, and returns a line for each fault.
 
     A damaged frame is named by shard, video and frame.
 

@@ -1,4 +1,4 @@
-"""What is known of each video, a column a field: a million of them open in a second."""
+"""The video table: a column for each field, so that a million videos open in a second."""
 
 import zipfile
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ VIDEOS = "videos.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecord:
-    """What is known of one video."""
+    """What the shards say of one video."""
 
     id: str
     """Escaped name: safe in tar paths and WebDataset keys, unique in the dataset."""
@@ -73,7 +73,7 @@ class VideoTable(Sequence[VideoRecord]):
 
     @classmethod
     def of(cls, records: Sequence[VideoRecord]) -> Self:
-        """The table of some records."""
+        """Makes the table of some records."""
         columns: dict[str, Any] = {}
         for field in fields(cls):
             values = [getattr(record, field.name) for record in records]
@@ -99,7 +99,7 @@ class VideoTable(Sequence[VideoRecord]):
 
     @classmethod
     def read(cls, data: bytes, place: str) -> Self:
-        """Reads what `save` wrote. Columns that are not known are passed over.
+        """Reads what `save` wrote; unknown columns are ignored.
 
         place: the file, as messages name it.
 

@@ -1,4 +1,4 @@
-"""Plans in, batches out; a loader executes and chooses nothing.
+"""Plans in, batches out; a loader only executes plans.
 
 torch.py     libjpeg-turbo in threads
 dali.py      NVIDIA DALI

@@ -37,7 +37,7 @@ class DaliLoader(ThreadedLoader):
         return self.run_in_pipeline(plans) if self._delivery.device.type == "cuda" else super().run(plans)
 
     def run_in_pipeline(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
-        """`run` as on a GPU."""
+        """`run`, all within the pipeline, as on a GPU."""
         plans = checked(plans, len(self._store.table), self._delivery.most_frames)
         for plan, output in self._decode(plans, finish=True):
             # No copy: with the dynamic executor an output stays the caller's as long as the tensor lives.
@@ -84,7 +84,7 @@ class DaliLoader(ThreadedLoader):
             yield plan, output
 
     def _check(self, frame_ids: Ints, frames: list[np.ndarray]) -> None:
-        """Looks at what is new: DALI decodes pictures of any kind, and of a larger one a part."""
+        """Checks frames not seen before: DALI decodes pictures of any kind, and a part of one that is too large."""
         for place in np.flatnonzero(~self._is_checked[frame_ids]).tolist():
             check_header(self._store, int(frame_ids[place]), frames[place])
         self._is_checked[frame_ids] = True
@@ -144,7 +144,7 @@ class DaliLoader(ThreadedLoader):
 
 
 def _inside(boxes: Ints, size: Ints) -> Ints:
-    """The part of each box `[M, 4]` within its frame of height and width `size` `[M, 2]`."""
+    """The part of each box `[M, 4]` inside its frame, whose height and width are `size` `[M, 2]`."""
     start = np.clip(boxes[:, :2], 0, size - 1)
     end = np.clip(boxes[:, :2] + boxes[:, 2:], start + 1, size)
     return np.concatenate([start, end - start], axis=1)

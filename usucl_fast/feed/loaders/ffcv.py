@@ -1,4 +1,4 @@
-"""The `ffcv` loader: frames from a file of FFCV, decoded by FFCV's own compiled decoder."""
+"""The `ffcv` loader: frames from a beton, decoded by FFCV's own compiled decoder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class FfcvLoader(TorchLoader):
-    """Executes plans as `TorchLoader`, but for where its frames come from. FFCV always decodes three channels."""
+    """Executes plans as `TorchLoader` does, with frames from a beton. FFCV always decodes three channels."""
 
     def __init__(self, store: ShardStore, delivery: Delivery, beton: Path) -> None:
         super().__init__(store, delivery)

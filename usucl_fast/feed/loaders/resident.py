@@ -1,4 +1,4 @@
-"""The `resident` loader: a frame is decoded once and its pixels are kept; from then on it costs one pass over them."""
+"""The `resident` loader: decodes each frame once and keeps its pixels in memory."""
 
 import functools
 import itertools
@@ -25,8 +25,8 @@ Pixels = NDArray[np.uint8]
 
 
 def make_resident(store: ShardStore, delivery: Delivery) -> "ResidentLoader | DeviceResidentLoader":
-    """Pixels are kept on the GPU, where all of them take at most `resident_bytes` and half of its free memory; else in
-    memory of the host."""
+    """Makes the loader. All pixels are kept on the GPU if they take at most `resident_bytes` and half of its free
+    memory, else in the host's memory."""
     needed = int(decoded_bytes(store.table, delivery.channels).sum())
     if delivery.device.type == "cuda" and needed <= delivery.resident_bytes:
         free, _ = torch.cuda.mem_get_info(delivery.device)
@@ -36,11 +36,11 @@ def make_resident(store: ShardStore, delivery: Delivery) -> "ResidentLoader | De
 
 
 class ResidentLoader(ThreadedLoader):
-    """Keeps the pixels of the first frames of the shards, as many as `Delivery.resident_bytes` has room for, in memory,
-    and with `Delivery.resident_file` those of the others in a file.
+    """Keeps the pixels of as many frames as fit into `Delivery.resident_bytes` in memory, and with
+    `Delivery.resident_file` those of the others in a file.
 
-    They are decoded when a plan asks for them first; what is not kept, each time. The file has no name: it is gone
-    with the process, however that ends.
+    Frames are decoded when a plan first asks for them; those that are not kept, each time. The file has no name, so it
+    disappears with the process, however that ends.
     """
 
     chunks_a_thread = 1

@@ -1,4 +1,4 @@
-"""What the loaders that work in threads of this process have in common."""
+"""The base of the loaders that work in threads of this process."""
 
 import weakref
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 
 class ThreadedLoader(ABC):
-    """Fills batches in threads, each picture straight into its place. On a GPU the grey levels are changed there.
+    """Fills batches in threads, each picture straight into its place. With a GPU, the grey levels are changed there.
 
     chunks_a_thread: in how many parts a batch is handed out. With more, no thread is left alone with much at its end;
         with fewer, less time goes into handing out.
@@ -93,7 +93,7 @@ class ThreadedLoader(ABC):
 
 
 def make_pool(threads: int) -> Executor:
-    """Threads for a loader; with 0, whatever is handed to the pool is done at once, where it can be stepped through."""
+    """Makes a thread pool; with 0 threads, work runs at once in the calling thread, where a debugger can follow it."""
     return ThreadPoolExecutor(threads, thread_name_prefix="usucl-feed") if threads else _Inline()
 
 
@@ -108,7 +108,7 @@ class _Inline(Executor):
 
 
 def addresses_of(pictures: Sequence[NDArray[np.uint8]]) -> Ints:
-    """Where the arrays lie in memory; whoever asks has to keep them alive."""
+    """The arrays' addresses in memory; the caller has to keep the arrays alive."""
     return np.array([picture.ctypes.data for picture in pictures], np.int64)
 
 

@@ -10,7 +10,7 @@ from usucl_fast.feed.plan import BatchPlan
 
 
 class TorchLoader(ThreadedLoader):
-    """Decodes and renders, a frame at a time."""
+    """Decodes and renders frames one at a time, in threads."""
 
     def _fill(self, out_NHWC: NDArray[np.uint8], plan: BatchPlan, prepared: Any, chunk: Ints) -> None:
         frame_ids, boxes = plan.frame_ids.ravel()[chunk], plan.boxes.reshape(-1, 4)[chunk]
