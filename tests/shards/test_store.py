@@ -187,9 +187,9 @@ def test_a_pipe_is_no_shard(copy: Path) -> None:
     tar = copy / "usucl-000000.tar"
     tar.unlink()
     os.mkfifo(tar)
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="not a file"):
         open_shards(copy).read(np.array([0]))
-    assert any("no file" in fault for fault in verify(copy))
+    assert any("not a file" in fault for fault in verify(copy))
     (copy / "manifest.json").unlink()
     os.mkfifo(copy / "manifest.json")
     with pytest.raises(UsageError, match="no manifest"):

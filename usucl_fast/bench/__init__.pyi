@@ -6,8 +6,7 @@ from .arms import PAGE_CACHES as PAGE_CACHES
 from .arms import SHARD_ARMS as SHARD_ARMS
 from .arms import TRAIN_ARMS as TRAIN_ARMS
 from .feed import feed_arms as feed_arms
-from .harness import measure as measure
-from .harness import publish as publish
+from .harness import compare as compare
 from .mining import even_videos as even_videos
 from .mining import make_embeddings as make_embeddings
 from .mining import mining_arms as mining_arms

@@ -43,6 +43,13 @@ class Arm:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def compare(
+    kind: str, unit: str, arms: Sequence[Arm], runs: int, json_file: Path | None, page_cache: str = "warm"
+) -> None:
+    """Measures the arms, prints the report and writes it to `json_file`, if one is named."""
+    publish(measure(kind, unit, arms, runs, page_cache), json_file)
+
+
 def measure(kind: str, unit: str, arms: Sequence[Arm], runs: int, page_cache: str = "warm") -> dict[str, Any]:
     """Runs every arm `runs` times, in turn, and returns the report.
 

@@ -107,7 +107,7 @@ def feed_command(
             raise UsageError(f"--videos {videos} does not hold {missing[0]!r}, which SHARDS {store.name} was made of")
     with tempfile.TemporaryDirectory(prefix="usucl-bench-") as work:
         ready = bench.feed_arms(arms, store, sources, Path(work), device=pick_device(device), **how)
-        bench.publish(bench.measure("feed", "frames/s", ready, runs, page_cache), json_file)
+        bench.compare("feed", "frames/s", ready, runs, json_file, page_cache)
 
 
 @main.command("shard", cls=Command)
@@ -135,7 +135,7 @@ def shard_command(
       usucl-bench shard my-videos --json shard.json
     """
     ready = bench.shard_arms(arms, source, size=size, workers=workers)
-    bench.publish(bench.measure("shard", "frames/s", ready, runs, page_cache), json_file)
+    bench.compare("shard", "frames/s", ready, runs, json_file, page_cache)
 
 
 @main.command("mining", cls=Command)
@@ -182,7 +182,7 @@ def mining_command(
     else:
         stored, first_row = bench.read_embeddings(Path(embeddings), video_length)
     ready = bench.mining_arms(arms, stored, first_row, batch_size=batch_size, k=k)
-    bench.publish(bench.measure("mining", "queries/s", ready, runs), json_file)
+    bench.compare("mining", "queries/s", ready, runs, json_file)
 
 
 @main.command("train", cls=Command)
@@ -230,4 +230,4 @@ def train_command(
         loader, _ = feed.choose_loader(store, config.channels, feed.RESIDENT_BYTES)
     execution = learn.Execution(loader=loader, device=pick_device(options["device"]), threads=options["threads"])
     ready = bench.train_arms(arms, store, config, execution, steps=steps)
-    bench.publish(bench.measure("train", "tuples/s", ready, runs), json_file)
+    bench.compare("train", "tuples/s", ready, runs, json_file)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from usucl_fast.shards import ShardStore
 
 
+path, count = click.Path(path_type=Path), click.IntRange(1)
+option = functools.partial(click.option, show_default=True)
+
+
 class _Moved(click.ParamType):
     """`A`, or `A:B`: a setting that the curriculum moves from A to B."""
 
@@ -101,7 +105,7 @@ main.add_command(export)
 
 @main.command(cls=Command)
 @functools.partial(shards_argument, required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--out", type=path, help="Run folder.")
 @click.option(
     "--recipe",
     type=click.Choice(tuple(learn.RECIPES)),
@@ -109,12 +113,12 @@ main.add_command(export)
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=path,
     is_eager=True,
     expose_value=False,
     callback=_read_options,
-    help='TOML file with options, as in: recipe = "fast", epochs = 100, intra_negatives = [3, 8]. Those given here'
-    " as well replace them.",
+    help='TOML file with options, as in: recipe = "fast", epochs = 100, intra_negatives = [3, 8]. Options on the'
+    " command line replace them.",
 )
 @click.option(
     "--loader",
@@ -131,10 +135,9 @@ main.add_command(export)
     type=click.IntRange(0),
     help="CPU threads that decode; 0 decodes in the main thread.",
 )
-@click.option(
+@option(
     "--resident-gb",
     default=feed.RESIDENT_BYTES / 1e9,
-    show_default=True,
     type=click.FloatRange(0),
     help="Memory, in GB, for decoded frames that the loader resident keeps; what does not fit is decoded each time.",
 )
@@ -143,34 +146,18 @@ main.add_command(export)
     is_flag=True,
     help="Keep what does not fit into --resident-gb in a memory-mapped file beside SHARDS, until the run ends.",
 )
-@click.option(
-    "--beton",
-    type=click.Path(path_type=Path),
-    help="What the loader ffcv reads: SHARDS as usucl-shard export-ffcv wrote them.",
-)
-@click.option(
-    "--checkpoint-every",
-    default=100,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Steps between checkpoints.",
-)
-@click.option(
-    "--keep", default=2, show_default=True, type=click.IntRange(1), help="Checkpoints that are kept, the newest ones."
-)
+@click.option("--beton", type=path, help="What the loader ffcv reads: SHARDS as usucl-shard export-ffcv wrote them.")
+@option("--checkpoint-every", default=100, type=count, help="Steps between checkpoints.")
+@option("--keep", default=2, type=count, help="How many of the newest checkpoints are kept.")
 @click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, to OUT/tensorboard.")
 @click.option(
     "--profile",
     is_flag=True,
     help="Write OUT/trace.json: where the time of 5 steps goes, after 5 others; for Perfetto or chrome://tracing.",
 )
-@click.option(
-    "--stop-after",
-    type=click.IntRange(1),
-    help="Stop after this many steps of the run, to go on later with --resume.",
-)
+@click.option("--stop-after", type=count, help="Stop after this many steps of the run; --resume continues it.")
 @click.version_option(__version__, package_name="usucl-fast")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its settings.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out, with its settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @click.option(
     "--show-curriculum",
@@ -183,8 +170,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
 
     The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
     backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C or SIGTERM saves a checkpoint and
-    stops; --resume goes on from the newest one. `usucl-train export RUN` writes what a run has learned for other
-    programs.
+    stops; --resume continues from the newest one. `usucl-train export RUN` writes the backbone for other programs.
 
     \b
     Example:
@@ -202,7 +188,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         return
     if shards is None or run_folder is None:
         raise UsageError(
-            "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
+            "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are required"
         )
     store = open_given(shards, options["cache"], options["cache_gb"])
     config = learn.with_split(config, store)

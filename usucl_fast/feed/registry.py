@@ -1,12 +1,13 @@
 """The loaders by name: choosing the fastest one, and making one."""
 
 import importlib.util
-from collections.abc import Callable
 
 from usucl_fast.errors import UsageError
 from usucl_fast.feed.batch import Delivery, Loader, decoded_bytes
 from usucl_fast.optional import needed
 from usucl_fast.shards import ShardStore
+
+LOADERS = ("dali", "torch", "resident", "ffcv")
 
 
 def choose_loader(
@@ -30,45 +31,24 @@ def make_loader(name: str, store: ShardStore, delivery: Delivery) -> Loader:
     Raises:
         UsageError: there is no such loader, or what it needs is not installed.
     """
-    try:
-        make = _LOADERS[name]
-    except KeyError:
-        raise UsageError(f"there is no loader {name!r}; choose from {', '.join(_LOADERS)}") from None
-    return make(store, delivery)
+    if name == "dali":
+        with needed("NVIDIA DALI", "--loader dali", "dali", ", or use --loader torch"):
+            from usucl_fast.feed.loaders.dali import DaliLoader
+        return DaliLoader(store, delivery)
+    if name == "torch":
+        from usucl_fast.feed.loaders.torch import TorchLoader
 
+        return TorchLoader(store, delivery)
+    if name == "resident":
+        from usucl_fast.feed.loaders.resident import make_resident
 
-def _torch(store: ShardStore, delivery: Delivery) -> Loader:
-    from usucl_fast.feed.loaders.torch import TorchLoader
+        return make_resident(store, delivery)
+    if name == "ffcv":
+        from usucl_fast.feed.loaders.ffcv import FfcvLoader
 
-    return TorchLoader(store, delivery)
-
-
-def _dali(store: ShardStore, delivery: Delivery) -> Loader:
-    with needed("NVIDIA DALI", "--loader dali", "dali", ", or use --loader torch"):
-        from usucl_fast.feed.loaders.dali import DaliLoader
-    return DaliLoader(store, delivery)
-
-
-def _resident(store: ShardStore, delivery: Delivery) -> Loader:
-    from usucl_fast.feed.loaders.resident import make_resident
-
-    return make_resident(store, delivery)
-
-
-def _ffcv(store: ShardStore, delivery: Delivery) -> Loader:
-    from usucl_fast.feed.loaders.ffcv import FfcvLoader
-
-    if delivery.beton is None:
-        raise UsageError(
-            f"--loader ffcv needs --beton, a file made by: usucl-shard export-ffcv {store.name} FILE.beton"
-        )
-    return FfcvLoader(store, delivery, delivery.beton)
-
-
-_LOADERS: dict[str, Callable[[ShardStore, Delivery], Loader]] = {
-    "dali": _dali,
-    "torch": _torch,
-    "resident": _resident,
-    "ffcv": _ffcv,
-}
-LOADERS = tuple(_LOADERS)
+        if delivery.beton is None:
+            raise UsageError(
+                f"--loader ffcv needs --beton, a file made by: usucl-shard export-ffcv {store.name} FILE.beton"
+            )
+        return FfcvLoader(store, delivery, delivery.beton)
+    raise UsageError(f"there is no loader {name!r}; choose from {', '.join(LOADERS)}")

@@ -81,16 +81,6 @@ def open_dicom(path: Path, damaged: str = "refuse") -> Video:
     return Video(upright.each(decode(path, upright.notes)), header.frame_rate, header, upright.notes)
 
 
-def read_header(path: Path) -> Header:
-    """Reads all but the pixels.
-
-    Raises:
-        DecodeError: it is not a DICOM file, or holds no picture.
-    """
-    with _faults():
-        return _header(_read(path))
-
-
 def _header(found: Dataset) -> Header:
     return Header(
         patient=str(found.get("PatientID") or "").strip(),

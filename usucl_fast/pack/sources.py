@@ -23,17 +23,9 @@ DICOM = frozenset((".dcm", ".dicom"))
 # fmt: on
 
 LITTER = frozenset(
-    (
-        "__macosx",
-        "@eadir",
-        "@recycle",
-        "#recycle",
-        "$recycle.bin",
-        "lost+found",
-        "system volume information",
-    )
+    ("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 )
-"""Folders that systems leave behind, by their names in small letters."""
+"""Folders that operating systems leave behind, in lower case."""
 
 Kind = Literal["container", "images", "dicom"]
 
