@@ -16,7 +16,7 @@ Below all of them, and knowing none:
     errors.py    every error that is raised on purpose
     checks.py    what is looked at before an array goes to compiled code
     files.py     writing files whole or not at all
-    curriculum.py   which negatives are asked for as training goes on
+    curriculum.py   how the choice of negatives changes over training
     machine.py   cores, instructions, devices
     progress.py  progress of long work on a terminal
     compiled.py  numba's compiler, and where it keeps what it has compiled

@@ -35,9 +35,9 @@ def njit(*signature: Any, **options: Any) -> Callable[[Any], Any]:
 
 
 def private_folder() -> Path | None:
-    """A folder among the temporary files in which nobody but this user can write; None where that is not sure.
+    """A temporary folder that only this user can write to; None where that is not certain.
 
-    Cached code is run, so whoever can write there runs as this user: a folder that somebody else has made is not taken.
+    Cached code is run, so anybody who can write there runs code as this user. Another user's folder is not used.
     """
     if not hasattr(os, "getuid"):  # who may write there cannot be told so simply on Windows
         return None

@@ -5,7 +5,7 @@ UsuclError            one line: what is wrong with which file, video or option, 
 ├── DataError         a file that should be readable is not                        (exit 1)
 │   └── DecodeError   a video or a frame that does not decode
 ├── ResourceError     memory or disk ran out                                       (exit 1)
-└── StoppedError      somebody asked for an end, or another process has ended      (exit 1)
+└── StoppedError      a stop was requested, or another process has ended         (exit 1)
 """
 
 
@@ -34,7 +34,7 @@ class ResourceError(UsuclError):
 
 
 class StoppedError(UsuclError):
-    """Somebody asked for an end while data was waited for, or another process of the run has ended."""
+    """A stop was requested while waiting for data, or another process of the run has ended."""
 
 
 LONGEST_LINE = 300

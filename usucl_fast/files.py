@@ -16,7 +16,7 @@ CACHE_BYTES = 50 * 10**9
 """Disk space that files fetched from a URL may take by default."""
 
 JSON_BYTES = 1 << 30
-"""More is no JSON file of ours."""
+"""A larger JSON file is refused."""
 
 
 @contextlib.contextmanager
@@ -68,7 +68,9 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows lets nobody remove it while it is held: there filelock does
+        with contextlib.suppress(
+            OSError
+        ):  # on Windows it cannot be removed while it is held; there filelock removes it
             path.unlink()
         lock.release()
 
@@ -128,7 +130,7 @@ def read_json(path: Path) -> Any:
     """Reads what `write_json` wrote.
 
     Raises:
-        DataError: it cannot be read, is no JSON, or larger than `JSON_BYTES`.
+        DataError: it cannot be read, is not JSON, or larger than `JSON_BYTES`.
     """
     try:
         return json.loads(read_small(path, JSON_BYTES))

@@ -12,7 +12,7 @@ def needed(package: str, by: str, extra: str, hint: str = "") -> Iterator[None]:
 
     by: what needs the package: an option, an arm.
     extra: of usucl-fast, which brings it.
-    hint: what else is needed, behind the command that installs it.
+    hint: what else is needed, added after the command that installs it.
 
     Raises:
         UsageError: it is not installed, or is but does not load, as where it misses a library of the system.

@@ -88,9 +88,9 @@ def test_bad_options_are_refused(
     ("text", "words"),
     [
         ("[]", ["not a JSON file of polygons"]),
-        ("{}", ["says nothing of '0.mp4'"]),
+        ("{}", ["does not have '0.mp4'"]),
         ('{"*": {"polygons": [[[0, 0], [9, 9]]]}}', ["three corners"]),
-        ('{"0*": {"polygons": [[[0, 0], [9, 0], [9, 9]]]}}', ["says nothing of '1.mp4'"]),
+        ('{"0*": {"polygons": [[[0, 0], [9, 0], [9, 9]]]}}', ["does not have '1.mp4'"]),
     ],
 )
 def test_bad_sector_files_are_refused(two_videos: Path, tmp_path: Path, text: str, words: list[str]) -> None:

@@ -311,7 +311,7 @@ def test_comparison_of_evaluations(phantoms: Path, tmp_path: Path) -> None:
     for arguments, word in (
         ([tmp_path / "a", tmp_path / "other-folds", "--out", tmp_path / "d"], "other folds"),
         ([tmp_path / "a", "--out", tmp_path / "d"], "give two or more"),
-        ([tmp_path / "a", tmp_path, "--out", tmp_path / "d"], "no folder that usucl-eval wrote"),
+        ([tmp_path / "a", tmp_path, "--out", tmp_path / "d"], "not a folder that usucl-eval wrote"),
         ([tmp_path / "a", tmp_path / "b", "--out", out], "--overwrite"),
         ([tmp_path / "a", tmp_path / "b", "--out", tmp_path / "a"], "files that are not a comparison's"),
         ([tmp_path / "a", tmp_path / "b", "--out", tmp_path / "d", "--baseline", "z"], "--baseline z"),

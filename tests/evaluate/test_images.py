@@ -96,7 +96,7 @@ def test_an_image_is_a_group_of_its_own_where_the_list_says_nothing(tmp_path: Pa
         (
             "path,label\na.png,x\nno.png,x\nbad.png,x\n",
             DataError,
-            "2 of 3 images do not decode, the first is no.png (No such file or directory); mend or remove them",
+            "2 of 3 images do not decode, the first is no.png (No such file or directory); replace or remove them",
         ),
         ("path,label\na.png,x\nbad.png,x\n", DataError, "1 of 2 images do not decode, the first is bad.png (no image)"),
         ("path,label\nempty.png,x\n", DataError, "the first is empty.png (no image)"),

@@ -98,7 +98,7 @@ def test_the_last_of_two_classes_is_positive() -> None:
     assert summary["specificity"]["mean"] == pytest.approx(8 / 10)
     assert summary["binary_accuracy"] == summary["accuracy"]
     assert summarise(predictions, positive="benign")["sensitivity"] == summary["specificity"]
-    with pytest.raises(UsageError, match="--positive cyst is no class; there are benign, malignant"):
+    with pytest.raises(UsageError, match="--positive cyst is not a class; there are benign, malignant"):
         summarise(predictions, positive="cyst")
 
 

@@ -156,7 +156,7 @@ def test_other_files_are_refused(store: ShardStore, sample: ShardStore, beton: P
     other = tmp_path / "other.beton"
     for content in (b"", b"no beton at all" * 1000, beton.read_bytes()[:3000]):
         other.write_bytes(content)
-        with pytest.raises(DataError, match="no beton of usucl-shard export-ffcv"):
+        with pytest.raises(DataError, match="not a beton of usucl-shard export-ffcv"):
             Beton(other, store)
 
 

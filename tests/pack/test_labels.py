@@ -103,7 +103,7 @@ def test_echonet_file_list(tmp_path: Path) -> None:
     (a, _, _), notes = read_labels([tmp_path / "FileList.csv"], SOURCES)
     assert (a.split, values(a)) == ("train", [57.5] * 10)
     assert "value (column 'EF')" in notes[0]
-    assert "passed over: ESV, EDV" in notes[0]
+    assert "ignores ESV, EDV" in notes[0]
     assert "'a', taken for 'a.mp4'" in notes[1]
 
 
@@ -145,7 +145,7 @@ def test_label_studio_is_refused_where_its_frames_are_others(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="task 5 was annotated 2 times"):
         read(tmp_path / "l.json", json.dumps(twice), fps=10)
     for text, message in (
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[[]]", "no export of Label Studio"),
         ("[]", "holds no timeline labels"),
     ):
@@ -244,7 +244,7 @@ def test_what_lies_outside_the_video_is_refused(segment: Segment, message: str) 
         label_frames([segment], TIMES, RATE)
     with pytest.raises(DecodeError, match="more than once at frame 2"):
         label_frames([Segment(0, 3, label="x"), Segment(0.2, 0.3, seconds=True, label="y")], TIMES, RATE)
-    with pytest.raises(DecodeError, match="says nothing of its frame rate"):
+    with pytest.raises(DecodeError, match="has no frame rate"):
         label_frames([Segment(0, 1, seconds=True, label="x")], TIMES, 0)
 
 
@@ -305,7 +305,7 @@ def test_labels_by_rate_and_what_lies_outside(videos: Path, tmp_path: Path) -> N
     labels.write_text("video,start,end,label\na.mp4,0,.5,wall\nb.mp4,2,3,wall\n")
     done = usucl_shard(videos, tmp_path / "out", "--size", 32, "--labels", labels, "--fps", 5)
     assert done.exit_code == 1
-    assert "quarantined b.mp4: is labelled at 2 to 3 s, and has 1 seconds; mend --labels" in done.stderr
+    assert "quarantined b.mp4: is labelled at 2 to 3 s, and has 1 seconds; correct --labels" in done.stderr
     table = open_shards(tmp_path / "out").table
     assert list(table.videos.name) == ["a.mp4", "c.mp4"]
     assert table.labels

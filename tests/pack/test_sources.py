@@ -167,7 +167,7 @@ def test_columns_and_names_are_taken_as_they_are_meant(tmp_path: Path) -> None:
 def test_half_a_letter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     (tmp_path / "l.jsonl").write_text('{"video": "a.mp4", "label": "\\ud800"}')
-    with pytest.raises(UsageError, match=r"entry 1, label .* is no Unicode text"):
+    with pytest.raises(UsageError, match=r"entry 1, label .* is not a Unicode text"):
         read_labels([tmp_path / "l.jsonl"], find_sources([tmp_path])[0])
 
 

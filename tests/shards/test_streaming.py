@@ -100,7 +100,7 @@ def test_what_goes_wrong_is_tried_again(server: FaultyServer, store: ShardStore,
         ("wrong", "not those of its checksum; 4 attempts", 4),
         ("drip", "only [0-9]+ bytes came in 0.3 s; 4 attempts", 4),
         ("bomb", "bytes came; 4 attempts", 4),
-        ("garbage", r"\(what the server answers is no HTTP; 4 attempts\)", 4),
+        ("garbage", r"\(the server's answer is not HTTP; 4 attempts\)", 4),
         ("words", r"\(the server answers 500 Internal Server Error; 4 attempts\)", 4),
         ("500", r"\(the server answers 500 Internal Server Error; 4 attempts\)", 4),
         ("404", "is not there", 1),
@@ -345,7 +345,7 @@ def test_a_table_that_is_larger_than_the_cache_is_not_fetched(server: FaultyServ
 
 
 def test_a_manifest_cannot_lead_out_of_the_cache(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no SHA-256"):
+    with pytest.raises(DataError, match="is not a SHA-256"):
         cache_module.Cache(tmp_path, 1).get(remote.RemoteFolder("memory://x"), "frames.npy", "../x")
 
 

@@ -1,7 +1,6 @@
 """Frames/s of the loaders, of the published way of loading and of other libraries, all delivering the same."""
 
 import contextlib
-import functools
 import importlib
 import itertools
 import math
@@ -10,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _arm(name: str, feeding: "_Feeding", batches: int) -> Arm:
     elif name == "torchcodec":
         files = [file for video in store.table.videos for file in sources[video.name].files]
     delivers = _DELIVERS.get(name, "{0}").format(feeding.delivers)
-    return Arm(name, delivers, functools.partial(_rate, start, batches, feeding.device, seconds), files, seconds)
+    return Arm(name, delivers, partial(_rate, start, batches, feeding.device, seconds), files, seconds)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Feeding:
         normalise = Normaliser(self.device)
         return lambda frames: normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
-    @functools.cached_property
+    @cached_property
     def beton(self) -> Path:
         """The shards as a beton, FFCV's dataset file."""
         export_beton(self.store, self.work / "shards.beton")
@@ -149,7 +149,7 @@ class _Feeding:
         return make_loader(name, self.store, delivery)
 
     def loader(self, seconds: Seconds, name: str, **more: Any) -> Start:
-        return functools.partial(self.ours, self.make(name, **more), seconds)
+        return partial(self.ours, self.make(name, **more), seconds)
 
     def resident(self, seconds: Seconds, share: float) -> Start:
         """The resident loader with room for a share of the pixels, filled."""
@@ -157,7 +157,7 @@ class _Feeding:
         loader = self.make("resident", resident_bytes=room)
         for _ in loader.run(self.plans):
             pass
-        return functools.partial(self.ours, loader, seconds)
+        return partial(self.ours, loader, seconds)
 
     def ours(self, loader: Loader, seconds: Seconds) -> Batches:
         finish = self.finisher()
@@ -192,11 +192,11 @@ class _Feeding:
 
     def torchcodec(self) -> Start:
         arm, table = _import_arm("torchcodec"), self.store.table
-        return functools.partial(self.peer, arm.torchcodec_batches, arm.open_decoders(table, self.sources), table)
+        return partial(self.peer, arm.torchcodec_batches, arm.open_decoders(table, self.sources), table)
 
     def decode(self) -> Batches:
         nothing = torch.empty(0).expand(self.tuples, 5, 0)
-        decode = functools.partial(simplejpeg.decode_jpeg, colorspace="GRAY")
+        decode = partial(simplejpeg.decode_jpeg, colorspace="GRAY")
         with ThreadPoolExecutor(self.threads) as pool:
             for plan in self.plans:
                 list(pool.map(decode, self.store.read(plan.frame_ids)))
@@ -215,19 +215,15 @@ _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
     "resident": lambda feeding, seconds: feeding.resident(seconds, 1),
     "resident-half": lambda feeding, seconds: feeding.resident(seconds, 0.5),
     "published": lambda feeding, _: feeding.published,
-    "stock-webdataset": lambda feeding, _: functools.partial(
-        feeding.stock, webdataset_batches, workers=feeding.threads
-    ),
-    "stock-dali": lambda feeding, _: functools.partial(feeding.stock, dali_batches, threads=feeding.threads),
+    "stock-webdataset": lambda feeding, _: partial(feeding.stock, webdataset_batches, workers=feeding.threads),
+    "stock-dali": lambda feeding, _: partial(feeding.stock, dali_batches, threads=feeding.threads),
     "ffcv": lambda feeding, seconds: feeding.loader(seconds, "ffcv", beton=feeding.beton),
-    "stock-ffcv": lambda feeding, _: functools.partial(
-        feeding.stock, ffcv_batches, beton=feeding.beton, threads=feeding.threads
-    ),
-    "spdl": lambda feeding, _: functools.partial(feeding.peer, _import_arm("spdl").spdl_batches, feeding.store),
+    "stock-ffcv": lambda feeding, _: partial(feeding.stock, ffcv_batches, beton=feeding.beton, threads=feeding.threads),
+    "spdl": lambda feeding, _: partial(feeding.peer, _import_arm("spdl").spdl_batches, feeding.store),
     "torchcodec": lambda feeding, _: feeding.torchcodec(),
     "floor-decode": lambda feeding, _: feeding.decode,
-    "floor-copy": lambda feeding, _: functools.partial(feeding.replay, copy=True),
-    "floor-replay": lambda feeding, _: functools.partial(feeding.replay, copy=False),
+    "floor-copy": lambda feeding, _: partial(feeding.replay, copy=True),
+    "floor-replay": lambda feeding, _: partial(feeding.replay, copy=False),
 }
 """What makes each arm ready; an arm that is not here is the loader of its name."""
 _DELIVERS = {

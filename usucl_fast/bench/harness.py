@@ -133,7 +133,7 @@ def publish(report: dict[str, Any], json_file: Path | None) -> None:
 
 
 def synchronise(device: "torch.device") -> None:
-    """Waits until the device has done what it was told to."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         import torch
 

@@ -51,7 +51,7 @@ class PublishedStep(nn.Module):
         unused: compute also what the published code does not use: the second crops' keys, the cycle heads' embeddings,
             and a queue of either.
         bf16: compute the encoders in bfloat16.
-        frozen_norm: batch norm uses its running statistics, and leaves them as they are.
+        frozen_norm: batch norm uses its running statistics, and does not update them.
     """
 
     tau, hard, momentum, lr = 0.07, 4, 0.999, 0.003

@@ -74,7 +74,7 @@ def _find_videos(source: Path) -> list[Path]:
     for found in sources:
         if found.kind != "container":
             raise UsageError(
-                f"SOURCE {source} holds {found.name!r}, which is no video file; every arm reads only these"
+                f"SOURCE {source} holds {found.name!r}, which is not a video file; the arms read nothing else"
             )
     return [found.files[0].resolve() for found in sources]
 
@@ -145,11 +145,7 @@ def _run_ffmpeg_tar(
 def _call(arm: str, *command: object, input: str = "") -> str:
     """Runs a program to its end and returns what it printed."""
     done = subprocess.run(
-        [str(word) for word in command],
-        input=input,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
+        [str(word) for word in command], input=input, capture_output=True, encoding="utf-8", errors="replace"
     )
     if done.returncode != 0:
         said = " | ".join(done.stderr.splitlines()[-5:])

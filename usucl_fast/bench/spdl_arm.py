@@ -27,8 +27,7 @@ def spdl_batches(
     def decode(plan: BatchPlan) -> torch.Tensor:
         frames = [
             spdl.io.decode_packets(
-                spdl.io.demux_image(data),
-                filter_desc=f"crop=w={width}:h={height}:x={left}:y={top}:exact=1,{scale}",
+                spdl.io.demux_image(data), filter_desc=f"crop=w={width}:h={height}:x={left}:y={top}:exact=1,{scale}"
             )
             for data, (top, left, height, width) in zip(
                 store.read(plan.frame_ids), plan.boxes.reshape(-1, 4).tolist(), strict=True

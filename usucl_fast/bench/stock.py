@@ -25,11 +25,7 @@ class Transform:
         last = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
         self._mode = "RGB" if tensors else "L"
         self._do = transforms.Compose(
-            [
-                transforms.Resize(size),
-                transforms.RandomCrop(size),
-                *(last if tensors else [transforms.PILToTensor()]),
-            ]
+            [transforms.Resize(size), transforms.RandomCrop(size), *(last if tensors else [transforms.PILToTensor()])]
         )
 
     def __call__(self, image: Image.Image) -> torch.Tensor:

@@ -28,7 +28,7 @@ def open_decoders(table: FrameTable, sources: dict[str, Source]) -> list[VideoDe
     """A decoder for each video of the table.
 
     Raises:
-        UsageError: torchcodec cannot seek in one, or it is no video file.
+        UsageError: torchcodec cannot seek in one, or it is not a video file.
     """
     decoders = []
     for video in table.videos:

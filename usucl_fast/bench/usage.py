@@ -16,15 +16,15 @@ from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores
 
 SECONDS = 0.2
-"""Between two looks at the memory."""
+"""Between two measurements of memory."""
 
 
 class Usage:
     """Measures what happens within `with Usage() as usage`.
 
     cpu: CPU seconds of this process and its children, as a share of all cores' time; once it has ended.
-    memory: bytes, the most seen in one of the looks. Of this process alone, what it has in memory (RSS). With
-        children, what they share counts once (PSS). Files mapped into memory count in both.
+    memory: the most bytes measured: the resident set (RSS) of this process, or, with children, the proportional
+        set size (PSS) of all, in which shared memory counts once. Mapped files count in both.
     """
 
     def __init__(self) -> None:
@@ -81,8 +81,9 @@ class Usage:
 
 
 def drop_from_page_cache(files: Iterable[Path]) -> None:
-    """Makes the next reading of the files come from the disk, as far as the system lets a user without rights do so:
-    other processes must not have them mapped into memory.
+    """Drops the files from the page cache, so that they are next read from the disk.
+
+    Without special rights this only works for files that no other process has mapped into memory.
 
     Raises:
         UsageError: the system has no such call; Linux does.

@@ -194,10 +194,7 @@ def mining_command(
 @option("--batch-size", default=32, type=count, help="Tuples a step.")
 @option("--steps", default=20, type=count, help="Steps that a run is timed over.")
 @option(
-    "--loader",
-    default="auto",
-    type=click.Choice(("auto", "resident", "dali", "torch")),
-    help="As for usucl-train.",
+    "--loader", default="auto", type=click.Choice(("auto", "resident", "dali", "torch")), help="As for usucl-train."
 )
 @runs_option
 @_threads_option("CPU threads that decode.", least=0)

@@ -49,7 +49,7 @@ def compare(arms: dict[str, list[Predictions]], baseline: str | None = None, see
         the pairs of score and level that there are.
 
     Raises:
-        UsageError: the baseline is no arm, an arm is empty, or two evaluations differ in their samples or folds.
+        UsageError: the baseline is not an arm, an arm is empty, or two evaluations differ in their samples or folds.
     """
     if baseline is not None and baseline not in arms:
         raise UsageError(f"--baseline {baseline} is none of the methods; name one of {', '.join(arms)}")
@@ -103,10 +103,7 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
         (name, *(_score_text(comparison["arms"][name][level][score]) for score, level in columns)) for name in ranked
     ]
     differences = [
-        (
-            f"{pair['arm']} − {pair['other']}",
-            *(_difference_text(pair[level][score]) for score, level in columns),
-        )
+        (f"{pair['arm']} − {pair['other']}", *(_difference_text(pair[level][score]) for score, level in columns))
         for pair in comparison["differences"]
         if comparison["baseline"] or ranked.index(pair["arm"]) < ranked.index(pair["other"])
     ]
@@ -292,9 +289,5 @@ def _plot(comparison: dict[str, Any]) -> Figure:
         if dotted:
             axes.axvline(comparison["chance"], linestyle=":", color="grey")
         axes.set_yticks(range(len(ranked)), list(map(plot_text, ranked)))
-        axes.set(
-            title=f"by {level}",
-            xlabel=f"{TITLES[score]}{dotted}",
-            ylim=(-0.5, len(ranked) - 0.3),
-        )
+        axes.set(title=f"by {level}", xlabel=f"{TITLES[score]}{dotted}", ylim=(-0.5, len(ranked) - 0.3))
     return figure

@@ -37,7 +37,7 @@ def read_evaluations(folders: Iterable[str]) -> dict[str, list[Predictions]]:
     """Reads the predictions of evaluations to compare, each given as `FOLDER` or `NAME=FOLDER`, by name.
 
     Raises:
-        UsageError: one is no folder that usucl-eval wrote, or there are fewer than two names.
+        UsageError: one is not a folder that usucl-eval wrote, or there are fewer than two names.
         DataError: predictions are damaged.
     """
     arms: dict[str, list[Predictions]] = {}
@@ -46,7 +46,7 @@ def read_evaluations(folders: Iterable[str]) -> dict[str, list[Predictions]]:
         if not equals:
             name, folder = Path(given).name, given
         if not (Path(folder) / "predictions.npz").is_file():
-            raise UsageError(f"EVALUATION {folder} is no folder that usucl-eval wrote: it has no predictions.npz")
+            raise UsageError(f"EVALUATION {folder} is not a folder that usucl-eval wrote: it has no predictions.npz")
         arms.setdefault(name, []).append(Predictions.load(Path(folder) / "predictions.npz"))
     if len(arms) < 2:
         raise UsageError(f"there is {len(arms)} to compare; give two or more, as in ours=FOLDER theirs=FOLDER")

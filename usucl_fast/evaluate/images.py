@@ -35,7 +35,7 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, "tor
         The samples in the list's order, their classes sorted by name, and the pictures, uint8 `[M, C, size, size]`.
 
     Raises:
-        UsageError: the file is no such list, an entry has no label, an image is listed twice, or a video is in two
+        UsageError: the file is not such a list, an entry has no label, an image is listed twice, or a video is in two
             groups.
         DataError: images do not exist or do not decode.
     """
@@ -50,7 +50,7 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, "tor
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UsageError(f"{path}: names {twice[0]!r} more than once; remove all entries but one")
-    # An image's own name is no video's, nor a video's a group's, even where they are spelt alike.
+    # The names of images, videos and groups are kept apart, even where they are spelt alike.
     videos = [("video", row["video"]) if row.get("video") else ("image", row["path"]) for row in rows]
     groups = [("group", row["group"]) if row.get("group") else video for row, video in zip(rows, videos, strict=True)]
     group_of: dict[tuple[str, str], tuple[str, str]] = {}
@@ -140,7 +140,7 @@ def _read_pictures(source: Path, files: list[Path], names: list[str], size: int,
             progress.advance()
     if failed:
         raise DataError(
-            f"{source}: {len(failed)} of {len(files)} images do not decode, the first is {failed[0]}; mend or remove"
+            f"{source}: {len(failed)} of {len(files)} images do not decode, the first is {failed[0]}; replace or remove"
             " them"
         )
     import torch

@@ -248,11 +248,7 @@ def _evaluate_each(
         else:
             assert features is not None
             predictions = predict(name, features, data.samples, splits[name])
-        summary = {
-            **_describe(name, model, data, splits[name], config),
-            **extra,
-            **_figures(name, predictions, config),
-        }
+        summary = {**_describe(name, model, data, splits[name], config), **extra, **_figures(name, predictions, config)}
         yield Evaluation(name, summary, predictions, None if settings else features)
 
 

@@ -31,7 +31,7 @@ def fit_predict(
 ) -> Array:
     """Fits a multinomial logistic regression to each training set, and returns its probabilities of all samples.
 
-    That is `LogisticRegression(C=C, class_weight="balanced")` behind a `StandardScaler`, both of that set alone.
+    That is `LogisticRegression(C=C, class_weight="balanced")` after a `StandardScaler`, both fitted to that set only.
 
     Args:
         features: `[M, F]`.
@@ -91,7 +91,7 @@ class _Fit:
     def _loss(self, point: Array) -> tuple[Array, Array]:
         """The penalised loss of each training set, `[S]`, and its gradient, as the point."""
         probabilities, logs = self._softmax(point)
-        known = np.where(self._truth * self._weight > 0, logs, 0.0)  # 0 times an infinite logarithm is no number
+        known = np.where(self._truth * self._weight > 0, logs, 0.0)  # 0 times an infinite logarithm is NaN
         value = -C * (self._weight * self._truth * known).sum(axis=(0, 2))
         value += 0.5 * (self._penalty * point[:-1] ** 2).sum(axis=(0, 2))
         slope = C * self._weight * (probabilities - self._truth)

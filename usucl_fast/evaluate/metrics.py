@@ -51,7 +51,7 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
         `fold_scores`: of each fold its `repeat`, `fold`, number of `samples`, `accuracy` and `balanced_accuracy`.
 
     Raises:
-        UsageError: `positive` is no class.
+        UsageError: `positive` is not a class.
     """
     samples, scores = predictions.samples, fold_scores(predictions, positive)
     told = _figures(predictions, scores, positive, seed)
@@ -198,7 +198,7 @@ def _index(classes: list[str], positive: str | None) -> int | None:
     if positive is None:
         return 1 if len(classes) == 2 else None
     if positive not in classes:
-        raise UsageError(f"--positive {positive} is no class; there are {', '.join(classes)}")
+        raise UsageError(f"--positive {positive} is not a class; there are {', '.join(classes)}")
     return classes.index(positive)
 
 

@@ -116,7 +116,7 @@ def along_plot(predictions: Predictions) -> Figure | None:
     """What was predicted along some videos, in the first repeat, against the truth: the probability of each class above
     bands where it is shown, or the value beside the true one. None where frames have nothing of their own.
 
-    The videos are those with most changes of the truth, from different groups as far as there are.
+    The videos are those in which the truth changes most often, from different groups as far as possible.
     """
     samples = predictions.samples
     if samples.target == "video" or samples.numbers is None:

@@ -3,7 +3,7 @@
 augmentation.py     what may be done to a picture: `Augmentation`
 tuples.py           which frames of a video make up a tuple
 plan.py             which frames a step uses, and what is done to them: `Planner`, `BatchPlan`
-batch.py            what a loader is told and hands out: `Delivery`, `Batch`, `Loader`
+batch.py            the interface of loaders: `Delivery`, `Batch`, `Loader`
 registry.py         loaders by name: `choose_loader`, `make_loader`
 loaders/            one file a loader
 decode.py           one encoded frame -> its pixels

@@ -24,7 +24,7 @@ behind it may hold `PREFETCH` each."""
 MOST_SIDE = 1 << 16
 """Pixels of a picture's side, or of a crop's, at most: JPEG has no larger ones."""
 RESIDENT_BYTES = 4 * 10**9
-"""Memory that the resident loader may keep pixels in, where nobody says otherwise."""
+"""Memory that the resident loader may keep pixels in by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Loader(Protocol):
 
         Raises:
             DecodeError: a frame does not decode; the message names it.
-            ValueError: a plan asks for what is not there, or for more pictures than the loader was told of.
+            ValueError: a plan asks for frames that do not exist, or for more pictures than `Delivery.most_frames`.
         """
         ...
 

@@ -37,7 +37,7 @@ def import_ffcv(module: str) -> Any:
 def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
     """Writes all frames into one beton, in the order of their frame ids, whole or not at all.
 
-    Its fields are `image` (FFCV's RGBImageField), `frame_id` and `video` (IntField). JPEG frames go in as they are;
+    Its fields are `image` (FFCV's RGBImageField), `frame_id` and `video` (IntField). JPEG frames are not encoded again;
     lossless ones as pixels, `[H, W, 3]`, because FFCV reads no PNG. The same shards give the same bytes.
 
     FFCV's own writer is not used: it would compress the frames again, and waits for ever where a frame does not decode.
@@ -106,7 +106,7 @@ class Beton:
 
     Raises:
         UsageError: FFCV is not installed.
-        DataError: `path` is no beton, or not one of these shards.
+        DataError: `path` is not a beton, or not one of these shards.
     """
 
     def __init__(self, path: Path, store: ShardStore) -> None:
@@ -122,7 +122,7 @@ class Beton:
             found = allocated[np.searchsorted(allocated["ptr"], image["data_ptr"])]
         except (AssertionError, LookupError, ValueError, MemoryError) as error:
             raise DataError(
-                f"{path} is no beton of usucl-shard export-ffcv ({error}); export the shards again"
+                f"{path} is not a beton of usucl-shard export-ffcv ({error}); export the shards again"
             ) from None
         rows = store.table.rows
         self._end = self._place + found["size"].astype(np.int64)

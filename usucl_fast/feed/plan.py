@@ -120,7 +120,7 @@ class Planner:
     """Plans the batches of a run over `table`: an epoch is some tuples of every video, in shuffled order.
 
     epochs: of the run.
-    length: steps of the run, in place of `epochs`; the curriculum then goes on with every step. 0 for none.
+    length: steps of the run, in place of `epochs`; the curriculum then moves with every step. 0 for none.
     videos: int64, numbers of the videos that are planned; None for all.
     tuples_per_video: tuples of every video in an epoch.
     tuples: what a tuple is made of, in `TUPLES`:

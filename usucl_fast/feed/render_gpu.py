@@ -24,7 +24,7 @@ def gather(
     """Crops, resizes and mirrors M pictures on the device of `pixels`.
 
     Args:
-        pixels: uint8, one frame `[height, width, channels]` behind another.
+        pixels: uint8, one frame `[height, width, channels]` after another.
         starts: `[M]`, where the frames start.
         shapes: `[M, 2]`, their heights and widths.
         boxes: `[M, 4]`, top, left, height and width of the crops.

@@ -13,11 +13,11 @@ container.py     a video file, dicom.py a DICOM file, images.py a folder of imag
 dicom_pictures.py   stored values of a DICOM file -> pictures
 damage.py        what FFmpeg decodes of it, and which pictures are damaged
 depth.py         pictures of 16 bits -> of 8
-upright.py       a picture as it is meant to be seen: turned, with square pixels, opaque
+upright.py       pictures as they are meant to be seen: upright, with square pixels, opaque
 decode.py        any of these: `open_video`
 sector.py        pictures -> where the ultrasound sector is
 picture.py       one picture -> the pixels and bytes that are stored
-task.py          one video to pack, and what comes of it: between the command's process and its workers
+task.py          one video to pack, and the packed video: what passes between the main process and its workers
 spool.py         one video -> its encoded frames as tar members in a spool file (in a worker process)
 limits.py        the time and the memory that one video may take
 workers.py       all videos -> spool files, in processes that may crash

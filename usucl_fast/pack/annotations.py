@@ -22,18 +22,18 @@ FRAME = re.compile(r"frame_(\d+)")
 def read_label_studio(path: Path, fps: float | None) -> dict[str, list[Segment]]:
     """Timeline labels by video, from Label Studio's JSON or JSON-MIN.
 
-    Its ranges count frames from 1, both ends included, at the rate that its Video tag was told.
+    Its ranges count frames from 1, both ends included, at the frame rate set in its Video tag.
 
     fps: that rate.
 
     Raises:
-        UsageError: the file is none of Label Studio's, `fps` is missing, or several people labelled one video.
+        UsageError: the file is not from Label Studio, `fps` is missing, or several people labelled one video.
     """
     what = f"--labels {path}"
     try:
         tasks = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{what}: is no JSON ({error})") from error
+        raise UsageError(f"{what}: is not JSON ({error})") from error
     found: defaultdict[str, list[Segment]] = defaultdict(list)
     try:
         for task in tasks if isinstance(tasks, list) else [tasks]:
@@ -42,8 +42,8 @@ def read_label_studio(path: Path, fps: float | None) -> dict[str, list[Segment]]
                 continue
             if not fps:
                 raise UsageError(
-                    f"{what}: Label Studio counts frames at the rate that its Video tag was told, 24 where it was told"
-                    " none; say it as --label-fps"
+                    f"{what}: Label Studio counts frames at the rate set in its Video tag, 24 by default; give it as"
+                    " --label-fps"
                 )
             values = [region.get("value", region) for region in regions]
             frames = max((int(value["framesCount"]) for value in values if value.get("framesCount")), default=0)
@@ -57,7 +57,7 @@ def read_label_studio(path: Path, fps: float | None) -> dict[str, list[Segment]]
                             Segment(start, end, seconds=True, label=str(label), rate=fps, frames=frames)
                         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{what}: is no export of Label Studio ({type(error).__name__}: {error})") from error
+        raise UsageError(f"{what}: is not an export of Label Studio ({type(error).__name__}: {error})") from error
     if not found:
         raise UsageError(f"{what}: holds no timeline labels; export JSON from a project with a TimelineLabels tag")
     return dict(found)
@@ -94,16 +94,16 @@ def read_cvat(path: Path) -> dict[str, list[Segment]]:
     "CVAT for video 1.1" leaves tags out; of it, a frame has the label of the track that is visible in it.
 
     Raises:
-        UsageError: the file is none of CVAT's, has no labels, or a frame has several.
+        UsageError: the file is not from CVAT, has no labels, or a frame has several.
     """
     what = f"--labels {path}"
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
-        raise UsageError(f"{what}: is no XML ({error})") from error
+        raise UsageError(f"{what}: is not XML ({error})") from error
     tasks = {task.findtext("id", ""): task for kind in ("task", "job") for task in root.iterfind(f"./meta//{kind}")}
     if root.tag != "annotations" or not tasks:
-        raise UsageError(f"{what}: is no XML of CVAT; export CVAT for images 1.1")
+        raise UsageError(f"{what}: is not XML of CVAT; export CVAT for images 1.1")
     if root.find("image") is None and root.find("track") is None:
         raise UsageError(f"{what}: has no labels, for CVAT for video 1.1 leaves tags out; export CVAT for images 1.1")
     has_tags = root.find("./image/tag") is not None
@@ -141,7 +141,7 @@ def _in_tracks(root: ElementTree.Element) -> Iterator[tuple[str, str, str, str]]
 
 
 def _number(task: ElementTree.Element, frame: str) -> int:
-    """The number in the source of a frame, which is one already behind `=`, or counts what the task took."""
+    """The number of a frame in its source: given after `=`, or computed from its place in the task."""
     if frame.startswith("="):
         return int(frame[1:])
     step = re.search(r"step=(\d+)", task.findtext("frame_filter") or "")

@@ -17,14 +17,14 @@ from usucl_fast.pack.video import MOST_PIXELS, Video
 # FFmpeg's own messages go nowhere: what matters of them comes back as an exception.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
 
-# Texts in a file that are no UTF-8 do no harm. PyAV knows that since its version 19, and has to be told before.
+# Texts in a file that are not UTF-8 do no harm. PyAV before version 19 has to be told so.
 LENIENT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 
 
 def open_container(file: Path, damaged: str = "refuse") -> Video:
     """Opens a video file of any kind that FFmpeg knows.
 
-    damaged: what becomes of damaged pictures: `refuse`, `drop` or `warn`.
+    damaged: what to do about damaged pictures: `refuse`, `drop` or `warn`.
 
     Raises:
         DecodeError: it cannot be opened.

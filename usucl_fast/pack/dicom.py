@@ -130,7 +130,7 @@ def _source(path: Path, found: Dataset, notes: list[str]) -> Path | Dataset:
     if uncounted:
         found.NumberOfFrames = whole.NumberOfFrames = frames = _count(whole, syntax)
         if frames > 1:
-            notes.append(f"says nothing of how many pictures it holds; there are bytes for {frames}")
+            notes.append(f"does not say how many pictures it holds; there are bytes for {frames}")
     return whole
 
 

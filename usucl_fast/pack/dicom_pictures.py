@@ -53,7 +53,7 @@ def _converter(found: Dataset, kind: str, again: Callable[[], Arrays]) -> Callab
 def _palette(found: Dataset) -> NDArray[np.uint8]:
     """The colours, `[indices, 3]`.
 
-    pydicom takes entries for as wide as they are stored; some machines store 8 bits in words of 16.
+    pydicom assumes that entries use all their stored bits; some machines store 8 bits in words of 16.
     """
     allocated = int(found.BitsAllocated)
     if allocated not in (8, 16):
@@ -72,7 +72,7 @@ class _Grey:
     """Converts stored values to grey levels 0 ... 255, alike for all pictures of a file.
 
     The modality's table or slope first, then the window or table of values of interest, as PS3.3 C.11 has them. Without
-    such, 8 bits are taken as they are, and of more the range that all pictures together have.
+    these, 8 bits are unchanged, and of more bits the range of all pictures together is used.
     """
 
     def __init__(self, found: Dataset, again: Callable[[], Arrays]) -> None:

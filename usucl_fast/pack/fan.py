@@ -26,7 +26,7 @@ def fit_fan(part: Cells, more: Cells, box: Bounds, before: float) -> tuple[Point
     """Fits a sector around `part`: its corners, and which cells in it are live.
 
     more: further cells that are live where they lie between the sector's edges.
-    box: what the picture may reach; where live image ends there, it may go on beyond.
+    box: the limits of the picture; where the live image ends there, it may continue beyond.
     before: how far left of a cell and above it its image may begin; it may end where the next cell begins.
     """
     rows, left, right = _ends(part, before)

@@ -28,7 +28,7 @@ def open_images(files: tuple[Path, ...], damaged: str = "refuse") -> Video:
 
     The times of pictures are the numbers in the files' names, or else their positions.
 
-    damaged: what becomes of damaged images: `refuse`, `drop` or `warn`.
+    damaged: what to do about damaged images: `refuse`, `drop` or `warn`.
     """
     upright = Upright()
     video = Video(iter(()), 0.0, notes=upright.notes)

@@ -56,7 +56,7 @@ def read_labels(
 
     Args:
         paths: files, folders of such, or the word `folder`: the label is the name of the folder in SOURCE.
-        fps: frame rate that Label Studio was told.
+        fps: frame rate that was set in Label Studio.
 
     Raises:
         UsageError: a file is none of these, contradicts itself or another one, or names a video that is not there.
@@ -90,7 +90,7 @@ def by_name(sources: list[Source], fact: str, pattern: str) -> list[Source]:
     match, or all of the match if there are none.
 
     Raises:
-        UsageError: `pattern` is no regular expression, or finds nothing in a name.
+        UsageError: `pattern` is not a regular expression, or finds nothing in a name.
     """
     option = f"--{fact}-regex {pattern!r}"
     try:
@@ -170,7 +170,7 @@ class _Finder:
         if not self._guessed:
             return []
         name, source = next(iter(self._guessed.items()))
-        return [f"{len(self._guessed)} names of labels are no paths in SOURCE, as {name!r}, taken for {source!r}"]
+        return [f"{len(self._guessed)} names of labels are not paths in SOURCE, such as {name!r}, taken for {source!r}"]
 
 
 def _base(name: str) -> str:
@@ -209,7 +209,7 @@ def _add_facts(labels: Labels, name: str, facts: dict[str, str], what: str) -> N
     known = labels.facts[name]
     for fact, text in facts.items():
         if known.setdefault(fact, text) != text:
-            raise UsageError(f"{what}: says that {name} is of {fact} {text!r}, and {known[fact]!r} before; mend one")
+            raise UsageError(f"{what}: says that {name} is of {fact} {text!r}, and {known[fact]!r} before; correct one")
 
 
 def _add_table(path: Path, find: _Finder, labels: Labels) -> None:

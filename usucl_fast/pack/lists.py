@@ -18,7 +18,7 @@ def read_list(path: Path) -> tuple[list[Source], str]:
     to the list), and any of `id` (the video's name; the path where there is none), `label`, `group`, `split`.
 
     Raises:
-        UsageError: the file is no such list, or names a video that does not exist, or one name twice.
+        UsageError: the file is not such a list, or names a video that does not exist, or one name twice.
     """
     sources: dict[str, Source] = {}
     rows = read_rows(path, f"SOURCE {path}", {"path"}, ("path", "id", *FACTS))

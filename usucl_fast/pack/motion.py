@@ -18,7 +18,7 @@ from usucl_fast.pack.sector import Box, Polygon, Sector, dilate
 CELLS = 256  # at most, along the longer side: so fine is a video looked at
 EPOCH = 8  # frames that are looked at together
 STIRS, MOVES = 2, 6  # grey levels from darkest to brightest in an epoch that are exceeded: by faint image, by no noise
-# Of the epochs in which the busiest cells change: a cell must change in so many, and in two of them. In a cut or a fade
+# Share of the epochs in which the busiest cells change: a cell must change in as many, and in two. In a cut or a fade
 # all changes, but not for long; and what is frozen most of the time is live all the same.
 EPOCHS_SHARE = 0.1
 DENSITY = 0.3  # of the cells around a changing one that change too
@@ -118,7 +118,7 @@ class Motion:
 
         Where that would be around cells that are `written`, no farther around than it has to be.
         """
-        before = 1 - 1 / self._step  # a cell is one pixel: the image may begin right behind the one before
+        before = 1 - 1 / self._step  # a cell is one pixel: the image may begin right after the one before
         box = np.array(self._everything.box)
         corners, live = fit_fan(part, more, tuple(box / self._step), before)
         text = written & ~live & self._draw(corners)
@@ -167,5 +167,5 @@ def _touching(parts: list[NDArray[np.bool_]], region: NDArray[np.bool_]) -> NDAr
 def _opened(region: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     """The region without its thin parts: where a disk fits in (a morphological opening)."""
     disk = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius + 0.5
-    padded = np.pad(region, 2 * radius, mode="edge")  # the image may go on beyond the picture's edge
+    padded = np.pad(region, 2 * radius, mode="edge")  # the image may continue beyond the picture's edge
     return dilate(~dilate(~padded, disk), disk)

@@ -20,7 +20,7 @@ def read_outlines(
     that `pseudonyms` puts in place of a name.
 
     Raises:
-        UsageError: the file is not of that form, or says nothing of a video.
+        UsageError: the file is not of that form, or a video is missing in it.
     """
     try:
         outlines = {
@@ -37,6 +37,6 @@ def read_outlines(
         hashed = pseudonyms.of("video", source.name) if pseudonyms else ""
         polygons = outlines.get(source.name) or outlines.get(hashed) or next(fitting, None)
         if polygons is None:
-            raise UsageError(f"--sector {path}: says nothing of {source.name!r}; add it, or a pattern that fits it")
+            raise UsageError(f"--sector {path}: does not have {source.name!r}; add it, or a pattern that fits it")
         found[source.name] = polygons
     return found

@@ -19,7 +19,7 @@ from usucl_fast.shards import PackSettings
 COLOR_DISTANCE = 16
 COLOR_SHARE = 0.005
 PLANAR_YUV = re.compile(r"yuvj?4\d\dp")  # three planes of 8 bits
-PROBE = 32  # so many rows, or up to twice as many, are enough to see colour
+PROBE = 32  # rows, or up to twice as many, that are enough to see colour
 
 
 def luma(picture: av.VideoFrame) -> NDArray[np.uint8]:

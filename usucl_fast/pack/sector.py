@@ -52,7 +52,7 @@ class Sector:
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """`[height, width]`: which pixels to keep once the picture is cropped to its box and resized.
 
-        The sector but for its rim, as far as a scaling filter carries over what is outside.
+        This is the sector without its rim, into which a scaling filter spreads what is outside.
         """
         left, top, right, bottom = self.box
         reach = math.ceil(max(1, width / (right - left), height / (bottom - top)))

@@ -24,7 +24,7 @@ class Segment:
         where they are equal the frame that is seen at that time is meant. An infinite `end` is that of the video.
     label: empty where there is none.
     value: NaN where there is none.
-    rate: frames per second of the list that counted `frames` frames in the video; 0 where it says nothing.
+    rate: frames per second of the list that counted `frames` frames in the video; 0 where it is not known.
     """
 
     start: float
@@ -109,9 +109,7 @@ def label_frames(segments: Sequence[Segment], times: Sequence[float], rate: floa
     for segment in segments:
         _check_length(segment, at[-1] + step, count)
         if segment.seconds and not rate:
-            raise DecodeError(
-                f"is labelled by seconds ({segment}), and says nothing of its frame rate; label its frames"
-            )
+            raise DecodeError(f"is labelled by seconds ({segment}), but has no frame rate; label its frames")
         first, end = _place(segment, at, step)
         code = names.index(segment.label)
         for column, given in ((label, bool(code)), (value, not math.isnan(segment.value))):
@@ -128,7 +126,7 @@ def label_frames(segments: Sequence[Segment], times: Sequence[float], rate: floa
 
 
 def _place(segment: Segment, at: NDArray[np.float64], step: float) -> tuple[int, int]:
-    """The first frame of a segment, and the one behind its last."""
+    """The first frame of a segment, and the one after its last."""
     count = len(at)
     if segment.seconds:
         first = int(np.searchsorted(at, segment.start - EARLY))
@@ -138,18 +136,19 @@ def _place(segment: Segment, at: NDArray[np.float64], step: float) -> tuple[int,
             first = end - 1
         last = at[-1] + step
         if segment.start < 0 or segment.start >= last or last + step < segment.end < math.inf:
-            raise DecodeError(f"is labelled at {segment}, and has {last:g} seconds; mend --labels")
+            raise DecodeError(f"is labelled at {segment}, and has {last:g} seconds; correct --labels")
     else:
         first, end = int(segment.start), count if math.isinf(segment.end) else int(segment.end)
         if not 0 <= first < count or end > count:
-            raise DecodeError(f"is labelled at {segment}, and has {count} frames, from 0 to {count - 1}; mend --labels")
+            last = count - 1
+            raise DecodeError(f"is labelled at {segment}, and has {count} frames, from 0 to {last}; correct --labels")
     if first >= end:
-        raise DecodeError(f"is labelled at {segment}, where it has no frame; mend --labels")
+        raise DecodeError(f"is labelled at {segment}, where it has no frame; correct --labels")
     return first, end
 
 
 def _check_length(segment: Segment, seconds: float, frames: int) -> None:
-    """Raises DecodeError where a list that counts by a rate of its own counted another number of frames."""
+    """Raises DecodeError if a list that counts frames at a rate of its own counted another number of them."""
     if segment.frames and abs(segment.frames - seconds * segment.rate) > 1:
         raise DecodeError(
             f"has {frames} frames in {seconds:.3f} s, {seconds * segment.rate:.1f} at --label-fps {segment.rate:g}, and"

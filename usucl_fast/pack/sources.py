@@ -56,7 +56,7 @@ def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[
 
     A file whose extension is in `CONTAINERS` is a video, and so is a DICOM file of any name; a folder that holds
     images and none of these is a video too, its images being the frames. Hidden files, what systems leave behind,
-    shards and folders that may not be read are passed over, and so are symbolic links that lead out of the folder they
+    shards and folders that may not be read are skipped, and so are symbolic links that lead out of the folder they
     were found in, unless `follow_links`.
 
     Returns the sources and, by kind, how many files were none.

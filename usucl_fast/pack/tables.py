@@ -36,16 +36,16 @@ class Rows:
 
     texts: by column, of each row; empty where there is nothing.
     meant: what each column of the file is taken for, by its name there.
-    passed_over: the other columns.
+    ignored: the other columns.
     """
 
     texts: list[dict[str, str]]
     meant: dict[str, str]
-    passed_over: list[str]
+    ignored: list[str]
 
     def __str__(self) -> str:
         used = (f"{meant} (column {name!r})" if meant != name else meant for name, meant in self.meant.items())
-        others = f"; passed over: {', '.join(self.passed_over)}" if self.passed_over else ""
+        others = f"; ignores {', '.join(self.ignored)}" if self.ignored else ""
         return f"uses {', '.join(used)}{others}"
 
 
@@ -60,10 +60,10 @@ def read_rows(path: Path, what: str, needed: Iterable[str], known: Sequence[str]
         path: the file.
         what: what it is, for messages.
         needed: columns that it must have.
-        known: columns that it may have. Others are passed over.
+        known: columns that it may have. Others are ignored.
 
     Raises:
-        UsageError: it is no such file, lacks a column, has one twice, or one that is nearly called like a known one.
+        UsageError: it is not such a file, lacks a column, has one twice, or one with nearly the name of a known one.
     """
     try:
         columns, rows = _read(path)
@@ -153,7 +153,7 @@ def _texts(row: dict[Any, Any], number: int, what: str, needed: Iterable[str], m
         if "\0" in value:
             raise UsageError(f"{what}: entry {number} holds a zero byte")
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise UsageError(f"{what}: entry {number}, {column} {value!r}, is no Unicode text (half a letter)")
+            raise UsageError(f"{what}: entry {number}, {column} {value!r}, is not a Unicode text (half a letter)")
     return text
 
 

@@ -153,7 +153,7 @@ class _MemoryWatch(threading.Thread):
 
 def _prepare(begun: "SimpleQueue[int]") -> None:
     begun.put(os.getpid())
-    # An interrupt is the parent's to handle, and nobody's work goes on when the parent is gone.
+    # The parent handles interrupts, and workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

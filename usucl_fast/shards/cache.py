@@ -91,7 +91,7 @@ class Cache:
             DataError, StoppedError: as `RemoteFolder.download`.
         """
         if not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise DataError(f"{remote.place(name)}: {sha256!r} in the manifest is no SHA-256; pack the videos again")
+            raise DataError(f"{remote.place(name)}: {sha256!r} in the manifest is not a SHA-256; pack the videos again")
         self.check_room(remote.place(name), length or 0)
         check = check_bytes(sha256, length)
         here = _has_length(length) if length is not None else check
@@ -107,7 +107,7 @@ class Cache:
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
                 data = map_file(partial, self.folder / sha256)  # before others see it, who may need its room at once
-                with FileLock(self.folder / "cache.lock"):  # nobody who counts misses it under both names
+                with FileLock(self.folder / "cache.lock"):  # so that no process counts it under neither name
                     partial.replace(self.folder / sha256)
                 return data
             finally:

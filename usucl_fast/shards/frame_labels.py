@@ -14,7 +14,7 @@ SEGMENT = np.dtype(
     [
         ("video", "<u4"),
         ("first", "<u4"),  # frame of the source, from 0
-        ("end", "<u4"),  # the frame behind the last one
+        ("end", "<u4"),  # the frame after the last one
         ("start", "<f8"),  # the same in seconds
         ("stop", "<f8"),
         ("rate", "<f8"),  # frames per second of the source, 0 where unknown
@@ -67,7 +67,7 @@ class FrameLabels:
             if len(label) != frames or len(value) != frames:
                 raise ValueError(f"it has {len(label)} labels and {len(value)} values for {frames} frames")
             if np.isinf(value).any() or not (segments["rate"] >= 0).all() or np.isinf(segments["rate"]).any():
-                raise ValueError("a value, or the rate of a segment, is no finite number")
+                raise ValueError("a value, or the rate of a segment, is not a finite number")
             if not label.is_distinct:
                 raise ValueError("label has one text twice")
             if (segments["video"] >= videos).any() or (segments["label"] >= len(label.different)).any():

@@ -17,7 +17,7 @@ FORMAT = "usucl-shards"
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1 << 26
-"""More is no manifest of ours: 200,000 shards, or videos that were left out, take less. Once it is parsed it may take
+"""A larger manifest is refused: 200,000 shards, or videos that were left out, take less. Once it is parsed it may take
 twenty times as much memory."""
 
 LISTED = 1000
@@ -124,7 +124,7 @@ class Manifest:
         place: the folder or URL of the shards, as messages name it.
 
         Raises:
-            UsageError: it is no manifest, or of another format version.
+            UsageError: it is not a manifest, or of another format version.
             DataError: it was changed or damaged since it was written.
         """
         content = _parse(text, place)
@@ -208,12 +208,12 @@ def _shown(value: Any) -> str:
 def _list(record: Any, field: str) -> list[Any]:
     value = _value(record, field)
     if not isinstance(value, list):
-        raise ValueError(f"{field} is no list")
+        raise ValueError(f"{field} is not a list")
     return value
 
 
 def _dict(record: Any, field: str) -> dict[str, Any]:
     value = _value(record, field)
     if not isinstance(value, dict):
-        raise ValueError(f"{field} is no object")
+        raise ValueError(f"{field} is not an object")
     return value

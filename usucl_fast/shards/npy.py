@@ -20,7 +20,7 @@ def read_npy(data: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]:
     dtype: of the array.
 
     Raises:
-        ValueError: they are no such array, or not as many bytes as the array has.
+        ValueError: they are not such an array, or not as many bytes as the array has.
     """
     file = io.BytesIO(data[:HEADER_BYTES].tobytes())
     try:

@@ -70,14 +70,14 @@ class RemoteFolder:
 
         Raises:
             MissingFileError: there is no such file.
-            DataError: it did not come whole in `ATTEMPTS` attempts, or there is no room for it here.
+            DataError: it did not arrive whole in `ATTEMPTS` attempts, or there is no room for it here.
             StoppedError: the folder was closed meanwhile.
         """
         reason = ""
         for number in range(ATTEMPTS):
             if number:
                 self._pause(name, BACKOFF_SECONDS * 2 ** (number - 1))
-            # Each has a file of its own: what is left of one that was given up may still write to it.
+            # Each attempt has a file of its own: an abandoned one may still write to it.
             attempt = to.with_name(f"{to.name}-{number}")
             try:
                 self._attempt(name, attempt, to, most_bytes)
@@ -222,7 +222,7 @@ def _words(error: Exception) -> str:
         known = status in set(http.HTTPStatus)
         return f"the server answers {status}{f' {http.HTTPStatus(status).phrase}' if known else ''}"
     if hasattr(error, "status"):
-        return "what the server answers is no HTTP"
+        return "the server's answer is not HTTP"
     lines = shown(str(error)).strip().splitlines()  # first of all: what is cut short may not be known for a secret
     return printable(lines[0])[:LONGEST_LINE] if lines else type(error).__name__
 

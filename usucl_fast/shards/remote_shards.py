@@ -20,7 +20,7 @@ from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest, Shard
 from usucl_fast.shards.remote import POLL_SECONDS, MissingFileError, RemoteFolder
 
 SIDE_BY_SIDE = 8
-"""Shards that are fetched at a time because somebody waits for them."""
+"""Shards that are downloaded at a time because a reader waits for them."""
 AHEAD = 2
 """Shards that are fetched at a time because they will be needed."""
 
@@ -118,7 +118,7 @@ class RemoteShards:
                 data = self._cache.get(self._remote, record.name, record.sha256, record.bytes)
         except BaseException as error:
             with self._lock:
-                del self._maps[shard]  # whoever asks again has it tried again
+                del self._maps[shard]  # the next request tries it again
             future.set_exception(error)
             return
         future.set_result(data)
@@ -139,7 +139,7 @@ class RemoteShards:
                 return
             try:
                 self._wait(shard, self._ask(shard, turn))
-            except Exception:  # whoever needs the shard asks again, and is told
+            except Exception:  # a reader that needs the shard asks again, and gets the error
                 return
 
 

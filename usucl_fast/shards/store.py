@@ -21,7 +21,7 @@ from usucl_fast.shards.table import FRAMES, ROW, FrameTable
 from usucl_fast.shards.videos import VIDEOS, VideoTable
 
 TABLE_BYTES = 1 << 32
-"""More is no table of videos or labels of ours: that of ten million videos is smaller. It is read into memory."""
+"""A larger table of videos or labels is refused: that of ten million videos is smaller. It is read into memory."""
 Maps = Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]]
 
 
@@ -170,7 +170,7 @@ def open_shards(shards: str | Path, cache: Path | None = None, cache_bytes: int 
     cache_bytes: what they may take there; those that were used longest ago go first.
 
     Raises:
-        UsageError: they are no shards, of another format version, or cannot be reached; or the cache cannot be used.
+        UsageError: they are not shards, of another format version, or cannot be reached; or the cache cannot be used.
         DataError: the manifest, the video table or the frame table is damaged.
     """
     if is_url(shards):

@@ -25,7 +25,7 @@ def verify(folder: Path) -> list[str]:
     A damaged frame is named by shard, video and frame.
 
     Raises:
-        UsageError: `folder` is no shard folder, or of another format version.
+        UsageError: `folder` is not a shard folder, or of another format version.
     """
     try:
         manifest = read_manifest(folder)

@@ -134,6 +134,6 @@ def _check(columns: dict[str, Any]) -> None:
     if not (columns["frames"] > 0).all():
         raise ValueError("a video has no frames")
     if not (columns["frame_rate"] >= 0).all() or np.isinf(columns["frame_rate"]).any():
-        raise ValueError("a frame_rate is no finite number from 0")
+        raise ValueError("a frame_rate is not a finite number from 0")
     if not set(columns["color"].different) <= {"grey", "rgb"}:
         raise ValueError("a color is neither grey nor rgb")

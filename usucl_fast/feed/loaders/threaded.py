@@ -78,7 +78,7 @@ class ThreadedLoader(ABC):
                 yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape))
                 del frames_NHWC, frames  # the consumer alone says how long they live
         except KeyboardInterrupt:
-            self._store.close()  # or the threads would go on waiting for shards at a URL
+            self._store.close()  # or the threads would keep waiting for shards at a URL
             raise
         finally:
             pool.shutdown(cancel_futures=True)
