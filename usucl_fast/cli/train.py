@@ -188,7 +188,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         return
     if shards is None or run_folder is None:
         raise UsageError(
-            "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are required"
+            "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
         )
     store = open_given(shards, options["cache"], options["cache_gb"])
     config = learn.with_split(config, store)
