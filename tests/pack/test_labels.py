@@ -130,7 +130,7 @@ def test_label_studio_counts_from_one_with_both_ends(tmp_path: Path) -> None:
 
 
 def test_label_studio_is_refused_where_its_frames_are_others(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="say it as --label-fps"):
+    with pytest.raises(UsageError, match="give it as --label-fps"):
         read(tmp_path / "l.json", label_studio(timeline(1, 3, "wall")))
     counted = {"type": "videorectangle", "value": {"framesCount": 24, "duration": 1.0, "sequence": [], "labels": []}}
     one = read(tmp_path / "l.json", label_studio(timeline(1, 3, "wall"), counted), fps=10)["a.mp4"]
@@ -146,7 +146,7 @@ def test_label_studio_is_refused_where_its_frames_are_others(tmp_path: Path) -> 
         read(tmp_path / "l.json", json.dumps(twice), fps=10)
     for text, message in (
         ("{", "is not JSON"),
-        ("[[]]", "no export of Label Studio"),
+        ("[[]]", "not an export of Label Studio"),
         ("[]", "holds no timeline labels"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -178,7 +178,7 @@ def test_cvat_for_video_without_a_track_is_refused_with_the_right_export(tmp_pat
     box = '<box frame="{}" outside="{}" xtl="1" ytl="1" xbr="2" ybr="2"></box>'
     track = '<track id="0" label="wall">' + box.format(0, 0) + box.format(1, 0) + box.format(2, 1) + "</track>"
     assert shown(read(tmp_path / "l.xml", CVAT.format(track))["a.mp4"]) == "..w..w...."
-    with pytest.raises(UsageError, match="no XML of CVAT"):
+    with pytest.raises(UsageError, match="not XML of CVAT"):
         read(tmp_path / "l.xml", "<svg/>")
 
 
