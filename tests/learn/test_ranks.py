@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from tests.helpers.training import losses, plans
 from usucl_fast.errors import UsageError
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.network import Network
-from usucl_fast.learn.ranks import Ranks
+from usucl_fast.learn.ranks import Ranks, meet
 from usucl_fast.learn.recipes import make_config
+from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.shards import open_shards
 
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, checkpoint_every=3)
@@ -147,30 +149,84 @@ def test_more_ranks_than_tuples_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python")
+
+
+def command(out: Path, epochs: int) -> list[str]:
+    """As a user types it, behind torchrun or not."""
+    words = [SAMPLE, "--out", out, *training.tiny_options(epochs, batch_size=4), "--loader", "torch"]
+    return [str(word) for word in (Path(sys.executable).parent / "usucl-train", *words)]
+
+
+@contextlib.contextmanager
+def begun(*words: str, out: Path) -> Iterator["subprocess.Popen[str]"]:
+    """The command, once it has written a checkpoint."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not RunFolder(out).saved_checkpoints():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ranks_do_not_meet_those_that_were_there_before() -> None:
+    """Whichever comes first; the store still has what others left in it, some of whom ended before they had met."""
+    store, names = dist.HashStore(), []
+    store.set("usucl_fast/rank/1", "ended")
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        with ThreadPoolExecutor(3) as pool:
+            met = [pool.submit(meet, store, rank, 3) for rank in order]
+            (name,) = {future.result(60) for future in met}
+        names.append(name)
+    assert len(set(names)) == 3
+    assert meet(store, 0, 1) not in names
+
+
 @pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run_and_is_named(tmp_path: Path) -> None:
-    """Under torchrun, as a user starts it; the run can be gone on with, on one rank."""
+@pytest.mark.parametrize(
+    ("sent", "line"),
+    [
+        (signal.SIGKILL, "rank 0 of 2 ends: another rank has ended"),
+        (signal.SIGSTOP, "rank 0 of 2 ends: rank 1 has given no sign of life for 5 seconds (--rank-timeout)"),
+    ],
+)
+def test_a_rank_that_dies_or_is_stopped_ends_the_run_and_is_named(
+    tmp_path: Path, sent: signal.Signals, line: str
+) -> None:
+    """The run can be gone on with, on one rank. torchrun gives a stopped process 30 seconds to end."""
     out = tmp_path / "run"
-    options = [str(word) for word in training.tiny_options(epochs=10000, batch_size=4)]
-    command = [str(Path(sys.executable).parent / "usucl-train"), str(SAMPLE), *options, "--out", str(out)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    with subprocess.Popen(
-        [*torchrun, *command, "--checkpoint-every", "2"], stderr=subprocess.PIPE, text=True
-    ) as process:
-        while not (out / "checkpoints").exists():
-            assert process.poll() is None
-            time.sleep(0.1)
-        os.kill(rank_process(process.pid, 1), signal.SIGKILL)
+    words = command(out, epochs=10000)
+    with begun(*TORCHRUN, *words, "--checkpoint-every", "2", "--rank-timeout", "5", out=out) as process:
+        os.kill(rank_process(process.pid, 1), sent)
         killed = time.monotonic()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=90)
     assert time.monotonic() - killed < 60
     assert process.returncode != 0
-    assert re.search(r"rank\s*: 1 ", errors), errors
-    assert "rank 0 of 2 ends: another rank has ended" in errors
-    resumed = subprocess.run(
-        [*command, "--resume", "--stop-after", str(len(plans(out)) + 1)], capture_output=True, text=True, check=False
-    )
+    assert line in errors
+    if sent == signal.SIGKILL:
+        assert re.search(r"rank\s*: 1 ", errors), errors
+    more = [*words, "--resume", "--stop-after", str(len(plans(out)) + 1)]
+    resumed = subprocess.run(more, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
+    assert "ranks: 1 now, 2 before" in resumed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_under_torchrun_it_goes_on_by_itself_to_the_bit(tmp_path: Path, rank: int) -> None:
+    """The process that writes, or the other."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    subprocess.run([*TORCHRUN, *command(whole, epochs=100)], capture_output=True, check=True)
+    restarted = [*TORCHRUN[:-1], "--max-restarts", "1", TORCHRUN[-1]]
+    with begun(*restarted, *command(out, epochs=100), "--checkpoint-every", "7", out=out) as process:
+        os.kill(rank_process(process.pid, rank), signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "ends: another rank has ended" in errors
+    assert training.curve(out) == training.curve(whole)
+    assert (out / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
 
 
 def rank_process(parent: int, rank: int) -> int:

@@ -155,6 +155,14 @@ main.add_command(export)
     is_flag=True,
     help="Write OUT/trace.json: where the time of 5 steps goes, after 5 others; for Perfetto or chrome://tracing.",
 )
+@click.option(
+    "--rank-timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Under torchrun: seconds without a sign of life from a rank, as when it is stopped, after which the run ends"
+    " with its name.",
+)
 @click.option("--stop-after", type=count, help="Stop after this many steps of the run; --resume continues it.")
 @click.version_option(__version__, package_name="usucl-fast")
 @click.option("--resume", is_flag=True, help="Resume the run in --out, with its settings.")
@@ -213,7 +221,10 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         _report(run_folder, store, summary)
 
 
-_EXECUTION = ("threads", "resident_file", "beton", "checkpoint_every", "keep", "stop_after", "tensorboard", "profile")
+_EXECUTION = (
+    *("threads", "resident_file", "beton", "checkpoint_every", "keep", "stop_after"),
+    *("tensorboard", "profile", "rank_timeout"),
+)
 """Options that are fields of `Execution`."""
 
 

@@ -12,7 +12,7 @@ imagenet.py    the weights that a backbone's publishers offer
 weights.py     backbones from elsewhere; exporting.py and formats.py, runs for elsewhere
 losses.py      the contrastive loss of USUCL, on tensors
 contrast.py    the loss of a batch of USUCL
-ranks.py       the processes that train together
+ranks.py       the processes that train together; heartbeat.py, which of them live
 mined_plans.py hard negatives from the bank into the plans to come
 optimizer.py   optimisers, and the learning rate over a run
 health.py      what a step came to; is the embedding collapsing, and is the bank filled and fresh?

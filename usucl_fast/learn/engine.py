@@ -46,6 +46,7 @@ class Execution:
     stop_after: stop after this many steps in all, as if told to; None for the whole run.
     tensorboard: write figures for TensorBoard.
     profile: write a trace of a few steps.
+    rank_timeout: seconds without a sign of life after which a rank is given up, and the run with it.
     """
 
     loader: str
@@ -59,6 +60,7 @@ class Execution:
     stop_after: int | None = None
     tensorboard: bool = False
     profile: bool = False
+    rank_timeout: float = 60
 
 
 def train(
@@ -90,7 +92,7 @@ def train(
     config = with_split(with_precision(config, execution.device), store)
     folder = RunFolder(out)
     locked = folder.locked() if ranks.first else contextlib.nullcontext()
-    with ranks.telling_of_lost_ones(), _telling_of_memory(config), locked:
+    with ranks.telling_of_lost_ones(), _telling_of_memory(config), ranks.heartbeat(execution.rank_timeout), locked:
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:

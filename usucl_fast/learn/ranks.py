@@ -7,28 +7,39 @@ memory bank with it, is the same on every rank, as if there were one. So a run d
 import contextlib
 import itertools
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from usucl_fast.errors import StoppedError
+from usucl_fast.learn.heartbeat import Heartbeat
 from usucl_fast.machine import cores
 from usucl_fast.mining.distributed import gather_ragged
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for one that says nothing. One that ends is noticed at once."""
+"""How long a collective waits. A rank that ends is noticed at once, and one that is stopped by its `Heartbeat`."""
 LOST = ("Connection closed", "Connection reset", "gloo", "NCCL", "Broken pipe", "Timed out", "timed out")
 
 
 class Ranks:
     """This process as one of `count`, its number being `rank`."""
 
-    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        count: int = 1,
+        device: torch.device | None = None,
+        store: dist.Store | None = None,
+    ) -> None:
+        """store: a connection of its own to where the ranks have met; None for no `heartbeat`."""
         self.rank, self.count = rank, count
-        self._device = device
+        self._device, self._store = device, store
 
     @property
     def first(self) -> bool:
@@ -63,6 +74,12 @@ class Ranks:
         ends = torch.tensor([number, -number], dtype=torch.int64, device=self._device)
         dist.all_reduce(ends, dist.ReduceOp.MAX)
         return bool(ends.sum() == 0)
+
+    def heartbeat(self, seconds: float) -> contextlib.AbstractContextManager[object]:
+        """Ends this process when another has been silent for so long, see `Heartbeat`."""
+        if self.count == 1 or self._store is None:
+            return contextlib.nullcontext()
+        return Heartbeat(self._store, self.rank, self.count, seconds)
 
     @contextlib.contextmanager
     def telling_of_lost_ones(self) -> Iterator[None]:
@@ -107,8 +124,38 @@ def ranks_of_torchrun(device: torch.device) -> Iterator[tuple[Ranks, torch.devic
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(max(1, cores() // of_machine))  # torchrun leaves each rank one
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    place, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+    name = meet(place, rank, count)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(name, place),
+        rank=rank,
+        world_size=count,
+        timeout=TIMEOUT,
+    )
+    another = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device), device
+        yield Ranks(rank, count, device, dist.PrefixStore(name, another)), device
     finally:
         dist.destroy_process_group()
+
+
+def meet(place: dist.Store, rank: int, count: int) -> str:
+    """A name that these ranks alone have, and none that were here before.
+
+    torchrun keeps one store over its restarts, which still has the addresses of processes that have ended, and tells
+    the agents of several machines different numbers of restarts. So each rank says a name of its own, and the first
+    answers under that, until all have its answer.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        place.set(f"usucl_fast/rank/{rank}", own)
+        first = place.get(f"usucl_fast/answer/{own}").decode()
+        place.set(f"usucl_fast/met/{first}/{rank}", "")
+        return first
+    others = range(1, count)
+    while not all(place.check([f"usucl_fast/met/{own}/{other}"]) for other in others):
+        for other in others:
+            place.set(f"usucl_fast/answer/{place.get(f'usucl_fast/rank/{other}').decode()}", own)
+        time.sleep(0.02)
+    return own
