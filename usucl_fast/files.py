@@ -15,8 +15,26 @@ from usucl_fast.errors import DataError, UsageError, first_line
 CACHE_BYTES = 50 * 10**9
 """Disk space that files fetched from a URL may take by default."""
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when a file cannot grow."""
+
 JSON_BYTES = 1 << 30
 """A larger JSON file is refused."""
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in errors of the system that do not, as when no space is left.
+
+    Raises:
+        OSError: with the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or first_line(error), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -27,7 +45,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tests.helpers import SAMPLE
 from tests.helpers.commands import refused, usucl_eval
 from tests.helpers.forged import change_videos
+from tests.helpers.limits import no_file_larger_than
 from tests.helpers.training import ARCH, BARE
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.evaluate import (
@@ -99,6 +100,22 @@ def test_an_evaluation_is_written_as_it_was_found(phantoms: Path, tmp_path: Path
     assert json.loads((tmp_path / "e" / "summary.json").read_bytes()) == found.summary
     names = {"summary.json", "predictions.npz", "page.html", "confusion.png", "roc.png", "folds.png", "map.png"}
     assert {path.name for path in (tmp_path / "e").iterdir()} == names
+
+
+@pytest.mark.parametrize(("name", "size"), [("predictions.npz", 500), ("confusion.png", 5000), ("page.html", 50_000)])
+def test_a_full_disk_is_told_with_the_name_of_the_file(phantoms: Path, tmp_path: Path, name: str, size: int) -> None:
+    found = evaluated(phantoms)
+    with no_file_larger_than(size), pytest.raises(OSError, match=rf"File too large: .*{name}"):
+        write_evaluation(tmp_path / "e", found)
+    assert not {"summary.json", name} & {path.name for path in (tmp_path / "e").iterdir()}
+
+
+def test_a_full_disk_is_one_line_on_the_terminal(phantoms: Path, tmp_path: Path) -> None:
+    with no_file_larger_than(5000):
+        out = usucl_eval("embed", "random", phantoms, "--out", tmp_path / "e.npz", "--arch", ARCH, "--size", 32)
+    assert out.exit_code == 1
+    assert out.stderr.splitlines()[-1] == f"usucl-eval embed: [Errno 27] File too large: '{tmp_path / 'e.npz'}'"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_has_the_settings_of_its_run(phantoms: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import usucl_train
+from tests.helpers.limits import no_file_larger_than
 from tests.helpers.training import TINY, losses, tiny_options
 from usucl_fast.errors import DataError, ResourceError
 from usucl_fast.learn import Execution, health, train
@@ -35,20 +35,26 @@ def test_a_run_that_diverges_stops_and_names_the_step_and_the_frames(sample: Sha
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(sample: ShardStore, tmp_path: Path) -> None:
-    """The system's own limit on the size of files stands for the disk; the checkpoint breaks off in the middle."""
+    """The checkpoint breaks off in the middle."""
     whole, out = tmp_path / "whole", tmp_path / "run"
     train(config(), sample, whole, EXECUTION)
     train(config(), sample, out, dataclasses.replace(EXECUTION, stop_after=2))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
-    try:
-        with pytest.raises(ResourceError, match=r"step-00000004\.pt cannot be written .*go on with --resume"):
-            train(config(), sample, out, EXECUTION, resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    full = pytest.raises(ResourceError, match=r"step-00000004\.pt cannot be written .*go on with --resume")
+    with no_file_larger_than(1_000_000), full:
+        train(config(), sample, out, EXECUTION, resume=True)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002.pt"]
     train(config(), sample, out, EXECUTION, resume=True)
     assert losses(out) == losses(whole)
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(sample: ShardStore, tmp_path: Path) -> None:
+    how = dataclasses.replace(EXECUTION, checkpoint_every=100)
+    for name, size in (("config.json", 300), ("metrics.jsonl", 4000)):
+        full = pytest.raises(ResourceError, match=rf"{name} cannot be written \(File too large\): make room; --resume")
+        with no_file_larger_than(size), full:
+            train(config(epochs=30), sample, tmp_path / name, how)
+    assert not (tmp_path / "config.json").exists()  # nothing was begun
+    assert train(config(epochs=30), sample, tmp_path / "metrics.jsonl", how, resume=True)["steps"] == 30
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
 from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, Part, Planner, make_loader
-from usucl_fast.files import write_json, write_whole
+from usucl_fast.files import NO_SPACE, write_json, write_whole
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
 from usucl_fast.learn.config import RANDOM
 from usucl_fast.learn.health import BANK_EVERY, bank_health, read_metrics
@@ -92,7 +92,7 @@ def train(
     config = with_split(with_precision(config, execution.device), store)
     folder = RunFolder(out)
     locked = folder.locked() if ranks.first else contextlib.nullcontext()
-    with ranks.telling_of_lost_ones(), _telling_of_memory(config), ranks.heartbeat(execution.rank_timeout), locked:
+    with ranks.telling_of_lost_ones(), _telling_of_room(config), ranks.heartbeat(execution.rank_timeout), locked:
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
@@ -115,9 +115,17 @@ def with_precision(config: Method, device: torch.device) -> Method:
 
 
 @contextlib.contextmanager
-def _telling_of_memory(config: Method) -> Iterator[None]:
+def _telling_of_room(config: Method) -> Iterator[None]:
+    """Raises ResourceError where there is no room, in memory or on disk."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise ResourceError(
+            f"{error.filename} cannot be written ({error.strerror}): make room; --resume goes on from the newest"
+            " checkpoint"
+        ) from error
     except (MemoryError, RuntimeError) as error:
         words = ("out of memory", "can't allocate memory", "not enough memory")
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):

@@ -24,7 +24,7 @@ from usucl_fast.mining.distributed import gather_ragged
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective waits. A rank that ends is noticed at once, and one that is stopped by its `Heartbeat`."""
-LOST = ("Connection closed", "Connection reset", "gloo", "NCCL", "Broken pipe", "Timed out", "timed out")
+LOST = ("Connection closed", "Connection reset", "gloo", "NCCL", "Broken pipe", "Timed out", "timed out", "timeout")
 
 
 class Ranks:
@@ -125,14 +125,15 @@ def ranks_of_torchrun(device: torch.device) -> Iterator[tuple[Ranks, torch.devic
     else:
         torch.set_num_threads(max(1, cores() // of_machine))  # torchrun leaves each rank one
     place, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
-    name = meet(place, rank, count)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(name, place),
-        rank=rank,
-        world_size=count,
-        timeout=TIMEOUT,
-    )
+    with Ranks(rank, count).telling_of_lost_ones():
+        name = meet(place, rank, count)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(name, place),
+            rank=rank,
+            world_size=count,
+            timeout=TIMEOUT,
+        )
     another = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=TIMEOUT)
     try:
         yield Ranks(rank, count, device, dist.PrefixStore(name, another)), device

@@ -3,12 +3,13 @@
 import contextlib
 import json
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import torch
 
-from usucl_fast.files import write_whole
+from usucl_fast.files import naming, write_whole
 from usucl_fast.learn.config import IMAGENET, RANDOM
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.run_folder import RunFolder, parse_metrics
@@ -121,6 +122,16 @@ class Trace:
         self._stack.close()
 
 
+@contextlib.contextmanager
+def _appended(path: Path) -> Iterator[TextIO]:
+    file = path.open("a", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with naming(path):  # closing writes what could not be written before
+            file.close()
+
+
 class Watch:
     """All of it; nothing on a rank that is not the first.
 
@@ -156,7 +167,7 @@ class Watch:
             file.write(metrics.encode())
         for line in parse_metrics(metrics):
             collapse.look(line)  # what was told before is not told again
-        self._metrics = self._stack.enter_context(run.metrics.open("a", encoding="utf-8"))
+        self._metrics, self._file = self._stack.enter_context(_appended(run.metrics)), run.metrics
         self._progress = self._stack.enter_context(Progress("steps", steps, step))
         if tensorboard:
             self._board = self._stack.enter_context(contextlib.closing(TensorBoard(run.tensorboard, step)))
@@ -175,8 +186,9 @@ class Watch:
             return
         line["frames_per_second"] = round(line["frames"] / line["seconds"], 1)
         line["data_wait"] = round(line["wait"] / line["seconds"], 4)
-        self._metrics.write(f"{json.dumps(line)}\n")
-        self._metrics.flush()
+        with naming(self._file):
+            self._metrics.write(f"{json.dumps(line)}\n")
+            self._metrics.flush()
         self._frames += line["frames"]
         self._progress.advance(self._frames, loss=f"{line['loss']:.4f}", data_wait=f"{line['data_wait']:.0%}")
         if warning := self._collapse.look(line):
