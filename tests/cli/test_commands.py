@@ -189,7 +189,7 @@ def test_a_quarantined_video_makes_the_exit_status_1(two_videos: Path, tmp_path:
         (two_videos / name).unlink()
     none = usucl_shard(two_videos, tmp_path / "none", "--workers", 1)
     assert none.exit_code == 2
-    assert "none of the 1 videos can be packed; the first, broken.mp4, does not open" in none.stderr.splitlines()[-1]
+    assert "no video of 1 can be packed; the first, broken.mp4, does not open" in none.stderr.splitlines()[-1]
     assert not (tmp_path / "none").exists()
 
 

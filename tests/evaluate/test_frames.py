@@ -224,5 +224,5 @@ def test_the_command_evaluates_frames(shards: Path, tmp_path: Path) -> None:
         "random", shards, "--size", 32, "--split", "test", "--repeats", 1, "--frames", 2, "--out", tmp_path / "s"
     )
     assert part.exit_code == 0, part.output
-    assert "Of the split test alone: 4 of 9 videos." in part.stderr
+    assert "Only the split test: 4 of 9 videos." in part.stderr
     assert "16 of them are evaluated" in part.stderr

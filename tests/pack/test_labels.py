@@ -130,7 +130,7 @@ def test_label_studio_counts_from_one_with_both_ends(tmp_path: Path) -> None:
 
 
 def test_label_studio_is_refused_where_its_frames_are_others(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give it as --label-fps"):
+    with pytest.raises(UsageError, match="24 by default, as --label-fps"):
         read(tmp_path / "l.json", label_studio(timeline(1, 3, "wall")))
     counted = {"type": "videorectangle", "value": {"framesCount": 24, "duration": 1.0, "sequence": [], "labels": []}}
     one = read(tmp_path / "l.json", label_studio(timeline(1, 3, "wall"), counted), fps=10)["a.mp4"]
@@ -208,7 +208,7 @@ def test_folders_and_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,first,last,label\na.mp4,4,2,wall\n", "entry 1 is from 4 to 2: it ends before it begins"),
+        ("video,first,last,label\na.mp4,4,2,wall\n", "entry 1 ends before it begins (4, 2)"),
         ("video,first,last,label\na.mp4,4,,wall\n", "entry 1 has a first and no last"),
         (
             "video,first,last,label\na.mp4,0,4,wall\na.mp4,4,5,fluid\n",

@@ -49,9 +49,7 @@ def _open(beton: Path, size: int, tensors: bool, batch: int, threads: int, devic
     decoders, ops, ffcv = import_ffcv("fields.rgb_image"), import_ffcv("transforms"), import_ffcv("loader")
     gpu = device.type == "cuda"
     if gpu and tensors and not importlib.util.find_spec("cupy"):
-        raise UsageError(
-            "the arm stock-ffcv normalises by cupy on a GPU: pip install cupy-cuda13x, or leave the arm out"
-        )
+        raise UsageError("the arm stock-ffcv needs cupy on a GPU: pip install cupy-cuda13x, or leave the arm out")
     crop = decoders.CenterCropRGBImageDecoder((size, size), ratio=1)
     to_torch = [ops.ToTensor(), *([ops.ToDevice(device)] if gpu else []), ops.ToTorchImage()]
     mean, std = (255 * np.array(values) for values in (IMAGENET_MEAN, IMAGENET_STD))

@@ -73,9 +73,7 @@ def _find_videos(source: Path) -> list[Path]:
     sources = find_sources([source])[0]
     for found in sources:
         if found.kind != "container":
-            raise UsageError(
-                f"SOURCE {source} holds {found.name!r}, which is not a video file; the arms read nothing else"
-            )
+            raise UsageError(f"SOURCE {source} holds {found.name!r}, which is not a video file; the arms need these")
     return [found.files[0].resolve() for found in sources]
 
 
@@ -83,9 +81,7 @@ def _find_program(arm: str, program: str, beside: Path | None = None) -> str:
     found = shutil.which(program, path=str(beside.parent) if beside else None)
     if not found:
         where = f" beside {beside}" if beside else ""
-        raise UsageError(
-            f"the arm {arm} needs the {program} program{where}; install it, or leave the arm out with --arms"
-        )
+        raise UsageError(f"the arm {arm} needs the {program} program{where}; install it, or leave the arm out")
     return found
 
 

@@ -34,15 +34,13 @@ def open_decoders(table: FrameTable, sources: dict[str, Source]) -> list[VideoDe
     for video in table.videos:
         source = sources[video.name]
         if source.kind != "container":
-            raise UsageError(
-                f"the arm torchcodec reads only video files, and {video.name!r} is none; leave the arm out"
-            )
+            raise UsageError(f"the arm torchcodec only reads video files, not {video.name!r}; leave the arm out")
         try:
             decoder = VideoDecoder(source.files[0])
             decoder.get_frames_at([video.frames - 1, 0])  # in some containers it finds the last ones only in passing
         except (RuntimeError, IndexError, ValueError) as error:
             raise UsageError(
-                f"torchcodec does not seek in {video.name!r} ({first_line(error)}); leave the arm out"
+                f"torchcodec cannot seek {video.name!r} ({first_line(error)}); leave the arm out"
             ) from error
         decoders.append(decoder)
     return decoders

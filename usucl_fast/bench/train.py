@@ -47,9 +47,7 @@ def train_arms(names: list[str], store: ShardStore, config: Method, execution: E
     training = _prepare(store, config, execution, steps)
     config, views = training.config, training.frames.shape[1]
     if views < 3 and any(name.startswith("published") for name in names):
-        raise UsageError(
-            f"--recipe {config.recipe} has no intra-video negatives to encode, which the published arms contrast with"
-        )
+        raise UsageError(f"--recipe {config.recipe} has no intra-video negatives to encode, which published arms need")
     if execution.loader == "resident":
         for _ in training.loader.run(training.plans):
             pass

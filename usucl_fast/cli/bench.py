@@ -18,7 +18,7 @@ from usucl_fast.machine import cores, pick_device
 option = functools.partial(click.option, show_default=True)
 count = click.IntRange(1)
 json_option = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot goes beside it as PNG."
+    "--json", "json_file", type=click.Path(path_type=Path), help="Report; the plot is saved beside it."
 )
 runs_option = option("--runs", default=5, type=count, help="Runs of each arm, in turn with the others.")
 page_cache_option = option(
@@ -193,9 +193,7 @@ def mining_command(
 @option("--size", default=112, type=click.IntRange(32), help="Height and width of the pictures in pixels.")
 @option("--batch-size", default=32, type=count, help="Tuples a step.")
 @option("--steps", default=20, type=count, help="Steps that a run is timed over.")
-@option(
-    "--loader", default="auto", type=click.Choice(("auto", "resident", "dali", "torch")), help="As for usucl-train."
-)
+@option("--loader", default="auto", type=click.Choice(("auto", "resident", "dali", "torch")), help="As of usucl-train.")
 @runs_option
 @_threads_option("CPU threads that decode.", least=0)
 @device_option

@@ -67,7 +67,7 @@ def main() -> None:
 @option("--allow-leakage", is_flag=True, help="Allow --by frame: frames of one video are then on both sides of a fold.")
 @option("--repeats", type=click.IntRange(1), help="How often the folds are drawn anew.  [default: 5, fine-tuned: 1]")
 @option(
-    "--shuffle-labels", is_flag=True, help="A control: permute the labels among the groups, which leaves only chance."
+    "--shuffle-labels", is_flag=True, help="A control: permute the labels among the groups, so only chance is left."
 )
 @option("--positive", help="Class whose recall is the sensitivity.  [default: of two classes, the second]")
 @option("--epochs", type=click.IntRange(1), help="Fine-tuning: epochs on each fold.  [default: 30]")
@@ -136,9 +136,7 @@ def compare_command(evaluations: tuple[str, ...], out: Path, baseline: str | Non
 @main.command("embed", cls=Command)
 @out_option(help="File for the embeddings, an .npz or .parquet.")
 @option("--frames", type=click.IntRange(1), help="Frames a video, evenly spread.  [default: all]")
-@option(
-    "--picture", type=path, help="PNG file: some frames, and those of other groups that the model finds most similar."
-)
+@option("--picture", type=path, help="PNG file: some frames, and the most similar frames of other groups.")
 @option("--queries", default=8, type=click.IntRange(1), help="Rows of the picture.")
 @option("--neighbours", default=6, type=click.IntRange(1), help="Neighbours in a row of it.")
 @_model_options

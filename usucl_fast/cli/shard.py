@@ -51,10 +51,10 @@ main.add_command(names)
 )
 @click.option("--label-fps", metavar="F", type=positive, help="Frame rate that was set in Label Studio.")
 @click.option(
-    "--label-regex", metavar="REGEX", help="Takes a video's label from its name: what the first parentheses match."
+    "--label-regex", metavar="REGEX", help="Takes a video's label from its name: the first parentheses' match."
 )
 @click.option(
-    "--group-regex", metavar="REGEX", help="Takes a video's group from its name: what the first parentheses match."
+    "--group-regex", metavar="REGEX", help="Takes a video's group from its name: the first parentheses' match."
 )
 @click.option(
     "--split",
@@ -230,9 +230,7 @@ def verify_command(ctx: click.Context, shards: str) -> None:
     from usucl_fast.shards import is_url, verify
 
     if is_url(shards):
-        raise UsageError(
-            "SHARDS is at a URL, and verify reads a folder; what is fetched from a URL is verified each time"
-        )
+        raise UsageError("SHARDS is at a URL, and verify reads a folder; downloads are always verified")
     faults = verify(Path(shards))
     for fault in faults:
         say(fault)

@@ -17,9 +17,7 @@ salt_option = click.option(
     show_default="in your configuration folder",
     help="File with the secret that names and patients are hashed with; made if missing. Keep it to add videos later.",
 )
-follow_links_option = click.option(
-    "--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE."
-)
+follow_links_option = click.option("--follow-links", is_flag=True, help="Follow symbolic links out of SOURCE.")
 
 
 def find_given(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:

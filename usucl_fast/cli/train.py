@@ -195,9 +195,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         click.echo(curriculum_text("steps" if config.steps else "epochs", stages))
         return
     if shards is None or run_folder is None:
-        raise UsageError(
-            "SHARDS, a folder made by usucl-shard or the URL of one, and --out, the run folder, are needed"
-        )
+        raise UsageError("SHARDS, a folder made by usucl-shard or its URL, and --out, the run folder, are needed")
     store = open_given(shards, options["cache"], options["cache_gb"])
     config = learn.with_split(config, store)
     begin = {"resume": options["resume"], "overwrite": options["overwrite"]}

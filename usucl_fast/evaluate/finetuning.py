@@ -86,7 +86,7 @@ class _Run:
             self._train, self._held = _hold_back(samples, split, settings.seed, self._name)
         if len(self._train) < 2:
             raise UsageError(
-                f"{self._name} trains on {len(self._train)} samples, and batch norm needs two; use fewer folds"
+                f"{self._name} trains on {len(self._train)} samples; batch norm needs two: use fewer folds"
             )
         self._device, self._bf16 = device, computes_in_bf16(device)
         self._normalise = Normaliser(device, torch.channels_last, *normalisation(backbone))
@@ -179,7 +179,7 @@ class _Run:
     def _finite(self, values: Tensor) -> Tensor:
         if not values.isfinite().all():
             raise DataError(
-                f"{self._name}: the loss or the answers are not numbers; lower the learning rate, {self._settings.lr:g}"
+                f"{self._name}: loss or predictions are not finite; lower the learning rate, {self._settings.lr:g}"
             )
         return values
 

@@ -57,7 +57,7 @@ def read_image_list(path: Path, size: int, channels: int) -> tuple[Samples, "tor
     for video, group in zip(videos, groups, strict=True):
         if group_of.setdefault(video, group) != group:
             raise UsageError(
-                f"{path}: video {video[1]!r} is in the groups {group_of[video][1]!r} and {group[1]!r}; give it one"
+                f"{path}: video {video[1]!r} is in groups {group_of[video][1]!r} and {group[1]!r}; keep one"
             )
     classes = sorted({row["label"] for row in rows})
     labels = np.array([classes.index(row["label"]) for row in rows])
@@ -91,9 +91,7 @@ def read_gbcu(folder: Path, size: int, channels: int) -> tuple[Samples, "torch.T
         lists.append([folder / f"{part}_{fold}.txt" for part in ("train", "val")])
         for file in lists[-1]:
             if not file.is_file():
-                raise UsageError(
-                    f"{folder} has no {file.name}; every fold from 0 on needs its train and val list, two do"
-                )
+                raise UsageError(f"{folder} has no {file.name}; two folds or more need a train and a val list each")
     label_of: dict[str, int] = {}
     named: list[list[list[str]]] = []
     for pair in lists:

@@ -190,9 +190,7 @@ def _sample_notes(table: FrameTable, samples: Samples, config: EvaluateConfig) -
     """Notes on which frames are evaluated."""
     videos, notes = len(table.videos), []
     if config.split:
-        notes.append(
-            f"Of the split {config.split} alone: {len(videos_of_split(config.split, table))} of {videos} videos."
-        )
+        notes.append(f"Only the split {config.split}: {len(videos_of_split(config.split, table))} of {videos} videos.")
     if samples.target == "video":
         left_out = int(table.videos.label.is_empty.sum())
         return [*notes, f"Left out: {left_out} videos without a label."] if left_out else notes

@@ -41,9 +41,7 @@ class FineTune:
         if self.epoch not in EPOCHS:
             raise UsageError(f"epoch {self.epoch!r} is none of {', '.join(EPOCHS)}")
         if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError(
-                f"{self.epochs} epochs of batches of {self.batch_size} train nothing; give 1 or more of both"
-            )
+            raise UsageError(f"{self.epochs} epochs of batches of {self.batch_size} train nothing; give 1 or more")
 
 
 GBCU = FineTune(balanced=False)

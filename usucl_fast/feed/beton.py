@@ -121,9 +121,7 @@ class Beton:
             allocated = np.sort(reader.alloc_table, order="ptr")
             found = allocated[np.searchsorted(allocated["ptr"], image["data_ptr"])]
         except (AssertionError, LookupError, ValueError, MemoryError) as error:
-            raise DataError(
-                f"{path} is not a beton of usucl-shard export-ffcv ({error}); export the shards again"
-            ) from None
+            raise DataError(f"{path} is not a beton of usucl-shard export-ffcv ({error}); export again") from None
         rows = store.table.rows
         self._end = self._place + found["size"].astype(np.int64)
         if len(frame_ids) != len(rows):

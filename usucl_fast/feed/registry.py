@@ -47,8 +47,6 @@ def make_loader(name: str, store: ShardStore, delivery: Delivery) -> Loader:
         from usucl_fast.feed.loaders.ffcv import FfcvLoader
 
         if delivery.beton is None:
-            raise UsageError(
-                f"--loader ffcv needs --beton, a file made by: usucl-shard export-ffcv {store.name} FILE.beton"
-            )
+            raise UsageError(f"--loader ffcv needs --beton, made by: usucl-shard export-ffcv {store.name} FILE.beton")
         return FfcvLoader(store, delivery, delivery.beton)
     raise UsageError(f"there is no loader {name!r}; choose from {', '.join(LOADERS)}")

@@ -42,8 +42,7 @@ def read_label_studio(path: Path, fps: float | None) -> dict[str, list[Segment]]
                 continue
             if not fps:
                 raise UsageError(
-                    f"{what}: Label Studio counts frames at the rate set in its Video tag, 24 by default; give it as"
-                    " --label-fps"
+                    f"{what}: give the frame rate of Label Studio's Video tag, 24 by default, as --label-fps"
                 )
             values = [region.get("value", region) for region in regions]
             frames = max((int(value["framesCount"]) for value in values if value.get("framesCount")), default=0)

@@ -110,9 +110,8 @@ def _of_interest(found: Dataset, values: NDArray[np.float64]) -> NDArray[np.floa
     if found.get("VOILUTSequence"):
         table = found.VOILUTSequence[0]
         first, bits = int(table.LUTDescriptor[1]), int(table.LUTDescriptor[2])
-        levels = np.asarray(
-            table.LUTData if isinstance(table.LUTData, MultiValue) else np.frombuffer(table.LUTData, "<u2")
-        )
+        data = table.LUTData
+        levels = np.asarray(data if isinstance(data, MultiValue) else np.frombuffer(data, "<u2"))
         places = (values - first).round().clip(0, len(levels) - 1).astype(np.int64)
         shown: NDArray[np.float64] = levels[places] / float((1 << bits) - 1)
         return shown

@@ -194,7 +194,7 @@ def _fill(job: _Job) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(
-            f"no space is left for {job.out}: free some and run the same command again; what is done is kept"
+            f"no space is left for {job.out}: free some and run the same command again to continue"
         ) from error
 
 
@@ -267,7 +267,5 @@ def _append_all(job: _Job, writer: ShardWriter) -> Outcome:
             progress.advance(frames=outcome.frames, megabytes=task.source.bytes / 1e6)
     if not writer.videos:
         first = (outcome.not_packed["quarantined"] or outcome.not_packed["left_out"])[0]
-        raise UsageError(
-            f"none of the {len(job.tasks)} videos can be packed; the first, {job.tasks[0].name}, {first.reason}"
-        )
+        raise UsageError(f"no video of {len(job.tasks)} can be packed; the first, {job.tasks[0].name}, {first.reason}")
     return outcome

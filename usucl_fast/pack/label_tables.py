@@ -33,9 +33,7 @@ def _ranges(first: str, last: str, entries: Entries, what: str) -> list[Segment]
         elif last in row:
             raise UsageError(f"{what}: entry {number} has a {first} and no {last}")
         if end < start or (end == start and not (seconds and row.get(last))):
-            raise UsageError(
-                f"{what}: entry {number} is from {row[first]} to {row.get(last, following)}: it ends before it begins"
-            )
+            raise UsageError(f"{what}: entry {number} ends before it begins ({row[first]}, {row.get(last, following)})")
         label, value = _said(row, what, number)
         segments.append(Segment(start, end, seconds, label, value))
     return segments

@@ -198,9 +198,7 @@ def _label_by_folder(sources: list[Source], labels: Labels) -> None:
             _add_facts(labels, source.name, {"label": one_form(folder)}, f"--labels {FOLDER}")
         bare += not slash
     if bare == len(sources):
-        raise UsageError(
-            f"--labels {FOLDER}: no video lies in a folder of SOURCE; put each into one of its class's name"
-        )
+        raise UsageError(f"--labels {FOLDER}: no video lies in a folder of SOURCE; make one for each class")
     if bare:
         labels.notes.append(f"{bare} videos lie in no folder of SOURCE, and have no label")
 

@@ -5,11 +5,9 @@ import faulthandler
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self
 
 from usucl_fast.machine import memory
-
-T = TypeVar("T")
 
 TIME_LIMIT = 60.0
 """Seconds without a picture after which a video is left out."""
@@ -48,7 +46,7 @@ class TimeLimit:
         with contextlib.suppress(OSError):
             self._path.unlink()
 
-    def each(self, pictures: Iterable[T]) -> Iterator[T]:
+    def each(self, pictures: Iterable[Any]) -> Iterator[Any]:
         """The pictures; the clock starts anew at each."""
         for picture in pictures:
             yield picture

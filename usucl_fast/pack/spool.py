@@ -19,7 +19,7 @@ from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.limits import TimeLimit
 from usucl_fast.pack.picture import Storage, has_color, luma
 from usucl_fast.pack.sector import FILE, MOTION, NOTHING, REGIONS, Polygon, Sector, similar
-from usucl_fast.pack.segments import Timed, VideoLabels, label_frames
+from usucl_fast.pack.segments import Timed, label_frames
 from usucl_fast.pack.task import Spooled, Task
 from usucl_fast.pack.video import Header, Kept, Video, thin
 from usucl_fast.shards import BLOCK, MEMBER_SUFFIX, ROW, MemberHeader, PackSettings, VideoRecord
@@ -97,9 +97,11 @@ def _spool(task: Task, way: _Way, stages: "_Stages", limit: TimeLimit) -> Spoole
     if len(frames.rows) < settings.min_frames:
         raise TooShortError(f"has {len(frames.rows)} frames, fewer than --min-frames {settings.min_frames}")
     warnings = [warning, _check_found(video.header, settings, way.how), *video.notes]
-    labels = _label(task, video, timed, frames)
-    if labels and (unseen := labels.unseen()):
-        warnings.append(f"no frame that is kept has the label {', '.join(unseen)}")
+    labels = None
+    if task.source.segments:
+        labels = label_frames(task.source.segments, timed.times, video.frame_rate).of(np.array(frames.numbers))
+        if unseen := labels.unseen():
+            warnings.append(f"no frame that is kept has the label {', '.join(unseen)}")
     cut_out = {"how": way.how, "picture": sector.picture, "polygons": sector.polygons}
     return Spooled(
         record=_record(task, video, way, frames),
@@ -150,13 +152,6 @@ class _Frames:
             )
             self.pair = thumbnail_pair(small.astype(np.uint8), pixels, shown)
             self._stages.lap("clean")
-
-
-def _label(task: Task, video: Video, timed: Timed, frames: _Frames) -> VideoLabels | None:
-    """The labels of the frames that are kept."""
-    if not task.source.segments:
-        return None
-    return label_frames(task.source.segments, timed.times, video.frame_rate).of(np.array(frames.numbers))
 
 
 def _record(task: Task, video: Video, way: _Way, frames: _Frames) -> VideoRecord:

@@ -16,17 +16,10 @@ from usucl_fast.shards import LeftOut, Manifest, VideoRecord
 SUMMARY = "summary.json"
 
 
-class Remark(TypedDict):
-    """A remark on a video."""
-
-    source: str
-    reason: str
-
-
 class PackSummary(TypedDict):
     """The totals of all shards, and what the latest packing did.
 
-    quarantined, left_out: videos that could not be packed; videos that are too short.
+    quarantined, left_out, warnings: `source` and `reason`, of videos that could not be packed, are too short, are odd.
     torn_groups: groups with videos in more than one split.
     packed_videos, packed_frames, seconds, stages: of the latest packing alone, as are the rates.
     notes: how lists and labels were read.
@@ -37,9 +30,9 @@ class PackSummary(TypedDict):
     megabytes: float
     groups: int
     splits: dict[str, int]
-    quarantined: list[Remark]
-    left_out: list[Remark]
-    warnings: list[Remark]
+    quarantined: list[dict[str, str]]
+    left_out: list[dict[str, str]]
+    warnings: list[dict[str, str]]
     torn_groups: list[str]
     packed_videos: int
     packed_frames: int
@@ -64,7 +57,7 @@ class Outcome:
     packed: list[Task] = field(default_factory=list)
     frames: int = 0
     not_packed: dict[str, list[LeftOut]] = field(default_factory=lambda: {"quarantined": [], "left_out": []})
-    warnings: list[Remark] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
     stages: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     duplicates: list[Duplicate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

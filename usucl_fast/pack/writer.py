@@ -93,10 +93,8 @@ class ShardWriter:
                     copied += self._tar.write(chunk)
                     self._checksum.update(chunk)
             if copied != video.length:
-                raise DataError(
-                    f"{spool} has {copied} bytes, and not {video.length}; remove it and {spool.name}.npz, and run the"
-                    " same command again"
-                )
+                remedy = f"remove it and {spool.name}.npz, and run the same command again"
+                raise DataError(f"{spool} has {copied} bytes, not {video.length}; {remedy}")
         self._spools.append(spool)
         rows = video.rows.copy()
         rows["offset"] += self._length

@@ -142,9 +142,7 @@ class Manifest:
                 shards=tuple(ShardRecord.read(one, number) for number, one in enumerate(_list(content, "shards"))),
             )
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{damaged} is damaged ({first_line(error)}); restore it, or pack the videos again"
-            ) from error
+            raise DataError(f"{damaged} is damaged ({first_line(error)}); restore it, or pack again") from error
 
 
 def _parse(text: bytes, place: str) -> dict[str, Any]:
@@ -153,7 +151,7 @@ def _parse(text: bytes, place: str) -> dict[str, Any]:
         format, version = content["format"], content["version"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"SHARDS {place} is not a shard folder: its {MANIFEST} is damaged or of another program"
+            f"SHARDS {place} is not a shard folder: {MANIFEST} is damaged or of another program"
         ) from error
     if format != FORMAT:
         raise UsageError(f"SHARDS {place} is not a shard folder: its {MANIFEST} is of format {_shown(format)}")

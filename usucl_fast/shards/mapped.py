@@ -47,7 +47,5 @@ def _tell(number: int) -> None:
             line = f"{path} had {length} bytes and was cut off to {found} while it was read; restore it, or pack again"
             os.write(2, f"{printable(line)}\n".encode(errors="backslashreplace"))
             os._exit(1)
-    os.write(
-        2, b"SIGBUS: a file or memory that was mapped can no longer be read; is a disk or a network folder gone?\n"
-    )
+    os.write(2, b"SIGBUS: a mapped file or memory can no longer be read; is a disk or a network folder gone?\n")
     ctypes.CDLL(None).signal(number, None)  # as it would have been, once this returns and it is read again

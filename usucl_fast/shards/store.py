@@ -248,7 +248,5 @@ def _map(path: Path, length: int) -> NDArray[np.uint8]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); restore it or pack the videos again") from error
     if len(data) != length:
-        raise DataError(
-            f"{path} has {len(data)} bytes where the manifest says {length}; restore it or pack the videos again"
-        )
+        raise DataError(f"{path} has {len(data)} bytes, not {length} as in the manifest; restore it or pack again")
     return data
