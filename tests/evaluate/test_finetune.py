@@ -226,7 +226,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
 
 def test_a_loss_that_is_no_number_is_told() -> None:
     pictures, samples = made_up(36, 80)
-    with pytest.raises(DataError, match=r"fold 0 of repeat 0: .* not numbers; lower the learning rate, 1e\+30"):
+    with pytest.raises(DataError, match=r"fold 0 of repeat 0: .* not finite; lower the learning rate, 1e\+30"):
         run(pictures, samples, replace(QUICK, lr=1e30))
 
 

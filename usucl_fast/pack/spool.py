@@ -48,6 +48,8 @@ def spool(task: Task) -> Spooled:
         DecodeError: it does not decode to its end, or may not be stored. The text names no file and no patient.
     """
     outcome: Spooled | _Way = _Way(grey=task.settings.color != "rgb")
+    if task.settings.sector == "auto":
+        import usucl_fast.pack.motion  # noqa: F401 - SciPy takes long to import: before the time limit begins
     stages = _Stages()
     try:
         while isinstance(outcome, _Way):
