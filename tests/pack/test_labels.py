@@ -208,7 +208,7 @@ def test_folders_and_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,first,last,label\na.mp4,4,2,wall\n", "entry 1 ends before it begins (4, 2)"),
+        ("video,first,last,label\na.mp4,4,2,wall\n", "entry 1 ends before it begins"),
         ("video,first,last,label\na.mp4,4,,wall\n", "entry 1 has a first and no last"),
         (
             "video,first,last,label\na.mp4,0,4,wall\na.mp4,4,5,fluid\n",
