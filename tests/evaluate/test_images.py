@@ -91,7 +91,7 @@ def test_an_image_is_a_group_of_its_own_where_the_list_says_nothing(tmp_path: Pa
         (
             "path,label,video,group\na.png,x,v,p\nb.png,x,v,q\n",
             UsageError,
-            "video 'v' is in the groups 'p' and 'q'",
+            "video 'v' is in groups 'p' and 'q'",
         ),
         (
             "path,label\na.png,x\nno.png,x\nbad.png,x\n",
