@@ -184,7 +184,7 @@ def test_cycle_against_a_naive_loop(exclude: str) -> None:
                 weights = [math.exp(float(q @ rows[row]) / config.tau) for row in members]
                 neighbour = torch.stack([w * rows[row] for w, row in zip(weights, members, strict=True)]).sum(0)
                 expected += 0.1 * info_nce(neighbour, cycle_key[i], list(cycle_queue), config.tau) / 4
-        assert outcome.loss.item() == pytest.approx(expected, abs=1e-5)
+        assert outcome.loss.item() == pytest.approx(expected, abs=5e-5)  # rows of float16, and .2 into an exponential
         assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=1e-5)
         queue.extend(F.normalize(key, dim=1))
         cycle_queue.extend(F.normalize(cycle_key, dim=1))

@@ -40,7 +40,7 @@ def test_warm_up_is_a_tenth_of_the_run_or_200_steps_or_what_is_said() -> None:
 @pytest.mark.parametrize(
     ("recipe", "given", "expected"),
     [
-        ("default", {}, ("adamw", 0.001)),
+        ("default", {}, ("sgd", 0.06)),
         ("default", {"init": "imagenet"}, ("sgd", 0.005)),
         ("fast", {"init": "weights.pth"}, ("sgd", 0.005)),
         ("default", {"init": "imagenet", "lr": 0.1}, ("sgd", 0.1)),
@@ -59,8 +59,8 @@ def test_a_rate_for_random_weights_and_one_for_others(
 
 
 def test_another_optimiser_needs_a_rate() -> None:
-    with pytest.raises(UsageError, match=r"--optimizer sgd needs --lr as well: 0\.001 is a rate for adamw"):
-        make_config("default", {"optimizer": "sgd"})
+    with pytest.raises(UsageError, match=r"--optimizer adamw needs --lr as well: 0\.06 is a rate for sgd"):
+        make_config("default", {"optimizer": "adamw"})
     with pytest.raises(UsageError, match=r"0\.005 is a rate for sgd"):
         make_config("default", {"init": "imagenet", "optimizer": "lars"})
     assert make_config("default", {"init": "imagenet", "optimizer": "sgd"}).lr == 0.005
@@ -92,5 +92,5 @@ def test_biases_and_norms_are_not_decayed_but_by_sgd() -> None:
     (sgd,) = make_optimizer(make_config("default", {"optimizer": "sgd", "lr": 0.01}), network).param_groups
     assert len(sgd["params"]) == 3
     assert sgd["weight_decay"] == 1e-4
-    adamw = make_optimizer(make_config("default", {}), network).param_groups
+    adamw = make_optimizer(make_config("default", {"optimizer": "adamw", "lr": 1e-3}), network).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in adamw] == [(1, 1e-4), (2, 0.0)]

@@ -30,7 +30,7 @@ EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=2, che
 
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("default", {}),
+    "default": ("default", {"cross_topk": (16, 16)}),
     "reference": ("reference", {}),
     "hardest": (
         "default",
@@ -44,7 +44,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "bank": ("fast", {"intra_negatives": (4, 12), "cross_band_start": (0.2, 0.0), "cross_topk": (9, 3)}),
-    "steps": ("default", {"epochs": 0, "steps": 12, "tuples_per_video": 3, "batch_size": 5, "cross_from": 0.3}),
+    "steps": ("default", {"epochs": 0, "steps": 12, "tuples_per_video": 3, "batch_size": 5, "cross_topk": (16, 16)}),
 }
 """Recipe and settings of the runs below, by name."""
 
@@ -182,10 +182,10 @@ def test_a_run_is_not_resumed_with_other_settings_or_shards(
 ) -> None:
     out = finished["default"]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    with pytest.raises(UsageError, match=r"begun with lr 0\.001, not 0\.5"):
-        train(make_config("default", {**TINY, "lr": 0.5}), sample, out, EXECUTION, resume=True)
+    with pytest.raises(UsageError, match=r"begun with lr 0\.06, not 0\.5"):
+        train(make_config("default", {**TINY, **RUNS["default"][1], "lr": 0.5}), sample, out, EXECUTION, resume=True)
     with pytest.raises(UsageError, match="other shards"):
-        train(make_config("default", TINY), store, out, EXECUTION, resume=True)
+        run(store, out, resume=True)
     with pytest.raises(UsageError, match="--resume to go on"):
         run(sample, out)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}

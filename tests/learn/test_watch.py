@@ -73,7 +73,7 @@ def test_out_of_memory_says_what_to_lower(
 def test_a_batch_in_parts_is_the_same_batch(sample: ShardStore, tmp_path: Path, parts: int) -> None:
     """With batch norm frozen, and negatives from the bank alone."""
     for number in (1, parts):
-        frozen = config(accumulate=number, batch_norm="frozen", lr=0.001, in_batch=False, cross_from=0.0)
+        frozen = config(accumulate=number, batch_norm="frozen", lr=0.001, in_batch=False, intra_from=0.0)
         train(frozen, sample, tmp_path / str(number), EXECUTION)
     assert losses(tmp_path / str(parts)) == pytest.approx(losses(tmp_path / "1"), abs=1e-4)
 

@@ -73,11 +73,11 @@ class TrainConfig:
         choices=("rank", "sync", "shuffle", "frozen"),
     )
     optimizer: str = setting(
-        "adamw",
-        "What moves the weights. default and fast: sgd where --init names weights.",
+        "sgd",
+        "What moves the weights.",
         choices=("sgd", "lars", "adamw"),
     )
-    lr: float = setting(1e-3, "Peak learning rate. default and fast: .005, of SGD, where --init names weights.", low=0)
+    lr: float = setting(0.06, "Peak learning rate. default and fast: .005 where --init names weights.", low=0)
     lr_schedule: str = setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
     warm_up: int = setting(
         -1,
@@ -93,7 +93,7 @@ class TrainConfig:
         low=1,
     )
     augment: str = setting(
-        "look",
+        "geometric",
         "What is done to the pictures, drawn in the plan: see `usucl_fast.feed.augmentation`.",
         choices=tuple(AUGMENTATIONS),
     )

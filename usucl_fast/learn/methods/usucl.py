@@ -39,7 +39,10 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         " similar rows that the memory bank has of it, with nothing more to load.",
         choices=("encode", "bank"),
     )
-    intra_negatives: tuple[int, int] = setting((3, 3), "Intra-video negatives a tuple.", low=0, high=1024)
+    intra_negatives: tuple[int, int] = setting((16, 16), "Intra-video negatives a tuple.", low=0, high=1024)
+    cross_topk: tuple[int, int] = setting(
+        (0, 0), "Stored embeddings that the cross-video hard negative is made of; 0 for no such negative.", low=0
+    )
     intra_hard_share: tuple[float, float] = setting(
         (0.0, 0.0),
         "With --intra-mining encode, the share of them that are the hardest of the window by the bank, not random.",
@@ -79,14 +82,14 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         choices=tuple(CURRICULA),
     )
     intra_window: tuple[float, float] = setting(
-        WIDE,
+        (0.1, 1.0),
         "Where intra-video negatives lie at first: an interval of distances from the anchor, as shares of the video's"
         " length. Not a movement from A to B: the curriculum closes the whole window.",
         low=0,
         high=1,
         interval=True,
     )
-    intra_floor: float = setting(0.15, "The window stays above this share of its first size.", low=0, high=1)
+    intra_floor: float = setting(1.0, "The window stays above this share of its first size.", low=0, high=1)
     intra_from: float = setting(
         LET_IN,
         "Share of the run before intra-video negatives count in the loss: hard ones hold a fresh network back.",
@@ -96,8 +99,8 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
     cross_from: float = setting(LET_IN, "Share of the run before n̂ counts in the loss.", low=0, high=1)
 
     def from_weights(self) -> Self:
-        """SGD, slow; a recipe that begins with weights has its own rate."""
-        return dataclasses.replace(self, optimizer="sgd", lr=0.005) if self.init == RANDOM else self
+        """Slow; a recipe that begins with weights has its own rate."""
+        return dataclasses.replace(self, lr=0.005) if self.init == RANDOM else self
 
     def doubts(self) -> list[str]:
         if self.in_batch or self.init != RANDOM:
@@ -197,8 +200,8 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
 
 
 def default() -> Usucl:
-    """Learns from random weights, and with SGD at .005 from others: two views of a frame, each the other's anchor; bank
-    over all frames."""
+    """Learns from random weights, and more slowly from others: two views of a frame, each the other's anchor; the 16
+    most similar rows of the anchor's video, a tenth of it away or more, as hard negatives. See `bench/quality.py`."""
     return Usucl()
 
 
@@ -218,6 +221,8 @@ def reference() -> Usucl:
         channels=3,
         reach=REACH,
         intra_mining="encode",
+        intra_negatives=(3, 3),
+        intra_window=WIDE,
         cross_topk=(4, 4),
         cross_candidates="batch",
         in_batch=False,
