@@ -9,6 +9,8 @@ from tools import fuzz_runs
 from tools.campaign import FAULTS
 from tools.fuzz_runs import KINDS, Whole, campaign
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
