@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import t as student
 
-from bench import quality, quality_tables
+from bench import false_negatives, quality, quality_tables
 from tools import make_phantoms
 from usucl_fast.learn import make_config
 from usucl_fast.pack import find_sources, pack, read_labels
@@ -57,6 +57,11 @@ def test_arms_of_a_leg_are_run_once_each_and_gone_on_with(tmp_path: Path, monkey
     assert "| `intra` | 1 |" in text
     assert (results / "many-machines-cpu.png").stat().st_size
 
+    run = tmp_path / "work" / "many-machines-cpu-intra-1" / "run"
+    shares = CliRunner().invoke(false_negatives.main, [str(run), str(shards)], standalone_mode=False)
+    assert shares.exit_code == 0, shares.output
+    assert len(shares.output.splitlines()) == 1 + len(false_negatives.BOUNDS)
+
 
 @pytest.mark.parametrize("arm", [name for name in quality.ARMS if name != quality.RANDOM])
 def test_the_settings_of_every_arm_can_be_had(arm: str) -> None:
@@ -100,3 +105,14 @@ def test_a_difference_is_paired_by_patient_and_seed() -> None:
 
 def test_arms_without_a_seed_in_common_have_no_difference() -> None:
     assert quality_tables.difference(_arm({0: 0.5}, [0.5, 0.5]), _arm({1: 0.5}, [0.5, 0.5]), "f") is None
+
+
+def test_the_share_of_members_with_the_same_finding() -> None:
+    angle = np.radians([0, 10, 20, 30, 40])
+    rows, label, group = np.stack([np.cos(angle), np.sin(angle)], axis=1), np.array([1, 1, 1, 0, 1]), np.arange(5)
+    group[1] = 0  # the nearest row is of the anchor's own patient
+    anchor = np.array([0])
+    assert false_negatives.share_alike(rows, label, group, anchor, 2, 1.0) == 1 / 2
+    assert false_negatives.share_alike(rows, label, group, anchor, 9, 1.0) == 2 / 3
+    assert false_negatives.share_alike(rows, label, group, anchor, 2, 0.9) == 1 / 2  # 20 degrees are .94
+    assert false_negatives.share_alike(rows, label, group, anchor, 1, 0.8) == 1
