@@ -1,17 +1,21 @@
 """What the campaigns of faults have in common: each attempt in a process of its own, and a table of how they ended."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import resource
 import signal
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
+import torch
+
+from usucl_fast.progress import Progress
 
 FAULTS = ("different", "traceback", "crash", "hang", "memory")
 SECONDS = 60
@@ -20,6 +24,28 @@ MEMORY = 1 << 30
 """Bytes that the process of an attempt may grow by."""
 Outcome = tuple[str, str]
 """`right`, `refused` or one of the faults, and what was said."""
+
+
+def attempt_all(
+    numbers: Sequence[int], kinds: Sequence[str], attempt: Callable[[int], Outcome], what: str
+) -> tuple[dict[str, Counter[str]], list[tuple[int, str, Outcome]]]:
+    """Makes the attempts of these numbers, each in a process of its own; attempt n is of kind n, counted around.
+
+    Returns:
+        By kind, how many ended how; and number, kind and outcome of each.
+    """
+    torch.set_num_threads(1)
+    table, outcomes = {kind: Counter[str]() for kind in kinds}, []
+    with Progress(what, len(numbers)) as progress:
+        for number in numbers:
+            kind = kinds[number % len(kinds)]
+            outcome = apart(functools.partial(attempt, number))
+            table[kind][outcome[0]] += 1
+            outcomes.append((number, kind, outcome))
+            if outcome[0] in FAULTS:
+                progress.note(f"{number} ({kind}) {outcome[0]}: {outcome[1]}")
+            progress.advance()
+    return table, outcomes
 
 
 def apart(work: Callable[[], Outcome]) -> Outcome:

@@ -30,12 +30,11 @@ import numpy as np
 import torch
 
 import usucl_fast
-from tools.campaign import FAULTS, Outcome, apart, check_line, show
+from tools.campaign import Outcome, attempt_all, check_line, show
 from usucl_fast.curriculum import Curriculum, window_bounds
 from usucl_fast.feed import Augmentation, BatchPlan, Delivery, Normaliser, Planner, make_loader
 from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
 from usucl_fast.mining import MemoryBank, hardest_in_window, nearest_in, soft_negative
-from usucl_fast.progress import Progress
 from usucl_fast.shards import open_shards
 
 PACKAGE = Path(usucl_fast.__file__).parent
@@ -403,21 +402,10 @@ def _alike(made: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def campaign(numbers: Sequence[int], seed: int) -> tuple[dict[str, Counter[str]], list[tuple[int, str, Outcome]]]:
     """Makes the calls of these numbers; by function, how many ended how, and number, function and outcome of each."""
-    torch.set_num_threads(1)
     for number in range(len(KINDS)):  # compiles what all processes need, once
         target = TARGETS[KINDS[number]]
         target.call(make_bank(), target.arguments(np.random.default_rng(0)))
-    table, outcomes = {kind: Counter[str]() for kind in KINDS}, []
-    with Progress("calls", len(numbers)) as progress:
-        for number in numbers:
-            kind = KINDS[number % len(KINDS)]
-            outcome = apart(functools.partial(attempt, number, seed))
-            table[kind][outcome[0]] += 1
-            outcomes.append((number, kind, outcome))
-            if outcome[0] in FAULTS:
-                progress.note(f"{number} ({kind}) {outcome[0]}: {outcome[1]}")
-            progress.advance()
-    return table, outcomes
+    return attempt_all(numbers, KINDS, functools.partial(attempt, seed=seed), "calls")
 
 
 @click.command()

@@ -32,11 +32,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tools.campaign import FAULTS, Outcome, apart, check_line, show
+from tools.campaign import Outcome, attempt_all, check_line, show
 from usucl_fast.errors import UsuclError
 from usucl_fast.learn import Execution, RunFolder, make_config, train
 from usucl_fast.learn.ranks import Ranks
-from usucl_fast.progress import Progress
 from usucl_fast.shards import open_shards
 
 SAMPLE = Path(__file__).parent.parent / "shards" / "sample"
@@ -197,18 +196,7 @@ def campaign(
     whole: Whole, numbers: Sequence[int], seed: int
 ) -> tuple[dict[str, Counter[str]], list[tuple[int, str, Outcome]]]:
     """Makes the attempts of these numbers; by kind, how many ended how, and number, kind and outcome of each."""
-    torch.set_num_threads(1)
-    table, outcomes = {kind: Counter[str]() for kind in KINDS}, []
-    with Progress("attempts", len(numbers)) as progress:
-        for number in numbers:
-            kind = KINDS[number % len(KINDS)]
-            outcome = apart(functools.partial(attempt, whole, number, seed))
-            table[kind][outcome[0]] += 1
-            outcomes.append((number, kind, outcome))
-            if outcome[0] in FAULTS:
-                progress.note(f"{number} ({kind}) {outcome[0]}: {outcome[1]}")
-            progress.advance()
-    return table, outcomes
+    return attempt_all(numbers, KINDS, functools.partial(attempt, whole, seed=seed), "attempts")
 
 
 @click.command()

@@ -31,13 +31,12 @@ import torch
 
 from tests.helpers.servers import FaultyServer
 from tools import make_phantoms
-from tools.campaign import FAULTS, Outcome, apart, check_line, show
+from tools.campaign import Outcome, attempt_all, check_line, show
 from tools.hostile_shards import FOLDERS, SERVERS, mutate
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import UsuclError
 from usucl_fast.feed import Augmentation, BatchPlan, Delivery, Planner, make_loader
 from usucl_fast.pack import find_sources, pack, read_labels
-from usucl_fast.progress import Progress
 from usucl_fast.shards import PackSettings, ShardStore, open_shards, remote, verify
 
 KINDS = (*FOLDERS, *SERVERS)
@@ -63,22 +62,14 @@ def campaign(
     Returns:
         By kind, how many inputs ended how; and number, kind and outcome of each.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # before the first computation
     expected = _feed(open_shards(shards), "torch")  # compiles what all processes need, once
-    table, all_outcomes = {kind: Counter[str]() for kind in KINDS}, []
-    with Progress("inputs", len(numbers)) as progress:
-        for number in numbers:
-            kind = KINDS[number % len(KINDS)]
-            loaders = ["torch", "resident"]
-            if dali_every and number // len(KINDS) % dali_every == 0:
-                loaders.append("dali")
-            outcome = apart(functools.partial(attempt, shards, number, seed, loaders, expected))
-            table[kind][outcome[0]] += 1
-            all_outcomes.append((number, kind, outcome))
-            if outcome[0] in FAULTS:
-                progress.note(f"{number} ({kind}) {outcome[0]}: {outcome[1]}")
-            progress.advance()
-    return table, all_outcomes
+
+    def attempted(number: int) -> Outcome:
+        with_dali = dali_every and number // len(KINDS) % dali_every == 0
+        return attempt(shards, number, seed, ["torch", "resident", *(["dali"] if with_dali else [])], expected)
+
+    return attempt_all(numbers, KINDS, attempted, "inputs")
 
 
 def attempt(shards: Path, number: int, seed: int, loaders: Sequence[str], expected: np.ndarray) -> Outcome:

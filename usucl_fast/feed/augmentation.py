@@ -19,7 +19,7 @@ Black stays black, and so the sector its shape, in all but contrast.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,8 @@ class Augmentation:
         return any(any(getattr(self, name)) for name in _LOOK)
 
 
+_GEOMETRIC = Augmentation(area=(0.6, 1.2), ratio=(0.9, 1 / 0.9), whole=True, shift=0.1, flip=0.5)
+
 AUGMENTATIONS = {
     # The published one: crops along the long side.
     "reference": Augmentation(),
@@ -108,24 +110,16 @@ AUGMENTATIONS = {
         blur=(0.1 / 224, 2 / 224),
     ),
     # The same slice, held a little differently: grey levels, by which small findings are known, stay as they are.
-    "geometric": Augmentation(area=(0.6, 1.2), ratio=(0.9, 1 / 0.9), whole=True, shift=0.1, flip=0.5),
+    "geometric": _GEOMETRIC,
     # And with another gain: gamma, and a ramp over depth.
-    "gain": Augmentation(
-        area=(0.6, 1.2),
-        ratio=(0.9, 1 / 0.9),
-        whole=True,
-        shift=0.1,
-        flip=0.5,
+    "gain": replace(
+        _GEOMETRIC,
         log_gamma=(-0.4, 0.4),
         ramp=(-0.3, 0.3),
     ),
     # What another probe, machine or setting does to the same slice.
-    "ultrasound": Augmentation(
-        area=(0.6, 1.2),
-        ratio=(0.9, 1 / 0.9),
-        whole=True,
-        shift=0.1,
-        flip=0.5,
+    "ultrasound": replace(
+        _GEOMETRIC,
         tone_chance=0.8,
         gamma=(0.6, 1.6),
         blur_chance=0.3,
@@ -138,12 +132,8 @@ AUGMENTATIONS = {
     ),
     # The same slice as other machines show it, where a machine's look tells patients apart. The widest blur is that of
     # a mean over 3 x 3 of 96 x 96 pixels.
-    "look": Augmentation(
-        area=(0.6, 1.2),
-        ratio=(0.9, 1 / 0.9),
-        whole=True,
-        shift=0.1,
-        flip=0.5,
+    "look": replace(
+        _GEOMETRIC,
         blur_chance=1.0,
         blur=(0.0, 0.8 / 96),
         log_gamma=(-0.4, 0.4),
