@@ -218,8 +218,10 @@ def train_command(
     """
     store = open_given(shards, cache, cache_gb)
     settings = {name: options[name] for name in ("arch", "size", "batch_size")}
-    if learn.RECIPES[recipe]().method == "usucl":  # the published arms encode five pictures a tuple, so all must
-        settings |= {"intra_mining": "encode", "symmetric": False}
+    made = vars(learn.RECIPES[recipe]())
+    if made["method"] == "usucl":  # the published arms encode five pictures a tuple and make n̂, so all must
+        members = made["cross_topk"] if any(made["cross_topk"]) else (16, 16)
+        settings |= {"intra_mining": "encode", "intra_negatives": (3, 3), "cross_topk": members, "symmetric": False}
     config = learn.make_config(recipe, settings)
     if loader == "auto":
         loader, _ = feed.choose_loader(store, config.channels, feed.RESIDENT_BYTES)
