@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from usucl_fast import evaluate, learn
+from usucl_fast.evaluate import RANDOM
 from usucl_fast.evaluate.folds import most_folds
 from usucl_fast.evaluate.metrics import at_level, bootstrap_scores, group_draws
 from usucl_fast.evaluate.samples import find_samples
@@ -27,7 +28,6 @@ from usucl_fast.machine import cores, hardware, pick_device
 from usucl_fast.shards import ShardStore, open_shards
 
 RESULTS = Path(__file__).parent / "results" / "quality"
-RANDOM = "random"
 DRAWS = 200
 """Of the groups, the same in all runs, so that differences of runs are paired."""
 POINTS = 4
@@ -84,7 +84,7 @@ ARMS: dict[str, Arm] = {
 }
 SAME: dict[str, Any] = {"init": RANDOM, "channels": 1}
 SCALES: dict[str, dict[str, Any]] = {
-    "cpu": {"arch": "timm/test_resnet", "size": 96, "batch_size": 32, "steps": 3000},
+    "cpu": {"arch": "timm/test_resnet", "size": 96, "batch_size": 32, "steps": 2000},
     "gpu": {"arch": "resnet18", "size": 96, "batch_size": 64, "steps": 2500},
     "imagenet": {"init": "imagenet", "arch": "timm/tf_efficientnet_lite0", "size": 112, "batch_size": 64, "steps": 600},
 }
@@ -186,7 +186,7 @@ def _run(
     for quarter in range(len(curve), POINTS):
         stop = made.steps * (quarter + 1) // POINTS
         begun = folder.holds_run()
-        summary = learn.train(
+        learn.train(
             folder.read_config() if begun else made,
             store,
             folder.path,
@@ -203,7 +203,7 @@ def _run(
     return {
         **told,
         "settings": dataclasses.asdict(folder.read_config()),
-        "seconds": summary["seconds"],
+        "seconds": json.loads(folder.summary.read_bytes())["seconds"],
         "curve": short,
         "figures": curve[-1]["figures"],
     }
@@ -234,12 +234,12 @@ def _figures(
             ill = (samples.labels != samples.classes.index(NORMAL)).astype(np.int64)
             samples = dataclasses.replace(samples, labels=ill, classes=[NORMAL, "lesion"])
         splits = evaluate.make_folds(samples, "group", min(5, most_folds(samples, "group")), 5, seed=0)
+        groups = len(np.unique(samples.groups))
+        weights = np.concatenate([np.ones((1, groups)), group_draws(groups, seed=0)[:DRAWS]])
+        own = features[np.searchsorted(wanted, frame_ids)]
         for protocol in PROTOCOLS:
-            predictions = evaluate.predict(protocol, features[np.searchsorted(wanted, frame_ids)], samples, splits)
-            asked = at_level(predictions, question.level)
+            asked = at_level(evaluate.predict(protocol, own, samples, splits), question.level)
             assert asked
-            groups = len(np.unique(samples.groups))
-            weights = np.concatenate([np.ones((1, groups)), group_draws(groups, seed=0)[:DRAWS]])
             value, *drawn = bootstrap_scores(asked, weights, question.score).round(5).tolist()
             yield f"{name}, {protocol}", {"value": value, "drawn": drawn}
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from bench.quality import ARMS, LEGS, RESULTS, SCALES
+from usucl_fast.evaluate import RANDOM
 from usucl_fast.files import write_whole
 
 Report = dict[str, Any]
@@ -166,8 +167,8 @@ def _curves(arms: dict[str, dict[int, Report]]) -> Figure | None:
             curves = [report["curve"] for report in arms[name].values()]
             mean = np.mean([[point["figures"][figure] for point in curve] for curve in curves], axis=0)
             axes.plot([point["step"] for point in curves[0]], mean, marker="o", label=name)
-        if "random" in arms:
-            values = [report["figures"][figure]["value"] for report in arms["random"].values()]
+        if RANDOM in arms:
+            values = [report["figures"][figure]["value"] for report in arms[RANDOM].values()]
             axes.axhline(statistics.mean(values), color="grey", linestyle="--", label="untrained")
         axes.set_title(figure, fontsize=9)
         axes.tick_params(labelsize=8)

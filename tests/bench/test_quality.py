@@ -50,6 +50,12 @@ def test_arms_of_a_leg_are_run_once_each_and_gone_on_with(tmp_path: Path, monkey
     assert CliRunner().invoke(quality.main, arguments, standalone_mode=False).exit_code == 0
     assert {file: file.stat().st_mtime_ns for file in results.iterdir()} == written
 
+    # Cut off after the last quarter, and before its file was written: nothing is trained again.
+    file = results / "many-machines-cpu-intra-1.json"
+    file.unlink()
+    assert CliRunner().invoke(quality.main, arguments, standalone_mode=False).exit_code == 0
+    assert json.loads(file.read_bytes()) == report
+
     made = CliRunner().invoke(quality_tables.main, ["--results", str(results)], standalone_mode=False)
     assert made.exit_code == 0, made.output
     text = (results / "README.md").read_text()
