@@ -2,7 +2,7 @@
 
 python bench/quality.py LEG SHARDS WORK
 
-Every run ends as one small file, RESULTS/LEG-SCALE-ARM-SEED.json; `python bench/quality_tables.py` makes the tables.
+Every run ends as one small file, RESULTS/LEG-SCALE-ARM-SEED.json; `python -m bench.quality_tables` makes the tables.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The tables of `bench/quality.py`: what each arm has learned, and its difference from the arm it is compared with.
 
-python bench/quality_tables.py
+python -m bench.quality_tables
 
 Reads every RESULTS/*.json, and writes RESULTS/README.md and a figure a leg of the curves over the length of training.
 """
@@ -76,7 +76,7 @@ def main(results: Path) -> None:
     text = [
         "# What each arm learned",
         "",
-        "Made by `python bench/quality_tables.py` of the files beside it, a run each. Means, ± the standard deviation",
+        "Made by `python -m bench.quality_tables` of the files beside it, a run each. Means, ± the standard deviation",
         "of seeds where there are several. A difference is paired by patient and seed, with its 95 % interval; of one",
         "seed (¹), what seeds change is not in it. Bold: the interval lies on one side of zero.",
     ]
