@@ -1,6 +1,7 @@
 """What this machine is, and what it is told to be."""
 
 import pytest
+import torch
 
 from usucl_fast import machine
 
@@ -22,3 +23,26 @@ def test_busy_cores_are_told_of_where_threads_would_wait_for_each_other(
     if note:
         assert f"about {busy:.1f} of {count} cores" in note
         assert "OMP_NUM_THREADS=1" in note
+
+
+def test_cores_are_shared_out_among_the_ranks_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert machine.cores() == 16
+    for ranks, own in ((2, 8), (3, 5), (32, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        assert machine.cores() == own
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "begun"),
+    [("cuda", 1, "cuda:1"), ("cuda", None, "cuda"), ("cuda:0", 1, "cuda:0"), ("auto", 1, "cuda:1"), ("cpu", 1, "cpu")],
+)
+def test_a_rank_begins_nothing_on_the_gpu_of_another(
+    monkeypatch: pytest.MonkeyPatch, name: str, gpu: int | None, begun: str
+) -> None:
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda size, device: seen.append(str(device)))
+    assert str(machine.pick_device(name, gpu)) == begun
+    assert seen == [begun]

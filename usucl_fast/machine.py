@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPU cores for this process: those it may use, shared out among the ranks that torchrun started beside it."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def memory() -> int:
@@ -60,8 +59,10 @@ def hardware() -> str:
     return f"{model}, {cores()} cores, {gpu}"
 
 
-def pick_device(name: str) -> "torch.device":
+def pick_device(name: str, gpu: int | None = None) -> "torch.device":
     """The device that `--device` names: `auto` is the GPU where there is one.
+
+    gpu: the number of the GPU where the name has none; nothing is begun on another one.
 
     Raises:
         UsageError: the device cannot be used here.
@@ -69,7 +70,9 @@ def pick_device(name: str) -> "torch.device":
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and gpu is not None:
+        name = f"cuda:{gpu}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -24,10 +24,10 @@ from tests.helpers import SAMPLE, training
 from tests.helpers.feeding import planner_of
 from tests.helpers.processes import in_processes
 from tests.helpers.training import losses, plans
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import ResourceError, StoppedError, UsageError
 from usucl_fast.learn import Execution, train
 from usucl_fast.learn.network import Network
-from usucl_fast.learn.ranks import Ranks, meet
+from usucl_fast.learn.ranks import Ranks, meet, ranks_of_torchrun
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.shards import open_shards
@@ -235,3 +235,21 @@ def rank_process(parent: int, rank: int) -> int:
         if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             return int(pid)
     raise AssertionError(f"torchrun has no process of rank {rank}")
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    refused = r"3 ranks on a machine of 2 GPUs; start one a GPU \(--nproc-per-node 2\)"
+    with pytest.raises(UsageError, match=refused), ranks_of_torchrun("auto"):
+        pass
+
+
+def test_what_nccl_says_is_no_lost_rank() -> None:
+    said = "NCCL error in: NCCLUtils.cpp:77, invalid usage\nLast error:\nDuplicate GPU detected : rank 0 and rank 1"
+    named = r"rank 0 of 2: NCCL.* failed: Duplicate GPU detected : rank 0 and rank 1;"
+    with pytest.raises(ResourceError, match=named), Ranks(0, 2).telling_of_lost_ones():
+        raise RuntimeError(said)
+    with pytest.raises(StoppedError, match="another rank has ended"), Ranks(0, 2).telling_of_lost_ones():
+        raise RuntimeError("NCCL error in: x\nncclRemoteError: A call failed possibly due to a network error")

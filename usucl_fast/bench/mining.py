@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from usucl_fast.bench.harness import Arm
+from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import computes_in_bf16
 from usucl_fast.mining import MemoryBank
 from usucl_fast.optional import needed
 
-COARSE = torch.bfloat16 if computes_in_bf16(torch.device("cpu")) else torch.float32
-"""The arithmetic of the floor: the faster one here."""
 BATCHES = 4
 """Batches of queries that a run goes through, again and again for at least `SECONDS`."""
 SECONDS = 0.3
@@ -86,21 +84,30 @@ def make_embeddings(kind: str, rows: int, dim: int, length: int) -> torch.Tensor
 
 
 def mining_arms(
-    names: list[str], embeddings: torch.Tensor, first_row: NDArray[np.int64], *, batch_size: int, k: int
+    names: list[str],
+    embeddings: torch.Tensor,
+    first_row: NDArray[np.int64],
+    *,
+    batch_size: int,
+    k: int,
+    device: torch.device,
 ) -> list[Arm]:
     """Makes the named arms ready to run: they search for the `k` rows most similar to each query of a batch.
 
-    All search the same rows, rounded to bfloat16, on the CPU. A query is a row and a little noise, and its video is
-    left out; what leaves out none says so. FAISS takes one selector a call: its queries go one by one, on all threads.
+    All search the same rows, rounded to bfloat16, on the device; FAISS does so on the CPU alone. A query is a row and a
+    little noise, and its video is left out; what leaves out none says so. FAISS takes one selector a call: its queries
+    go one by one, on all threads.
 
     Raises:
-        UsageError: an arm needs FAISS, and it is not installed or does not load.
+        UsageError: an arm needs FAISS, and it is not installed or does not load, or has no such device.
     """
     for name in names:
         if name.startswith("faiss"):
+            if device.type != "cpu":
+                raise UsageError(f"the arm {name} searches on the CPU alone; leave it out, or use --device cpu")
             with needed("FAISS", f"the arm {name}", "bench"):
                 importlib.import_module("faiss")
-    bank = MemoryBank(first_row, embeddings.shape[1], torch.bfloat16)
+    bank = MemoryBank(first_row, embeddings.shape[1], torch.bfloat16, device)
     bank.load_state_dict({"embeddings": embeddings, "written_at": torch.zeros(len(embeddings), dtype=torch.int64)})
     batches = _queries(bank, batch_size)
     query, video = batches[0]
@@ -109,7 +116,7 @@ def mining_arms(
     for name in names:
         search = _searches(name, bank, k)
         if name == "floor-matmul":
-            delivers = f"nothing: products of the rows with the queries in {COARSE}".replace("torch.", "")
+            delivers = f"nothing: products of the rows with the queries in {_coarse(device)}".replace("torch.", "")
         else:
             open_too = ", own video among them" if name in ("faiss-flat-open", "published") else ""
             recall = _recall(bank, batches[0], search, truth)
@@ -124,18 +131,21 @@ def _queries(bank: MemoryBank, batch_size: int) -> list[tuple[torch.Tensor, torc
     for _ in range(BATCHES):
         rows = torch.randint(len(bank), (batch_size,), generator=generator)
         noise = torch.randn(batch_size, bank.embeddings.shape[1], generator=generator)
-        query = F.normalize(bank.rows(rows) + 0.2 * F.normalize(noise, dim=1), dim=1)
-        batches.append((query, torch.from_numpy(np.searchsorted(bank.first_row, rows, side="right") - 1)))
+        stored = bank.rows(rows.to(bank.embeddings.device))
+        query = F.normalize(stored + 0.2 * F.normalize(noise, dim=1).to(stored.device), dim=1)
+        video = torch.from_numpy(np.searchsorted(bank.first_row, rows, side="right") - 1)
+        batches.append((query, video.to(stored.device)))
     return batches
 
 
 def _right_answers(bank: MemoryBank, query: torch.Tensor, video: torch.Tensor, k: int) -> torch.Tensor:
     """The k greatest similarities of each query by brute force, float64 `[B, k]`."""
-    best = torch.full((len(query), k), -torch.inf, dtype=torch.float64)
-    first, last = (torch.from_numpy(bank.first_row)[video + side, None] for side in (0, 1))
+    best = torch.full((len(query), k), -torch.inf, dtype=torch.float64, device=query.device)
+    first_row = torch.from_numpy(bank.first_row).to(query.device)
+    first, last = (first_row[video + side, None] for side in (0, 1))
     for start in range(0, len(bank), 1 << 16):
         scores = query.double() @ bank.embeddings[start : start + (1 << 16)].double().T
-        row = start + torch.arange(scores.shape[1])
+        row = start + torch.arange(scores.shape[1], device=query.device)
         scores.masked_fill_((row >= first) & (row < last), -torch.inf)
         best = torch.cat([best, scores], dim=1).topk(k, dim=1).values
     return best
@@ -146,7 +156,8 @@ def _recall(bank: MemoryBank, batch: tuple[torch.Tensor, torch.Tensor], search: 
     query, video = batch
     found = search(query, video)[: len(truth)]
     similarity = torch.einsum("bd,bkd->bk", query[: len(truth)].double(), bank.rows(found).double())
-    own = torch.from_numpy(np.searchsorted(bank.first_row, found, side="right") - 1) == video[: len(truth), None]
+    of_video = torch.from_numpy(np.searchsorted(bank.first_row, found.cpu(), side="right") - 1)
+    own = of_video.to(video.device) == video[: len(truth), None]
     right = (similarity >= truth[:, -1:] - 1e-12) & (found >= 0) & ~own
     possible = truth.isfinite()
     return float((right & possible).sum() / possible.sum())
@@ -156,10 +167,11 @@ def _searches(name: str, bank: MemoryBank, k: int) -> Search:
     if name in ("exact", "approximate"):
         return lambda query, video: bank.cross(query, video, k, approximate=name == "approximate").frame_ids
     if name == "floor-matmul":
-        return partial(_multiply, bank.embeddings.to(COARSE))
+        return partial(_multiply, bank.embeddings.to(_coarse(bank.embeddings.device)))
     rows = bank.embeddings.float()
     if name == "published":
         return lambda query, video: torch.stack([(rows @ one).topk(k).indices for one in query])
+    # FAISS, on the CPU
     index, parameters = _faiss_index(name, rows.numpy())
     if name == "faiss-flat-open":
         return lambda query, video: torch.from_numpy(index.search(query.numpy(), k)[1])
@@ -198,8 +210,13 @@ def _faiss_index(name: str, rows: NDArray[np.float32]) -> tuple[Any, Callable[..
     return index, parameters
 
 
+def _coarse(device: torch.device) -> torch.dtype:
+    """The arithmetic of the floor: the faster one on the device."""
+    return torch.bfloat16 if computes_in_bf16(device) else torch.float32
+
+
 def _multiply(rows: torch.Tensor, query: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-    columns = query.to(COARSE).T
+    columns = query.to(rows.dtype).T
     for block in rows.split(1 << 14):
         torch.mm(block, columns)
     return video
@@ -211,6 +228,7 @@ def _rate(search: Search, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> f
     done, started = 0, time.perf_counter()
     for query, video in itertools.cycle(batches):
         search(query, video)
+        synchronise(query.device)
         done += len(query)
         elapsed = time.perf_counter() - started
         if elapsed >= SECONDS:

@@ -19,7 +19,8 @@ from usucl_fast.curriculum import INTRA_FROM
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import LOOKAHEAD, Batch, BatchPlan, Loader, Normaliser
 from usucl_fast.learn import Execution, Method, RunFolder
-from usucl_fast.learn.engine import Run, with_precision
+from usucl_fast.learn.arithmetic import arithmetic, with_precision
+from usucl_fast.learn.engine import Run
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.shards import ShardStore
@@ -114,7 +115,7 @@ class _Training:
             device = self.execution.device
             rows = torch.randn(len(self.store.table), self.config.dim, device=device)
             run.network.bank.write(torch.arange(len(rows), device=device), F.normalize(rows, dim=1), self.first)
-        with contextlib.closing(run.loader.run(run.shares())) as batches:
+        with arithmetic(settings.precision, False), contextlib.closing(run.loader.run(run.shares())) as batches:
             return self._rate(batches, run.one_step, seconds)
 
     def published(self, name: str, seconds: dict[str, float]) -> float:
@@ -136,7 +137,8 @@ class _Training:
             tuples = len(batch.frames)
             step.step(pictures[:tuples], self.plans[0].epoch, True, second[:tuples] if unused else None)
 
-        return self._rate(_Cached(self.frames).run(self.plans), train, seconds)
+        with arithmetic(self.config.precision, False):
+            return self._rate(_Cached(self.frames).run(self.plans), train, seconds)
 
     def _rate(
         self, batches: Generator[Batch, None, None], step: Callable[[Batch], object], seconds: dict[str, float]

@@ -152,6 +152,7 @@ def shard_command(
 @_arms_option(bench.MINING_ARMS, "exact,approximate,published,floor-matmul")
 @_threads_option("Threads of each arm.")
 @runs_option
+@device_option
 @json_option
 def mining_command(
     rows: int,
@@ -163,6 +164,7 @@ def mining_command(
     arms: list[str],
     threads: int,
     runs: int,
+    device: str,
     json_file: Path | None,
 ) -> None:
     """Queries/s of the memory bank, FAISS and the published way: the most similar rows outside the query's own video.
@@ -181,7 +183,7 @@ def mining_command(
         first_row = bench.even_videos(rows, video_length)
     else:
         stored, first_row = bench.read_embeddings(Path(embeddings), video_length)
-    ready = bench.mining_arms(arms, stored, first_row, batch_size=batch_size, k=k)
+    ready = bench.mining_arms(arms, stored, first_row, batch_size=batch_size, k=k, device=pick_device(device))
     bench.compare("mining", "queries/s", ready, runs, json_file)
 
 

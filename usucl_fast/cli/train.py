@@ -19,7 +19,7 @@ from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
-from usucl_fast.machine import cores, crowded, pick_device
+from usucl_fast.machine import cores, crowded
 
 if TYPE_CHECKING:
     from usucl_fast.shards import ShardStore
@@ -163,6 +163,11 @@ main.add_command(export)
     help="Under torchrun: seconds without a sign of life from a rank, as when it is stopped, after which the run ends"
     " with its name.",
 )
+@click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Give the same bits each time on a GPU as well, and be slower there; on a CPU it is always so.",
+)
 @click.option("--stop-after", type=count, help="Stop after this many steps of the run; --resume continues it.")
 @click.version_option(__version__, package_name="usucl-fast")
 @click.option("--resume", is_flag=True, help="Resume the run in --out, with its settings.")
@@ -205,7 +210,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         for doubt in config.doubts():
             say(doubt, err=True)
     loader = _find_loader(store, config, options)
-    with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
+    with learn.ranks_of_torchrun(options["device"]) as (ranks, device), _told_to_stop(store) as told:
         if device.type == "cpu" and ranks.count == 1 and (note := crowded()):
             say(note, err=True)
         execution = learn.Execution(
@@ -221,7 +226,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
 
 _EXECUTION = (
     *("threads", "resident_file", "beton", "checkpoint_every", "keep", "stop_after"),
-    *("tensorboard", "profile", "rank_timeout"),
+    *("tensorboard", "profile", "rank_timeout", "deterministic"),
 )
 """Options that are fields of `Execution`."""
 

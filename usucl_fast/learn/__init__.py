@@ -19,6 +19,7 @@ health.py      what a step came to; is the embedding collapsing, and is the bank
 watch.py       what a run says and writes while it goes on
 run_folder.py  every file in it, and whether a run may be written there
 checkpoint.py  what it holds; saved whole, the newest good one found again
+arithmetic.py  the numbers that the device computes in, and whether always in the same order
 engine.py      the loop: `train`
 """
 

@@ -99,8 +99,9 @@ class TrainConfig:
     )
     precision: str = setting(
         "auto",
-        "Arithmetic of the encoders; auto is bf16 where the device computes in it, else fp32.",
-        choices=("auto", "bf16", "fp32"),
+        "Arithmetic of the encoders; auto is bf16 where the device computes in it, else fp32. tf32 rounds what a GPU"
+        " multiplies, fp32 does not.",
+        choices=("auto", "bf16", "fp32", "tf32"),
     )
     compile: bool = setting(False, "Compile the encoders with torch.compile: a slow start, then faster steps.")
 

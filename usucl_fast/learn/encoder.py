@@ -11,7 +11,7 @@ from usucl_fast.learn.backbones import make_backbone
 class Encoder(nn.Module):
     """Pictures `[M, 3, H, W]` -> embeddings `[M, D]`, float32 (float64 where the parameters are), of any length.
 
-    A single picture has no batch statistics: it is normalised by the running ones.
+    A single picture has no batch statistics: it is normalised by the running ones, unless other ranks have some (sync).
 
     Args:
         arch: of the backbone, see `make_backbone`.
@@ -38,7 +38,9 @@ class Encoder(nn.Module):
         if self.training:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.train(len(x_MCHW) > 1 and not self._frozen_norm)
+                    # Of sync batch norm all ranks have to take part, or those that do wait for ever.
+                    enough = len(x_MCHW) > 1 or isinstance(module, nn.SyncBatchNorm)
+                    module.train(enough and not self._frozen_norm)
         return self._encode(self.backbone, self.head, x_MCHW, self._bf16)
 
 

@@ -1,7 +1,6 @@
 """The loop: plans -> batches -> steps -> checkpoints, metrics, backbone."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from usucl_fast.errors import DataError, ResourceError, StoppedError, UsageError
 from usucl_fast.feed import RESIDENT_BYTES, Batch, BatchPlan, Delivery, Loader, Part, Planner, make_loader
 from usucl_fast.files import NO_SPACE, write_json, write_whole
+from usucl_fast.learn.arithmetic import arithmetic, with_precision
 from usucl_fast.learn.checkpoint import Checkpoint, load_newest
 from usucl_fast.learn.config import RANDOM
 from usucl_fast.learn.health import BANK_EVERY, bank_health, read_metrics
@@ -28,7 +28,6 @@ from usucl_fast.learn.run_folder import RunFolder, record_of
 from usucl_fast.learn.splits import with_split
 from usucl_fast.learn.watch import Collapse, Watch, import_writer
 from usucl_fast.learn.weights import read_backbone
-from usucl_fast.machine import computes_in_bf16
 from usucl_fast.progress import note
 from usucl_fast.shards import ShardStore
 
@@ -47,6 +46,7 @@ class Execution:
     tensorboard: write figures for TensorBoard.
     profile: write a trace of a few steps.
     rank_timeout: seconds without a sign of life after which a rank is given up, and the run with it.
+    deterministic: give the same bits each time on a GPU as well, see `arithmetic`.
     """
 
     loader: str
@@ -61,6 +61,7 @@ class Execution:
     tensorboard: bool = False
     profile: bool = False
     rank_timeout: float = 60
+    deterministic: bool = False
 
 
 def train(
@@ -92,7 +93,13 @@ def train(
     config = with_split(with_precision(config, execution.device), store)
     folder = RunFolder(out)
     locked = folder.locked() if ranks.first else contextlib.nullcontext()
-    with ranks.telling_of_lost_ones(), _telling_of_room(config), ranks.heartbeat(execution.rank_timeout), locked:
+    with (
+        ranks.telling_of_lost_ones(),
+        _telling_of_room(config),
+        ranks.heartbeat(execution.rank_timeout),
+        locked,
+        arithmetic(config.precision, execution.deterministic),
+    ):
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
@@ -105,13 +112,6 @@ def train(
         if not ranks.agree(run.step):  # none begins before all can
             raise UsageError(f"--out {out} is not the same on all ranks; name a folder that all machines share")
         return run.go(told_to_stop)
-
-
-def with_precision(config: Method, device: torch.device) -> Method:
-    """The settings with the arithmetic that `auto` stands for on the device."""
-    if config.precision != "auto":
-        return config
-    return dataclasses.replace(config, precision="bf16" if computes_in_bf16(device) else "fp32")
 
 
 @contextlib.contextmanager
@@ -212,7 +212,11 @@ class Run:
         if self.config.compile:
             for encoder in self.network.encoders():
                 encoder.compile()
-        self.parallel: Any = DistributedDataParallel(self.network) if self.ranks.count > 1 else self.network
+        self.parallel: Any = self.network
+        if self.ranks.count > 1:
+            # Batch norm's running statistics are only computed with where a share is a single picture.
+            single = _least_share(self.config, self.planner, self.ranks) == 1
+            self.parallel = DistributedDataParallel(self.network, broadcast_buffers=single)
 
     def save(self) -> None:
         """Writes a checkpoint, on the rank that writes."""
@@ -356,10 +360,15 @@ def _check_delivered(batch: Batch, parts: list[Part]) -> None:
         )
 
 
+def _least_share(config: Method, planner: Planner, ranks: Ranks) -> int:
+    """The least number of tuples that a rank encodes at once."""
+    return planner.tuples_per_epoch // planner.steps_per_epoch // (ranks.count * config.accumulate)
+
+
 def _check_shares(config: Method, planner: Planner, ranks: Ranks) -> None:
     """Raises where a rank would have nothing to do, or batch norm is not to be had."""
-    least = planner.tuples_per_epoch // planner.steps_per_epoch
-    if least < ranks.count * config.accumulate:
+    if not _least_share(config, planner, ranks):
+        least = planner.tuples_per_epoch // planner.steps_per_epoch
         raise UsageError(
             f"batches of {least} tuples are too few for {ranks.count} ranks and --accumulate {config.accumulate}: start"
             " fewer ranks, or raise --batch-size"

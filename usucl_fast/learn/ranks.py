@@ -17,14 +17,18 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from usucl_fast.errors import StoppedError
+from usucl_fast.errors import ResourceError, StoppedError, UsageError
 from usucl_fast.learn.heartbeat import Heartbeat
-from usucl_fast.machine import cores
+from usucl_fast.machine import cores, pick_device
 from usucl_fast.mining.distributed import gather_ragged
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective waits. A rank that ends is noticed at once, and one that is stopped by its `Heartbeat`."""
-LOST = ("Connection closed", "Connection reset", "gloo", "NCCL", "Broken pipe", "Timed out", "timed out", "timeout")
+LOST = (
+    *("Connection closed", "Connection reset", "gloo", "Broken pipe", "Timed out", "timed out", "timeout"),
+    *("ncclRemoteError", "NCCL communicator was aborted"),
+)
+"""What the backends say of a rank that has ended."""
 
 
 class Ranks:
@@ -83,16 +87,24 @@ class Ranks:
 
     @contextlib.contextmanager
     def telling_of_lost_ones(self) -> Iterator[None]:
-        """Turns what the backends say when another rank has ended into one line.
+        """Turns what the backends say when another rank has ended, or cannot be reached, into one line.
 
         Raises:
             StoppedError: another rank has ended.
+            ResourceError: NCCL does not work here.
         """
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not any(word in str(error) for word in LOST):
+            lost = any(word in str(error) for word in LOST)
+            if self.count == 1 or not (lost or "NCCL" in str(error)):
                 raise
+            if not lost:
+                cause = str(error).strip().splitlines()[-1]  # where NCCL says what it is
+                raise ResourceError(
+                    f"rank {self.rank} of {self.count}: NCCL, which connects the GPUs, failed: {cause}; NCCL_DEBUG=INFO"
+                    " says more"
+                ) from error
             raise StoppedError(
                 f"rank {self.rank} of {self.count} ends: another rank has ended or cannot be reached;"
                 " go on with --resume, on as many ranks as you like"
@@ -113,30 +125,47 @@ class _Gather(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def ranks_of_torchrun(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun started, and the device of this one: of its machine's GPUs, the one with its number."""
+def ranks_of_torchrun(name: str) -> Iterator[tuple[Ranks, torch.device]]:
+    """The ranks that torchrun started, and the device of this one.
+
+    That is the CPU, or the GPU with the rank's number on its machine. Where `--device` names a GPU by its number, all
+    ranks share it; NCCL refuses that, so gloo connects them.
+
+    Args:
+        name: of `--device`.
+
+    Raises:
+        UsageError: there is no such device, or not enough GPUs.
+        StoppedError: another rank has ended, or cannot be reached.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Ranks(), device
+        yield Ranks(), pick_device(name)
         return
     local, of_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    gpus = torch.cuda.device_count()
+    if gpus and name in ("auto", "cuda") and of_machine > gpus:
+        raise UsageError(
+            f"--device {name}: {of_machine} ranks on a machine of {gpus} GPU{'s' * (gpus > 1)}; start one a GPU"
+            f" (--nproc-per-node {gpus}), or let them share one by --device cuda:0"
+        )
+    device = pick_device(name, local)
     if device.type == "cuda":
-        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(1, cores() // of_machine))  # torchrun leaves each rank one
+        torch.set_num_threads(cores())  # torchrun leaves each rank one
     place, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
     with Ranks(rank, count).telling_of_lost_ones():
-        name = meet(place, rank, count)
+        name_of_all = meet(place, rank, count)
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore(name, place),
+            "nccl" if device.type == "cuda" and name in ("auto", "cuda") else "gloo",
+            store=dist.PrefixStore(name_of_all, place),
             rank=rank,
             world_size=count,
             timeout=TIMEOUT,
         )
     another = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=TIMEOUT)
     try:
-        yield Ranks(rank, count, device, dist.PrefixStore(name, another)), device
+        yield Ranks(rank, count, device, dist.PrefixStore(name_of_all, another)), device
     finally:
         dist.destroy_process_group()
 
