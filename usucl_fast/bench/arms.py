@@ -10,7 +10,7 @@ SHARD_ARMS = ("usucl-shard", "usucl-shard-uncropped", "decode", "ffmpeg-tar")
 MINING_ARMS = (
     *("exact", "approximate"),
     *("faiss-flat", "faiss-flat-open", "faiss-ivf", "faiss-hnsw"),
-    *("published", "floor-matmul"),
+    *("published", "product-topk", "floor-matmul"),
 )
 EMBEDDINGS = ("random", "clustered")
 TRAIN_ARMS = ("usucl", "floor-cached", "compiled", "published", "published-lean")

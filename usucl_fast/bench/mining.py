@@ -26,6 +26,8 @@ SECONDS = 0.3
 JUDGED = 64
 """Queries of the first batch that the recall is of, at most."""
 SCENES = 64
+OPEN = ("faiss-flat-open", "published", "product-topk")
+"""Arms that do not leave the own video out."""
 
 # What takes queries [B, D] and, for each, the video to leave out, and returns the rows [B, k].
 Search = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -118,7 +120,7 @@ def mining_arms(
         if name == "floor-matmul":
             delivers = f"nothing: products of the rows with the queries in {_coarse(device)}".replace("torch.", "")
         else:
-            open_too = ", own video among them" if name in ("faiss-flat-open", "published") else ""
+            open_too = ", own video among them" if name in OPEN else ""
             recall = _recall(bank, batches[0], search, truth)
             delivers = f"{k} most similar rows{open_too}, recall {recall:.3f}"
         arms.append(Arm(name, delivers, partial(_rate, search, batches)))
@@ -168,6 +170,9 @@ def _searches(name: str, bank: MemoryBank, k: int) -> Search:
         return lambda query, video: bank.cross(query, video, k, approximate=name == "approximate").frame_ids
     if name == "floor-matmul":
         return partial(_multiply, bank.embeddings.to(_coarse(bank.embeddings.device)))
+    if name == "product-topk":
+        stored = bank.embeddings.to(_coarse(bank.embeddings.device))
+        return lambda query, video: (query.to(stored.dtype) @ stored.T).topk(k).indices
     rows = bank.embeddings.float()
     if name == "published":
         return lambda query, video: torch.stack([(rows @ one).topk(k).indices for one in query])

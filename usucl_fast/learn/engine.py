@@ -345,9 +345,15 @@ class Run:
             "loader": self.execution.loader,
             "ranks": self.ranks.count,
             "device": str(self.execution.device),
+            **self._gpu_memory(),
         }
         write_json(self.folder.summary, summary)
         return summary
+
+    def _gpu_memory(self) -> dict[str, float]:
+        """The most memory that tensors took on the GPU, in GB; nothing on a CPU."""
+        device = self.execution.device
+        return {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}
 
 
 def _check_delivered(batch: Batch, parts: list[Part]) -> None:
