@@ -131,9 +131,11 @@ def test_two_ranks_share_a_gpu(tmp_path: Path) -> None:
 
 
 def test_compiled_encoders_learn_the_same(sample: ShardStore, tmp_path: Path) -> None:
+    """With batch norm frozen: of four tiny pictures it makes a great difference of a rounding."""
     losses = []
+    settings = {"size": 64, "epochs": 8, "batch_size": 4, "precision": "fp32", "batch_norm": "frozen", "lr": 0.001}
     for compiled in (False, True):
-        settings = {"size": 64, "epochs": 2, "batch_size": 4, "precision": "fp32", "compile": compiled}
+        settings["compile"] = compiled
         train(
             make_config("default", settings),
             sample,
@@ -141,4 +143,4 @@ def test_compiled_encoders_learn_the_same(sample: ShardStore, tmp_path: Path) ->
             Execution(loader="torch", device=GPU, threads=2),
         )
         losses.append([line["loss"] for line in RunFolder(tmp_path / str(compiled)).read_metrics()])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-2)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)

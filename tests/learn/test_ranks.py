@@ -229,6 +229,28 @@ def test_killed_under_torchrun_it_goes_on_by_itself_to_the_bit(tmp_path: Path, r
     assert (out / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
 
 
+@pytest.mark.slow
+def test_sigusr1_to_one_rank_saves_and_the_requeued_job_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SLURM does with `--signal=USR1@120` and `--requeue`: the same command again, with its own variable set."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    subprocess.run([*TORCHRUN, *command(whole, epochs=100)], capture_output=True, check=True)
+    job = [*TORCHRUN, *command(out, epochs=100), "--checkpoint-every", "7"]
+    with begun(*job, out=out) as process:
+        os.kill(rank_process(process.pid, 1), signal.SIGUSR1)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "stopped; " in output
+    stopped = len(plans(out))
+    assert 0 < stopped < len(plans(whole))
+    assert RunFolder(out).saved_checkpoints()[0].name == f"step-{stopped:08d}.pt"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    subprocess.run(job, capture_output=True, check=True)
+    assert training.curve(out) == training.curve(whole)
+    assert (out / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
+
+
 def rank_process(parent: int, rank: int) -> int:
     """The process of that rank, started by torchrun."""
     for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():

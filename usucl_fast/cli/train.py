@@ -182,8 +182,8 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
     """Trains an encoder on SHARDS (a folder made by usucl-shard, or the URL of one) and writes it to --out.
 
     The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
-    backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C or SIGTERM saves a checkpoint and
-    stops; --resume continues from the newest one. `usucl-train export RUN` writes the backbone for other programs.
+    backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
+    and stops; --resume continues from the newest one. `usucl-train export RUN` writes the backbone for other programs.
 
     \b
     Example:
@@ -282,15 +282,20 @@ def _first() -> bool:
 
 
 def _restarted() -> bool:
-    """Whether torchrun has restarted this process (`--max-restarts`) after the loss of a rank; then the run resumes."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether torchrun has restarted this process (`--max-restarts`), or SLURM its job (`--requeue`): then it resumes."""
+    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) > 0 for by in ("TORCHELASTIC", "SLURM"))
 
 
 @contextlib.contextmanager
 def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM or SIGINT has come; a second signal ends the process as usual."""
+    """Yields a function that tells whether a signal to stop has come; a second one ends the process as usual.
+
+    These are SIGTERM, SIGINT, and SIGUSR1, by which SLURM announces the end of a job's time (`--signal=USR1@120`).
+    """
     told: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    names = ("SIGTERM", "SIGINT", "SIGUSR1")  # Windows has no SIGUSR1
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:
         for number, handler in before.items():
