@@ -282,7 +282,7 @@ def _first() -> bool:
 
 
 def _restarted() -> bool:
-    """Whether torchrun has restarted this process (`--max-restarts`), or SLURM its job (`--requeue`): then it resumes."""
+    """Whether torchrun has restarted this process (`--max-restarts`), or SLURM its job (`--requeue`)."""
     return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) > 0 for by in ("TORCHELASTIC", "SLURM"))
 
 
