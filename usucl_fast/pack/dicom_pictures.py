@@ -1,14 +1,15 @@
 """Stored values of a DICOM file -> pictures: palettes, grey levels, windows."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_color_lut, apply_modality_lut
+from pydicom.pixels import apply_color_lut
 
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack.video import frame_of
@@ -40,8 +41,9 @@ def _converter(found: Dataset, kind: str, again: Callable[[], Arrays]) -> Callab
     if kind in ("MONOCHROME1", "MONOCHROME2"):
         return _Grey(found, again)
     if kind == "PALETTE COLOR":
-        colors = _palette(found)
-        return lambda array: frame_of(colors[np.minimum(array, len(colors) - 1)], "rgb24")
+        first, colors = _palette(found)
+        last = len(colors) - 1
+        return lambda array: frame_of(colors[(array.astype(np.int64) - first).clip(0, last)], "rgb24")
     shift = max(0, int(found.BitsStored) - 8)
     if kind in ("YBR_FULL", "YBR_FULL_422"):
         return lambda array: frame_of(np.moveaxis((array >> shift).astype(np.uint8), -1, 0), "yuvj444p")
@@ -50,29 +52,47 @@ def _converter(found: Dataset, kind: str, again: Callable[[], Arrays]) -> Callab
     raise DecodeError("is in a colour space that is not supported")
 
 
-def _palette(found: Dataset) -> NDArray[np.uint8]:
-    """The colours, `[indices, 3]`.
-
-    pydicom assumes that entries use all their stored bits; some machines store 8 bits in words of 16.
-    """
+def _palette(found: Dataset) -> tuple[int, NDArray[np.uint8]]:
+    """The index that the first colour is of, and the colours, `[count, 3]`: PS3.3 C.7.6.3.1.5."""
     allocated = int(found.BitsAllocated)
     if allocated not in (8, 16):
         raise DecodeError(f"has palette indices of {allocated} bits; 8 and 16 are known")
-    bits = int(found.RedPaletteColorLookupTableDescriptor[2])
-    if bits not in (8, 16):
-        raise DecodeError(f"has a palette of {bits} bits; 8 and 16 are known")
-    indices = np.arange(1 << allocated, dtype=f"uint{allocated}")
-    colors = apply_color_lut(indices[None], found)[0, :, :3]
-    if colors.itemsize == 2 and colors.max() > 255:
-        colors = colors >> 8
-    return colors.astype(np.uint8)
+    descriptor = found.RedPaletteColorLookupTableDescriptor
+    if int(descriptor[2]) not in (8, 16):
+        raise DecodeError(f"has a palette of {int(descriptor[2])} bits; 8 and 16 are known")
+    if "SegmentedRedPaletteColorLookupTableData" in found:
+        first, indices = 0, np.arange(1 << allocated, dtype=f"uint{allocated}")
+        colors = apply_color_lut(indices[None], found)[0, :, :3].astype(np.int64)
+    else:
+        first, count = int(descriptor[1]) & 0xFFFF, int(descriptor[0])
+        data = (found[f"{color}PaletteColorLookupTableData"].value for color in ("Red", "Green", "Blue"))
+        colors = np.stack([_levels(one, count, found) for one in data], axis=-1)
+    # Some machines store 8 bits in words that the table says are full.
+    return first, (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
+
+
+def _levels(data: Any, count: int, found: Dataset) -> NDArray[np.int64]:
+    """The levels of a lookup table, which has them as numbers, as words, or as bytes, two in a word (PS3.3 C.11.1.1.1).
+
+    count: how many there are; 0 for 65,536.
+    """
+    count = count & 0xFFFF or 1 << 16
+    if data is None or isinstance(data, bytes):
+        data = data or b""
+        order = "<" if found.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        words = np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2")
+        data = words if len(words) >= count else words.astype("<u2").view(np.uint8)
+    levels = np.atleast_1d(np.asarray(data, np.int64))[:count]
+    if not len(levels):
+        raise DecodeError("has a lookup table without a level")
+    return levels
 
 
 class _Grey:
     """Converts stored values to grey levels 0 ... 255, alike for all pictures of a file.
 
     The modality's table or slope first, then the window or table of values of interest, as PS3.3 C.11 has them. Without
-    these, 8 bits are unchanged, and of more bits the range of all pictures together is used.
+    these, 8 bits are unchanged, fewer fill the range, and of more bits the range of all pictures together is used.
     """
 
     def __init__(self, found: Dataset, again: Callable[[], Arrays]) -> None:
@@ -92,10 +112,10 @@ class _Grey:
         stored = np.arange(1 << 8 * dtype.itemsize, dtype=np.int64)
         if dtype.kind == "i":
             stored[len(stored) // 2 :] -= len(stored)
-        values = apply_modality_lut(stored, found).astype(np.float64)
+        values = _of_modality(found, stored)
         shown = _of_interest(found, values)
         if shown is None:
-            low, high = 0.0, 255.0
+            low, high = 0.0, float((1 << min(8, int(found.BitsStored))) - 1)
             if int(found.BitsStored) > 8 or dtype.kind == "i" or not np.array_equal(values, stored):
                 seen = [(int(array.min()), int(array.max())) for array, _ in self._again()]
                 ends = values[[min(low for low, _ in seen), max(high for _, high in seen)]]
@@ -105,15 +125,50 @@ class _Grey:
         return 255 - table if found.PhotometricInterpretation == "MONOCHROME1" else table
 
 
+def _of_modality(found: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What the stored values stand for: PS3.3 C.11.1."""
+    if found.get("ModalityLUTSequence"):
+        table = _Table.of(found.ModalityLUTSequence[0], found, signed=bool(found.get("PixelRepresentation")))
+        return table(stored)
+    slope, intercept = (_first(found.get(f"Rescale{name}")) for name in ("Slope", "Intercept"))
+    return stored.astype(np.float64) * (1 if slope is None else slope) + (intercept or 0)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A lookup table (PS3.3 C.11.1.1.1): the first value that it has a level for, its levels, and the greatest one.
+
+    What lies before or behind it has its first or last level.
+    """
+
+    first: int
+    levels: NDArray[np.float64]
+    most: int
+
+    @classmethod
+    def of(cls, item: Dataset, found: Dataset, signed: bool) -> Self:
+        """Reads an item of a sequence.
+
+        signed: whether there are values below 0.
+        """
+        count, first, bits = (int(number) & 0xFFFF for number in item.LUTDescriptor)
+        if not 8 <= bits <= 16:
+            raise DecodeError(f"has a table of {bits} bits; 8 to 16 are known")
+        levels = _levels(item.LUTData, count, found).astype(np.float64)
+        # Levels of 8 bits may stand in words that the table says are full.
+        most = (1 << bits) - 1 if levels.max() > 255 else 255
+        return cls(first - (1 << 16) if signed and first > 0x7FFF else first, levels, most)
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        places = (values - self.first).round().clip(0, len(self.levels) - 1).astype(np.int64)
+        return self.levels[places]
+
+
 def _of_interest(found: Dataset, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The values as the file's window or table shows them, 0 to 1; None where it has neither."""
     if found.get("VOILUTSequence"):
-        table = found.VOILUTSequence[0]
-        first, bits = int(table.LUTDescriptor[1]), int(table.LUTDescriptor[2])
-        data = table.LUTData
-        levels = np.asarray(data if isinstance(data, MultiValue) else np.frombuffer(data, "<u2"))
-        places = (values - first).round().clip(0, len(levels) - 1).astype(np.int64)
-        shown: NDArray[np.float64] = levels[places] / float((1 << bits) - 1)
+        table = _Table.of(found.VOILUTSequence[0], found, signed=bool(values.min() < 0))
+        shown: NDArray[np.float64] = table(values) / table.most
         return shown
     center, width = (_first(found.get(f"Window{name}")) for name in ("Center", "Width"))
     if center is None or width is None or width <= 0:
