@@ -85,10 +85,11 @@ ARMS: dict[str, Arm] = {
 SAME: dict[str, Any] = {"init": RANDOM, "channels": 1}
 SCALES: dict[str, dict[str, Any]] = {
     "cpu": {"arch": "timm/test_resnet", "size": 96, "batch_size": 32, "steps": 2000},
+    "cpu-long": {"arch": "timm/test_resnet", "size": 96, "batch_size": 32, "steps": 6000},
     "gpu": {"arch": "resnet18", "size": 96, "batch_size": 64, "steps": 2500},
     "imagenet": {"init": "imagenet", "arch": "timm/tf_efficientnet_lite0", "size": 112, "batch_size": 64, "steps": 600},
 }
-"""Settings by scale: for two CPU cores, for a GPU, and from ImageNet's weights, for the arms by name."""
+"""Settings by scale: for two CPU cores, the same three times as long, for a GPU, and from ImageNet's weights, for the arms by name."""
 
 
 class Question(NamedTuple):
