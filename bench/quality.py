@@ -89,8 +89,8 @@ SCALES: dict[str, dict[str, Any]] = {
     "gpu": {"arch": "resnet18", "size": 96, "batch_size": 64, "steps": 2500},
     "imagenet": {"init": "imagenet", "arch": "timm/tf_efficientnet_lite0", "size": 112, "batch_size": 64, "steps": 600},
 }
-"""Settings by scale: for two CPU cores, the same three times as long, for a GPU, and from ImageNet's weights, for the arms
-by name."""
+"""Settings by scale: for two CPU cores, the same three times as long, for a GPU, and from ImageNet's weights, for the
+arms by name."""
 
 
 class Question(NamedTuple):
