@@ -153,15 +153,15 @@ main.add_command(export)
 @click.option(
     "--profile",
     is_flag=True,
-    help="Write OUT/trace.json: where the time of 5 steps goes, after 5 others; for Perfetto or chrome://tracing.",
+    help="Write OUT/trace.json, a profiler trace of steps 6 to 10, for Perfetto or chrome://tracing.",
 )
 @click.option(
     "--rank-timeout",
     default=60.0,
     show_default=True,
     type=click.FloatRange(1),
-    help="Under torchrun: seconds without a sign of life from a rank, as when it is stopped, after which the run ends"
-    " with its name.",
+    help="Under torchrun: seconds without a heartbeat from a rank, as when it is stopped, after which the run ends"
+    " and names it.",
 )
 @click.option("--stop-after", type=count, help="Stop after this many steps of the run; --resume continues it.")
 @click.version_option(__version__, package_name="usucl-fast")
@@ -205,7 +205,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         for doubt in config.doubts():
             say(doubt, err=True)
     loader = _find_loader(store, config, options)
-    with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _told_to_stop(store) as told:
+    with learn.ranks_of_torchrun(pick_device(options["device"])) as (ranks, device), _should_stop(store) as stop:
         if device.type == "cpu" and ranks.count == 1 and (note := crowded()):
             say(note, err=True)
         execution = learn.Execution(
@@ -214,7 +214,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
             resident_bytes=_resident_bytes(options),
             **{name: options[name] for name in _EXECUTION},
         )
-        summary = learn.train(config, store, run_folder.path, execution, **begin, told_to_stop=told, ranks=ranks)
+        summary = learn.train(config, store, run_folder.path, execution, **begin, should_stop=stop, ranks=ranks)
     if ranks.first:
         _report(run_folder, store, summary)
 
@@ -268,7 +268,7 @@ def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: dict[str,
         f" effective rank of the embeddings {summary['effective_rank']:.1f}"
     )
     if summary["steps"] < summary["of"]:
-        say(f"stopped; go on with: usucl-train {store.name} --out {run_folder.path} --resume")
+        say(f"stopped; resume it with: usucl-train {store.name} --out {run_folder.path} --resume")
 
 
 def _first() -> bool:
@@ -282,9 +282,9 @@ def _restarted() -> bool:
 
 
 @contextlib.contextmanager
-def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM or SIGINT has come; a second signal ends the process as usual."""
-    told: list[int] = []
+def _should_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
+    """Yields a function that returns whether SIGTERM or SIGINT has come; a second signal ends the process as usual."""
+    received: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def restore() -> None:
@@ -292,13 +292,13 @@ def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     def note(number: int, _: object) -> None:
-        told.append(number)
+        received.append(number)
         store.close()  # a step that waits for shards would not end
         restore()
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield lambda: bool(told)
+        yield lambda: bool(received)
     finally:
         restore()

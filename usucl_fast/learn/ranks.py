@@ -28,7 +28,7 @@ LOST = ("Connection closed", "Connection reset", "gloo", "NCCL", "Broken pipe", 
 
 
 class Ranks:
-    """This process as one of `count`, its number being `rank`."""
+    """This process as rank number `rank` of `count`."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is this one that writes files and shows progress."""
+        """Whether this rank is the one that writes files and shows progress."""
         return self.rank == 0
 
     def gather(self, z: torch.Tensor, tuples: int) -> torch.Tensor:
@@ -60,7 +60,7 @@ class Ranks:
         return gathered
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank; all ask together."""
+        """Whether the flag is set on any rank; collective."""
         if self.count == 1:
             return flag
         number = torch.tensor([flag], dtype=torch.int32, device=self._device)
@@ -68,7 +68,7 @@ class Ranks:
         return bool(number.item())
 
     def agree(self, number: int) -> bool:
-        """Whether all ranks say the same number; all say one together."""
+        """Whether all ranks have the same number; collective."""
         if self.count == 1:
             return True
         ends = torch.tensor([number, -number], dtype=torch.int64, device=self._device)
@@ -82,8 +82,8 @@ class Ranks:
         return Heartbeat(self._store, self.rank, self.count, seconds)
 
     @contextlib.contextmanager
-    def telling_of_lost_ones(self) -> Iterator[None]:
-        """Turns what the backends say when another rank has ended into one line.
+    def reporting_lost_ranks(self) -> Iterator[None]:
+        """Turns the backends' errors when another rank has ended into one line.
 
         Raises:
             StoppedError: another rank has ended.
@@ -95,7 +95,7 @@ class Ranks:
                 raise
             raise StoppedError(
                 f"rank {self.rank} of {self.count} ends: another rank has ended or cannot be reached;"
-                " go on with --resume, on as many ranks as you like"
+                " resume it with --resume, on any number of ranks"
             ) from error
 
 
@@ -123,9 +123,9 @@ def ranks_of_torchrun(device: torch.device) -> Iterator[tuple[Ranks, torch.devic
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(1, cores() // of_machine))  # torchrun leaves each rank one
+        torch.set_num_threads(max(1, cores() // of_machine))  # torchrun gives each rank one thread
     place, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
-    with Ranks(rank, count).telling_of_lost_ones():
+    with Ranks(rank, count).reporting_lost_ranks():
         name = meet(place, rank, count)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -142,11 +142,11 @@ def ranks_of_torchrun(device: torch.device) -> Iterator[tuple[Ranks, torch.devic
 
 
 def meet(place: dist.Store, rank: int, count: int) -> str:
-    """A name that these ranks alone have, and none that were here before.
+    """A name that only these ranks share, and none that were started before.
 
-    torchrun keeps one store over its restarts, which still has the addresses of processes that have ended, and tells
-    the agents of several machines different numbers of restarts. So each rank says a name of its own, and the first
-    answers under that, until all have its answer.
+    torchrun keeps one store over its restarts, which still has the addresses of processes that have ended, and gives
+    the agents of several machines different numbers of restarts. So each rank publishes a name of its own, and the
+    first answers under it, until all have its answer.
     """
     own = uuid.uuid4().hex
     if rank > 0:
