@@ -91,7 +91,8 @@ def mining_arms(
     """Makes the named arms ready to run: they search for the `k` rows most similar to each query of a batch.
 
     All search the same rows, rounded to bfloat16, on the CPU. A query is a row and a little noise, and its video is
-    left out; what leaves out none says so. FAISS takes one selector a call: its queries go one by one, on all threads.
+    left out; arms that leave out none are described so. FAISS takes one selector a call: its queries go one by one, on
+    all threads.
 
     Raises:
         UsageError: an arm needs FAISS, and it is not installed or does not load.
