@@ -1,4 +1,4 @@
-"""Does it learn from random weights? Runs of the recipes, seed by seed, and how alike embeddings become as they go on.
+"""Trains the recipes from random weights, seed by seed, and reports how alike embeddings become over the run.
 
 python bench/from_nothing.py SHARDS OUT [options of usucl-train]
 """
@@ -27,7 +27,7 @@ CURVES = ("loss", "mean_cosine", "effective_rank", "bank_mean_cosine", "bank_eff
 def main(shards: str, out: Path, recipes: str, seeds: int, options: tuple[str, ...]) -> None:
     """Trains each of the recipes from random weights, with OPTIONS, into OUT/RECIPE-SEED, and writes OUT/report.json.
 
-    A run that is there is gone on with. Curves are those of metrics.jsonl; `bank_*` are of up to 1,024 rows of the
+    A run that is there is resumed. Curves are those of metrics.jsonl; `bank_*` are of up to 1,024 rows of the
     memory bank, every 50 steps.
     """
     report: dict[str, Any] = {"kind": "from-nothing", "hardware": hardware(), "options": options, "runs": []}

@@ -136,7 +136,7 @@ def main(
 ) -> None:
     """Trains the ARMS into WORK and writes what each has learned into RESULTS.
 
-    A run whose file is there is not made again, and one that was interrupted is gone on with. Runs of several of these
+    A run whose file is there is not made again, and one that was interrupted is resumed. Runs of several of these
     commands do not meet, as long as their arms or seeds differ.
     """
     unknown = set(arms.split(",")) - set(ARMS)
@@ -160,7 +160,7 @@ def main(
                 write_json(
                     file, {**report, **_run(store, LEGS[leg], arm, {**scaled, "seed": seed}, work / name, execution)}
                 )
-            click.echo(f"{name}: {_told(json.loads(file.read_bytes()))}")
+            click.echo(f"{name}: {_in_words(json.loads(file.read_bytes()))}")
 
 
 def _run(
@@ -172,12 +172,12 @@ def _run(
     execution: learn.Execution,
 ) -> dict[str, Any]:
     """Trains an arm to the end, quarter by quarter; what its file says."""
-    told = {"commit": _commit(), "hardware": hardware(), "groups": len(set(store.table.group.tolist()))}
+    facts = {"commit": _commit(), "hardware": hardware(), "groups": len(set(store.table.group.tolist()))}
     if arm == RANDOM:
         init = None if scaled["init"] == RANDOM else scaled["init"]
         backbone = evaluate.load_backbone(init, scaled["arch"], scaled["seed"])
         config = {name: scaled[name] for name in ("init", "arch", "size", "channels", "seed")}
-        return {**told, "settings": config, "figures": dict(_figures(store, backbone, questions, config, execution))}
+        return {**facts, "settings": config, "figures": dict(_figures(store, backbone, questions, config, execution))}
     settings = {**scaled, **ARMS[arm].settings}
     made = learn.make_config(
         settings.get("recipe", "default"), {name: value for name, value in settings.items() if name != "recipe"}
@@ -203,7 +203,7 @@ def _run(
         {**point, "figures": {name: figure["value"] for name, figure in point["figures"].items()}} for point in curve
     ]
     return {
-        **told,
+        **facts,
         "settings": dataclasses.asdict(folder.read_config()),
         "seconds": json.loads(folder.summary.read_bytes())["seconds"],
         "curve": short,
@@ -258,7 +258,7 @@ def _commit() -> str:
     return said.stdout.strip() or "unknown"
 
 
-def _told(report: dict[str, Any]) -> str:
+def _in_words(report: dict[str, Any]) -> str:
     return ", ".join(f"{name} {figure['value']:.3f}" for name, figure in report["figures"].items())
 
 

@@ -98,13 +98,13 @@ def _described(arms: dict[str, dict[int, Report]]) -> list[str]:
     every = [report for runs in arms.values() for report in runs.values()]
     trained = [report for report in every if "curve" in report]
     settings = every[0]["settings"]
-    told = f"`{settings['arch']}`, {settings['init']} weights, {settings['size']} pixels, {every[0]['groups']} patients"
+    line = f"`{settings['arch']}`, {settings['init']} weights, {settings['size']} pixels, {every[0]['groups']} patients"
     if trained:
         steps, batch = ({report["settings"][name] for report in trained} for name in ("steps", "batch_size"))
         minutes = statistics.median(report["seconds"] for report in trained) / 60
-        told += f"; {_either(steps)} steps of {_either(batch)} tuples, {minutes:.0f} minutes a run"
+        line += f"; {_either(steps)} steps of {_either(batch)} tuples, {minutes:.0f} minutes a run"
     machines, commits = ({report[name] for report in every} for name in ("hardware", "commit"))
-    return [f"{told}. {'; '.join(sorted(machines))}. Commit {', '.join(sorted(commits))}."]
+    return [f"{line}. {'; '.join(sorted(machines))}. Commit {', '.join(sorted(commits))}."]
 
 
 def _either(values: set[int]) -> str:

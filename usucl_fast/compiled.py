@@ -39,7 +39,7 @@ def private_folder() -> Path | None:
 
     Cached code is run, so anybody who can write there runs code as this user. Another user's folder is not used.
     """
-    if not hasattr(os, "getuid"):  # who may write there cannot be told so simply on Windows
+    if not hasattr(os, "getuid"):  # Windows has no such simple check of who may write there
         return None
     user = os.getuid()
     folder = Path(tempfile.gettempdir()) / f"usucl-fast-{user}"

@@ -70,7 +70,7 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     """Holds the lock file `path` while the block runs. The system releases it, however this process ends.
 
     On a network file system that passes locks on (NFS does, unless it is mounted with `nolock`) this excludes processes
-    on other machines too; elsewhere only those on this one. Where there are no locks at all, filelock says so and the
+    on other machines too; elsewhere only those on this one. Where there are no locks at all, filelock warns and the
     file itself serves as the lock: it stays behind when a process is killed, and has to be removed.
 
     Raises:

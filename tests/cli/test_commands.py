@@ -253,9 +253,9 @@ def test_train_stop_resume_and_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = usucl_train(SAMPLE, "--out", out, *TINY, "--stop-after", 3)
     assert first.exit_code == 0, first.output
-    assert f"go on with: usucl-train {SAMPLE} --out {out} --resume" in first.output
+    assert f"resume it with: usucl-train {SAMPLE} --out {out} --resume" in first.output
     before = tree(out)
-    refused(usucl_train(SAMPLE, "--out", out, *TINY), "--resume to go on")
+    refused(usucl_train(SAMPLE, "--out", out, *TINY), "--resume to continue")
     refused(usucl_train(SAMPLE, "--out", out, "--resume", "--lr", 0.5), "begun with lr 0.06, not 0.5")
     refused(usucl_train(SAMPLE, "--out", out, "--resume", "--recipe", "reference"), "begun with recipe default")
     assert tree(out) == before

@@ -1,4 +1,4 @@
-"""Run folders with damage: it is named, and what is whole is gone on with, to the bit."""
+"""Run folders with damage: it is named, and the run resumes from what is whole, bit for bit."""
 
 import dataclasses
 import json
@@ -79,7 +79,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     go_on(sample, out, keep=1)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "checkpoints has damage" in line]
     assert NEWEST in line
-    assert f"{FIRST}, before it, is used" in line
+    assert f"using the earlier {FIRST}" in line
     assert same(out, stopped)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000006.pt"]
 
@@ -96,7 +96,7 @@ def test_where_no_checkpoint_is_whole_there_is_a_way_out(out: Path, sample: Shar
     file = out / "checkpoints" / NEWEST
     file.write_bytes(DAMAGE["flipped-0.6"](file.read_bytes()))
     before = curve(out)
-    with pytest.raises(DataError, match=rf"{NEWEST}: it is damaged.*{FIRST}: it is cut off.*--overwrite"):
+    with pytest.raises(DataError, match=rf"{NEWEST}: it is damaged.*{FIRST}: it is truncated.*--overwrite"):
         go_on(sample, out)
     assert curve(out) == before
     with pytest.raises(DataError, match=f"{NEWEST} is damaged .*its checksum is another"):
@@ -111,7 +111,7 @@ def test_a_checkpoint_without_a_checksum_is_not_gone_on_with_but_its_weights_loa
         file = out / "checkpoints" / name
         torch.save(torch.load(file, weights_only=True), file)
         assert is_whole(file) is None
-    with pytest.raises(DataError, match=f"{NEWEST}: it is cut off, or of another version"):
+    with pytest.raises(DataError, match=f"{NEWEST}: it is truncated, or was written by another version"):
         go_on(sample, out)
     found, expected = (read_backbone(run / "checkpoints" / NEWEST, CONFIG.arch) for run in (out, stopped / "run"))
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -214,9 +214,7 @@ def test_onnx_computes_the_same(tmp_path: Path, arch: str) -> None:
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     run = finished_run(tmp_path / "run", "resnet18")
-    with pytest.raises(
-        UsageError, match=r"run has no checkpoint yet; go on with it: usucl-train SHARDS --out .* --resume"
-    ):
+    with pytest.raises(UsageError, match=r"run has no checkpoint yet; resume it: usucl-train SHARDS --out .* --resume"):
         export(run, "us_ucl", out)
     with pytest.raises(UsageError, match="nowhere is no run folder"):
         export(tmp_path / "nowhere", "us_ucl", out)

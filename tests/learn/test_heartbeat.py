@@ -46,8 +46,8 @@ def test_a_rank_that_is_stopped_ends_all_others_with_its_name(ranks: Sequence[Ba
     for rank in (0, 2):
         ranks[rank].join(60)
         assert ranks[rank].exitcode == 1
-        line = f"rank {rank} of 3 ends: rank 1 has given no sign of life for 1.2 seconds (--rank-timeout); "
-        assert (tmp_path / f"{rank}.txt").read_text() == f"{line}go on with --resume\n"
+        line = f"rank {rank} of 3 ends: rank 1 has sent no heartbeat for 1.2 seconds (--rank-timeout); "
+        assert (tmp_path / f"{rank}.txt").read_text() == f"{line}resume it with --resume\n"
     assert time.monotonic() - stopped > SECONDS / 2
 
 

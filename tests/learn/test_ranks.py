@@ -47,7 +47,7 @@ STOP = 5
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs named by what is trained and on how many ranks, and `2-then-1` and `2-then-4`: stopped and gone on with."""
+    """Runs named by what is trained and on how many ranks, and `2-then-1` and `2-then-4`: stopped and resumed."""
     folder = tmp_path_factory.mktemp("ranks")
     in_processes(work, folder, count=4)
     return folder
@@ -189,13 +189,13 @@ def test_ranks_do_not_meet_those_that_were_there_before() -> None:
     ("sent", "line"),
     [
         (signal.SIGKILL, "rank 0 of 2 ends: another rank has ended"),
-        (signal.SIGSTOP, "rank 0 of 2 ends: rank 1 has given no sign of life for 5 seconds (--rank-timeout)"),
+        (signal.SIGSTOP, "rank 0 of 2 ends: rank 1 has sent no heartbeat for 5 seconds (--rank-timeout)"),
     ],
 )
 def test_a_rank_that_dies_or_is_stopped_ends_the_run_and_is_named(
     tmp_path: Path, sent: signal.Signals, line: str
 ) -> None:
-    """The run can be gone on with, on one rank. torchrun gives a stopped process 30 seconds to end."""
+    """The run can be resumed, on one rank. torchrun gives a stopped process 30 seconds to end."""
     out = tmp_path / "run"
     words = command(out, epochs=10000)
     with begun(*TORCHRUN, *words, "--checkpoint-every", "2", "--rank-timeout", "5", out=out) as process:
@@ -271,7 +271,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_nccl_says_is_no_lost_rank() -> None:
     said = "NCCL error in: NCCLUtils.cpp:77, invalid usage\nLast error:\nDuplicate GPU detected : rank 0 and rank 1"
     named = r"rank 0 of 2: NCCL.* failed: Duplicate GPU detected : rank 0 and rank 1;"
-    with pytest.raises(ResourceError, match=named), Ranks(0, 2).telling_of_lost_ones():
+    with pytest.raises(ResourceError, match=named), Ranks(0, 2).reporting_lost_ranks():
         raise RuntimeError(said)
-    with pytest.raises(StoppedError, match="another rank has ended"), Ranks(0, 2).telling_of_lost_ones():
+    with pytest.raises(StoppedError, match="another rank has ended"), Ranks(0, 2).reporting_lost_ranks():
         raise RuntimeError("NCCL error in: x\nncclRemoteError: A call failed possibly due to a network error")

@@ -186,7 +186,7 @@ def test_a_run_is_not_resumed_with_other_settings_or_shards(
         train(make_config("default", {**TINY, **RUNS["default"][1], "lr": 0.5}), sample, out, EXECUTION, resume=True)
     with pytest.raises(UsageError, match="other shards"):
         run(store, out, resume=True)
-    with pytest.raises(UsageError, match="--resume to go on"):
+    with pytest.raises(UsageError, match="--resume to continue"):
         run(sample, out)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 

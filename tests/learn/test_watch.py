@@ -39,7 +39,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint(sample: ShardStore, tmp_path: P
     whole, out = tmp_path / "whole", tmp_path / "run"
     train(config(), sample, whole, EXECUTION)
     train(config(), sample, out, dataclasses.replace(EXECUTION, stop_after=2))
-    full = pytest.raises(ResourceError, match=r"step-00000004\.pt cannot be written .*go on with --resume")
+    full = pytest.raises(ResourceError, match=r"step-00000004\.pt cannot be written .*resume with --resume")
     with no_file_larger_than(1_000_000), full:
         train(config(), sample, out, EXECUTION, resume=True)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002.pt"]
@@ -127,7 +127,7 @@ def test_a_recipe_for_weights_that_have_learned_says_so_of_random_ones(sample: S
 def test_collapse_is_told_on_the_terminal_and_in_the_summary_across_a_resume(
     sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every step's anchors are made alike; the six steps are told of at the third, and not again after going on."""
+    """Every step's anchors are made alike; the six steps are reported at the third, and not again after resuming."""
     monkeypatch.setattr(health, "mean_cosine", lambda query: 0.99)
     out, long = tmp_path / "run", config(warm_up=0)
     first = train(long, sample, out, dataclasses.replace(EXECUTION, stop_after=4))

@@ -367,7 +367,7 @@ def test_the_commands_take_a_url(server: FaultyServer, store: ShardStore, tmp_pa
     tiny = ["--size", 32, "--epochs", 1, "--batch-size", 3, "--dim", 16, "--precision", "fp32", "--stop-after", 1]
     url = f"{server.url}/?token=s3cret"
     result = run(train.main, url, *cache, *tiny, "--loader", "torch", "--out", tmp_path / "run")
-    assert f"go on with: usucl-train {server.url} --out" in result.output
+    assert f"resume it with: usucl-train {server.url} --out" in result.output
     for path in (tmp_path / "run").rglob("*.json*"):
         assert "s3cret" not in path.read_text()
     feed = ["--arms", "torch", "--size", 32, "--batch-size", 2, "--batches", 1, "--runs", 1, "--threads", 1]
@@ -472,7 +472,7 @@ def test_a_run_that_is_stopped_while_it_waits_goes_on(
 
         patch.setattr(sample, "read", stopping)
         # Told only when the loader has raised, never after a step.
-        summary = learn(config, sample, tmp_path / "run", execution, told_to_stop=lambda: sys.exc_info()[1] is not None)
+        summary = learn(config, sample, tmp_path / "run", execution, should_stop=lambda: sys.exc_info()[1] is not None)
     assert 0 < summary["steps"] < summary["of"]
     learn(config, sample, tmp_path / "run", execution, resume=True)
     whole, resumed = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "run"))

@@ -55,8 +55,8 @@ def feed_arms(
 
     All arms load the same frames in the same order, 5 a tuple, cropped to `size` pixels, and deliver on `device`
     either `tensors`, float32 `[batch_size, 5, 3, size, size]`, normalised, or `crops`, uint8 `[batch_size, 5, 1, size,
-    size]`. An arm that delivers less or other frames says so. The resident arms have seen all frames before the clock
-    starts.
+    size]`. An arm that delivers less or other frames is described so. The resident arms have seen all frames before
+    the clock starts.
 
     Raises:
         UsageError: as `check_arm`.

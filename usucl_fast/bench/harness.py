@@ -33,7 +33,7 @@ class Arm:
     run: does the work once, after its own warm-up, and returns the figure.
     delivers: what comes out; figures are only compared where it is equal.
     files: what it reads, where that is known before it runs.
-    seconds: by stage, of its latest run; filled by `run`, where the arm can tell.
+    seconds: by stage, of its latest run; filled by `run`, where the arm measures them.
     """
 
     name: str
@@ -62,8 +62,8 @@ def measure(kind: str, unit: str, arms: Sequence[Arm], runs: int, page_cache: st
     Returns:
         The figures of all runs and their median, and beside these, each a median: `cpu`, the share of all cores' time
         that a run takes; `memory_mb`, the most that this process and its children held, in which is what other arms
-        keep there; `stages`, the shares of a run's time, where the arm can tell. Its warm-up is part of a run in `cpu`
-        and `memory_mb`.
+        keep there; `stages`, the shares of a run's time, where the arm measures them. Its warm-up is part of a run
+        in `cpu` and `memory_mb`.
     """
     figures: dict[str, list[float]] = {arm.name: [] for arm in arms}
     costs: dict[str, list[Usage]] = {arm.name: [] for arm in arms}

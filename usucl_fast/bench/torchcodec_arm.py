@@ -20,7 +20,7 @@ from usucl_fast.feed.batch import PREFETCH
 from usucl_fast.pack.sources import Source
 from usucl_fast.shards import FrameTable
 
-if torchcodec.ffmpeg_major_version is None:  # it says so only when a video is opened
+if torchcodec.ffmpeg_major_version is None:  # it reports that only when a video is opened
     raise ImportError("FFmpeg's shared libraries are missing, or of no version that it knows")
 
 

@@ -62,8 +62,8 @@ def train_arms(names: list[str], store: ShardStore, config: Method, execution: E
             run, what = training.published, "always the same, normalised; no metrics"
         else:
             run, what = training.ours, f"from the loader {execution.loader}" if name == "usucl" else "always the same"
-        told = seconds if name == "usucl" else {}
-        arms.append(Arm(name, f"{delivers}; {what}", partial(run, name, seconds), seconds=told))
+        measured = seconds if name == "usucl" else {}
+        arms.append(Arm(name, f"{delivers}; {what}", partial(run, name, seconds), seconds=measured))
     return arms
 
 

@@ -3,6 +3,7 @@
 shard.py, train.py, export.py, evaluate.py, bench.py   the commands
 command.py   what all share: errors as one line, `--debug`, a command that need not be named
 shards.py, device.py   the argument SHARDS, the option --device
+settings.py  the settings of training as options, or from a TOML file
 sources.py   the argument SOURCE, the option --salt, and `usucl-shard names`, which puts both together
 charts.py    figures as text
 

@@ -167,7 +167,7 @@ def mining_command(
     device: str,
     json_file: Path | None,
 ) -> None:
-    """Queries/s of the memory bank, FAISS and the published way: the most similar rows outside the query's own video.
+    """Queries/s of the memory bank, FAISS and the published code: the most similar rows outside the query's own video.
 
     Each arm reports its recall: the share of the right answers that it finds.
 

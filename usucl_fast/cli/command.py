@@ -41,7 +41,7 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):  # not every terminal has every letter, and none should end the command
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter must not end the command
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         with _one_line(ctx):
@@ -54,7 +54,10 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
         yield
     except click.UsageError as error:  # click prints it, with names that it was given
         raise click.UsageError(printable(error.format_message()), error.ctx) from error
-    except (UsuclError, OSError) as error:  # disk full, no permission, vanished: the system's own line says it best
+    except (
+        UsuclError,
+        OSError,
+    ) as error:  # disk full, no permission, vanished: the system's own message is the clearest
         if ctx.meta.get(DEBUG):
             for line in "".join(traceback.format_exception(error)).splitlines():
                 say(line, err=True)

@@ -1,4 +1,4 @@
-"""`usucl-eval`: how well a backbone's features tell the classes of labelled frames or images apart."""
+"""`usucl-eval`: how well a backbone's features separate the classes of labelled frames or images."""
 
 import functools
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def main() -> None:
 @click.version_option(__version__, package_name="usucl-fast")
 @gather(evaluate.EvaluateConfig)
 def run(model: str, shards: str, out: Path, overwrite: bool, config: evaluate.EvaluateConfig) -> None:
-    """Measures how well MODEL's features tell the classes in SHARDS apart, on folds that never cut a group.
+    """Measures how well MODEL's features separate the classes in SHARDS, on folds that never cut a group.
 
     SHARDS is a folder made by usucl-shard, or the URL of one; or a CSV file of images (path, label, and any of video,
     group); or the folder of GBCU (images, train_0.txt, val_0.txt, …) or of USCL's POCUS (covid_data1.pkl, …), whose

@@ -1,11 +1,9 @@
 """`usucl-train`: trains a backbone on shards."""
 
 import contextlib
-import difflib
 import functools
 import os
 import signal
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from usucl_fast.cli.charts import curriculum_text, sparkline
 from usucl_fast.cli.command import Command, DefaultGroup, say
 from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
+from usucl_fast.cli.settings import read_options, setting_options
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
 from usucl_fast.machine import cores, crowded
@@ -27,72 +26,6 @@ if TYPE_CHECKING:
 
 path, count = click.Path(path_type=Path), click.IntRange(1)
 option = functools.partial(click.option, show_default=True)
-
-
-class _Moved(click.ParamType):
-    """`A`, or `A:B`: a setting that the curriculum moves from A to B."""
-
-    name = "A[:B]"
-
-    def __init__(self, number: click.ParamType) -> None:
-        self._number = number
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
-        if isinstance(value, list):  # of a TOML file
-            value = ":".join(map(str, value))
-        start, colon, end = str(value).partition(":")
-        return self._number.convert(start, param, ctx), self._number.convert(end if colon else start, param, ctx)
-
-
-class _Interval(_Moved):
-    """`A:B`: an interval."""
-
-    name = "A:B"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
-        if isinstance(value, str) and ":" not in value:
-            self.fail(f"{value} is one number; an interval is written as A:B", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds an option for each setting; the default shown is the `default` recipe's."""
-    for field in reversed(learn.all_settings()):
-        meta, default = field.metadata, field.default
-        moved = isinstance(default, tuple)
-        kind = type(default[0]) if moved else type(default)
-        option = f"--{field.name.replace('_', '-')}"
-        choices = tuple(learn.METHODS) if field.name == "method" else meta["choices"]
-        value: Any = kind
-        if choices:
-            value = click.Choice(choices)
-        elif kind in (int, float) and (meta["low"], meta["high"]) != (None, None):
-            value = (click.IntRange if kind is int else click.FloatRange)(meta["low"], meta["high"])
-        if moved:
-            value = (_Interval if meta["interval"] else _Moved)(value)
-            default = ":".join(f"{end:g}" for end in dict.fromkeys(default))
-        text = f"{meta['help']}  [default: {default}]"
-        name = f"{option}/--no-{field.name.replace('_', '-')}" if kind is bool else option
-        command = click.option(name, field.name, type=value, default=None, help=text)(command)
-    return command
-
-
-def _read_options(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
-    """Reads options from a TOML file; those on the command line take precedence."""
-    if file is None:
-        return
-    try:
-        options = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--config {file} cannot be read: {error}") from error
-    known = [str(p.name) for p in ctx.command.params if isinstance(p, click.Option) and p.expose_value]
-    for name in options:
-        if name.replace("-", "_") not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise UsageError(
-                f"--config {file}: there is no option {name}{f'; is it {near[0]}?' if near else ''} see --help"
-            )
-    ctx.default_map = {**(ctx.default_map or {}), **{name.replace("-", "_"): v for name, v in options.items()}}
 
 
 @click.group(cls=DefaultGroup, default="run", add_help_option=False, no_args_is_help=False)
@@ -116,7 +49,7 @@ main.add_command(export)
     type=path,
     is_eager=True,
     expose_value=False,
-    callback=_read_options,
+    callback=read_options,
     help='TOML file with options, as in: recipe = "fast", epochs = 100, intra_negatives = [3, 8]. Options on the'
     " command line replace them.",
 )
@@ -153,15 +86,15 @@ main.add_command(export)
 @click.option(
     "--profile",
     is_flag=True,
-    help="Write OUT/trace.json: where the time of 5 steps goes, after 5 others; for Perfetto or chrome://tracing.",
+    help="Write OUT/trace.json, a profiler trace of steps 6 to 10, for Perfetto or chrome://tracing.",
 )
 @click.option(
     "--rank-timeout",
     default=60.0,
     show_default=True,
     type=click.FloatRange(1),
-    help="Under torchrun: seconds without a sign of life from a rank, as when it is stopped, after which the run ends"
-    " with its name.",
+    help="Under torchrun: seconds without a heartbeat from a rank, as when it is stopped, after which the run ends"
+    " and names it.",
 )
 @click.option(
     "--deterministic",
@@ -177,7 +110,7 @@ main.add_command(export)
     is_flag=True,
     help="Print the curriculum that the other options make, epoch by epoch, and stop. Needs no SHARDS or --out.",
 )
-@_setting_options
+@setting_options
 def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: Any) -> None:
     """Trains an encoder on SHARDS (a folder made by usucl-shard, or the URL of one) and writes it to --out.
 
@@ -210,7 +143,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
         for doubt in config.doubts():
             say(doubt, err=True)
     loader = _find_loader(store, config, options)
-    with learn.ranks_of_torchrun(options["device"]) as (ranks, device), _told_to_stop(store) as told:
+    with learn.ranks_of_torchrun(options["device"]) as (ranks, device), _should_stop(store) as stop:
         if device.type == "cpu" and ranks.count == 1 and (note := crowded()):
             say(note, err=True)
         execution = learn.Execution(
@@ -219,7 +152,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
             resident_bytes=_resident_bytes(options),
             **{name: options[name] for name in _EXECUTION},
         )
-        summary = learn.train(config, store, run_folder.path, execution, **begin, told_to_stop=told, ranks=ranks)
+        summary = learn.train(config, store, run_folder.path, execution, **begin, should_stop=stop, ranks=ranks)
     if ranks.first:
         _report(run_folder, store, summary)
 
@@ -273,7 +206,7 @@ def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: dict[str,
         f" effective rank of the embeddings {summary['effective_rank']:.1f}"
     )
     if summary["steps"] < summary["of"]:
-        say(f"stopped; go on with: usucl-train {store.name} --out {run_folder.path} --resume")
+        say(f"stopped; resume it with: usucl-train {store.name} --out {run_folder.path} --resume")
 
 
 def _first() -> bool:
@@ -287,12 +220,12 @@ def _restarted() -> bool:
 
 
 @contextlib.contextmanager
-def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether a signal to stop has come; a second one ends the process as usual.
+def _should_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
+    """Yields a function that returns whether a signal to stop has come; a second one ends the process as usual.
 
     These are SIGTERM, SIGINT, and SIGUSR1, by which SLURM announces the end of a job's time (`--signal=USR1@120`).
     """
-    told: list[int] = []
+    received: list[int] = []
     names = ("SIGTERM", "SIGINT", "SIGUSR1")  # Windows has no SIGUSR1
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -302,13 +235,13 @@ def _told_to_stop(store: "ShardStore") -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     def note(number: int, _: object) -> None:
-        told.append(number)
+        received.append(number)
         store.close()  # a step that waits for shards would not end
         restore()
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield lambda: bool(told)
+        yield lambda: bool(received)
     finally:
         restore()

@@ -115,7 +115,7 @@ def _rarest(samples: Samples, units: NDArray[np.int64]) -> tuple[str, int]:
 
 def _check(samples: Samples, units: NDArray[np.int64], by: str, folds: int) -> None:
     if len(np.unique(samples.labels)) < 2:
-        raise UsageError("all labelled videos are of one class: there is nothing to tell apart")
+        raise UsageError("all labelled videos are of one class: there is nothing to classify")
     name, fewest = _rarest(samples, units)
     if fewest < 2:
         raise UsageError(

@@ -111,7 +111,7 @@ class Evaluation:
 
 
 def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None = None) -> Iterator[Evaluation]:
-    """Measures how well a model's features, or the model fine-tuned, tell the classes of labelled pictures apart.
+    """Measures how well a model's features, or the model fine-tuned, separate the classes of labelled pictures.
 
     Wrong arguments are refused at once; the iterator that is returned then computes one protocol at a time:
 

@@ -54,16 +54,16 @@ def summarise(predictions: Predictions, positive: str | None = None, seed: int =
         UsageError: `positive` is not a class.
     """
     samples, scores = predictions.samples, fold_scores(predictions, positive)
-    told = _figures(predictions, scores, positive, seed)
+    figures = _figures(predictions, scores, positive, seed)
     if samples.target == "value":
-        return dict(told)
+        return dict(figures)
     confusion = np.zeros((len(samples.classes), len(samples.classes)))
     for fold, probabilities in zip(predictions.fold, predictions.probabilities, strict=True):
         tested = fold >= 0
         np.add.at(confusion, (samples.labels[tested], probabilities[tested].argmax(axis=1)), 1)
     return {
-        **{name: value for name, value in told.items() if not name.startswith(_RECALL)},
-        "recall": {name: told[_RECALL + name] for name in samples.classes if _RECALL + name in told},
+        **{name: value for name, value in figures.items() if not name.startswith(_RECALL)},
+        "recall": {name: figures[_RECALL + name] for name in samples.classes if _RECALL + name in figures},
         "confusion": (confusion / len(predictions.fold)).tolist(),
         "fold_scores": [
             {

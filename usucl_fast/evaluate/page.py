@@ -54,8 +54,8 @@ def write_page(
         features: `[M, F]` of the predictions' samples; None, or features that are all alike, make no map.
     """
     target = predictions.samples.target
-    told = at_level(predictions, "video" if target == "video" else "frame")
-    roc = roc_plot(told) if isinstance(told, Predictions) and target != "value" else None
+    predicted = at_level(predictions, "video" if target == "video" else "frame")
+    roc = roc_plot(predicted) if isinstance(predicted, Predictions) and target != "value" else None
     levels = {"by frame": summary, "by video": summary.get("video", {})}
     plots = {
         "confusion.png": (confusion_plot(levels, summary["classes"]), "Predicted and true: mean over the repeats."),

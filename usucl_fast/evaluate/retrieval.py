@@ -77,7 +77,7 @@ def draw_rows(
 ) -> Image.Image:
     """Draws a row for each query: its frame at the left, then its neighbours with their similarity and label.
 
-    A border tells whether a neighbour's label is the query's (green) or not (red); there is none where one of the two
+    A border shows whether a neighbour's label is the query's (green) or not (red); there is none where one of the two
     is missing.
 
     Args:

@@ -56,8 +56,8 @@ def scores_of_values(predictions: Predictions, weights: Array) -> dict[str, Arra
             if len(places):
                 found = predictions.probabilities[repeat, places, 0]
                 weight_MB = weights[:, codes[places]].T
-                told = value_scores(samples.values[places], found, samples.videos[places], weight_MB)
-                for name, value in told.items():
+                of_fold = value_scores(samples.values[places], found, samples.videos[places], weight_MB)
+                for name, value in of_fold.items():
                     scores[name][:, repeat, fold] = value
     return scores
 

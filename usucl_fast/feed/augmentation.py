@@ -98,7 +98,7 @@ AUGMENTATIONS = {
     # The published one: crops along the long side.
     "reference": Augmentation(),
     "crops": Augmentation(area=(0.4, 1.0), flip=0.5),
-    # MoCo v2's, for pictures of 224 pixels; what it does to colours is nothing to grey levels.
+    # MoCo v2's, for pictures of 224 pixels; what it does to colours does not apply to grey levels.
     "mocov2": Augmentation(
         area=(0.2, 1.0),
         ratio=(3 / 4, 4 / 3),
@@ -130,7 +130,7 @@ AUGMENTATIONS = {
         speckle_chance=0.5,
         speckle=(0.02, 0.15),
     ),
-    # The same slice as other machines show it, where a machine's look tells patients apart. The widest blur is that of
+    # The same slice as other machines show it, where a machine's look identifies patients. The widest blur is that of
     # a mean over 3 x 3 of 96 x 96 pixels.
     "look": replace(
         _GEOMETRIC,

@@ -21,7 +21,7 @@ class Normaliser:
     Args:
         device: of the pictures.
         memory_format: of the results.
-        mean, std: of the three channels; ImageNet's, where the network does not say others (`normalisation`).
+        mean, std: of the three channels; ImageNet's, where the network has no others (`normalisation`).
     """
 
     def __init__(

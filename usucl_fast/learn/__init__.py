@@ -15,8 +15,8 @@ contrast.py    the loss of a batch of USUCL
 ranks.py       the processes that train together; heartbeat.py, which of them live
 mined_plans.py hard negatives from the bank into the plans to come
 optimizer.py   optimisers, and the learning rate over a run
-health.py      what a step came to; is the embedding collapsing, and is the bank filled and fresh?
-watch.py       what a run says and writes while it goes on
+health.py      the metrics of a step; whether embeddings collapse, and how full and fresh the bank is
+watch.py       what a run reports and writes as it trains
 run_folder.py  every file in it, and whether a run may be written there
 checkpoint.py  what it holds; saved whole, the newest good one found again
 arithmetic.py  the numbers that the device computes in, and whether always in the same order

@@ -29,11 +29,11 @@ PART_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that a run needs to go on after a step, on the CPU or not.
+    """All that a run needs to continue after a step, with tensors on any device.
 
     step: steps that are done.
     begun: what config.json says, see `run_folder.record_of`.
-    ranks: how many they were.
+    ranks: how many trained.
     network, optimizer: their state dicts.
     bank: of `MemoryBank.state_dict`; None in a method without one.
     plans: int64 `[B, V]` of each plan under way, see `MinedPlans`.
@@ -67,7 +67,7 @@ class Checkpoint:
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise ResourceError(
                 f"{path} cannot be written ({first_line(reason)}); the checkpoints before it are whole: make"
-                " room, and go on with --resume"
+                " room, and resume with --resume"
             ) from error
         saved = run.saved_checkpoints()
         kept = saved[saved.index(path) :][:keep]  # later ones were damaged, or the run would be there
@@ -76,7 +76,7 @@ class Checkpoint:
 
 
 class _Hashed:
-    """A file that is written to, and what went through."""
+    """A file and the hash of what has been written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest = file, hashlib.sha256()
@@ -105,10 +105,10 @@ def is_whole(path: Path) -> bool | None:
     return end == MARK + digest.digest() if end.startswith(MARK) else None
 
 
-def load_newest(run: RunFolder, tell: Callable[[str], None] = note) -> Checkpoint | None:
+def load_newest(run: RunFolder, report: Callable[[str], None] = note) -> Checkpoint | None:
     """The newest checkpoint that is whole, on the CPU; None where there is none at all.
 
-    tell: is told of damaged ones that are passed over.
+    report: called with a line about damaged checkpoints that are skipped.
 
     Raises:
         DataError: there are checkpoints, and none is whole.
@@ -119,7 +119,7 @@ def load_newest(run: RunFolder, tell: Callable[[str], None] = note) -> Checkpoin
         try:
             whole = is_whole(file)
             if not whole:
-                unknown = "it is cut off, or of another version of usucl-fast"
+                unknown = "it is truncated, or was written by another version of usucl-fast"
                 raise ValueError(unknown if whole is None else "it is damaged: its checksum is another")
             content = torch.load(file, map_location="cpu", weights_only=True)
             checkpoint = Checkpoint(network=content.pop(NETWORK), **content)
@@ -127,7 +127,7 @@ def load_newest(run: RunFolder, tell: Callable[[str], None] = note) -> Checkpoin
             reasons.append(f"{file.name}: {first_line(error)}")
         else:
             if reasons:
-                tell(f"{run.checkpoints} has damage ({'; '.join(reasons)}); {file.name}, before it, is used")
+                report(f"{run.checkpoints} has damage ({'; '.join(reasons)}); using the earlier {file.name}")
             return checkpoint
     if files:
         raise DataError(

@@ -52,7 +52,7 @@ class TrainConfig:
     )
     epochs: int = setting(60, "Length of the run in epochs, of --tuples-per-video tuples of every video.", low=1)
     steps: int = setting(
-        0, "Length of the run in steps, in place of --epochs; the curriculum then goes on with every step.", low=1
+        0, "Length of the run in steps, in place of --epochs; the curriculum then advances with every step.", low=1
     )
     tuples_per_video: int = setting(
         1, "Tuples of every video in an epoch. With more, few videos fill large batches.", low=1
@@ -68,7 +68,7 @@ class TrainConfig:
     batch_norm: str = setting(
         "rank",
         "Statistics of batch norm: rank, of the pictures that a process encodes; sync, of all processes' (GPUs only);"
-        " shuffle, keys with those of other tuples, as MoCo has it; frozen, the running ones, for weights that have"
+        " shuffle, keys with those of other tuples, as in MoCo; frozen, the running ones, for weights that have"
         " learned.",
         choices=("rank", "sync", "shuffle", "frozen"),
     )
@@ -78,7 +78,9 @@ class TrainConfig:
         choices=("sgd", "lars", "adamw"),
     )
     lr: float = setting(0.06, "Peak learning rate. default and fast: .005 where --init names weights.", low=0)
-    lr_schedule: str = setting("step", "Cosine decay, updated every step or every epoch.", choices=("step", "epoch"))
+    lr_schedule: str = setting(
+        "step", "Whether the cosine decay is updated every step or every epoch.", choices=("step", "epoch")
+    )
     warm_up: int = setting(
         -1,
         f"Steps over which the learning rate rises to its peak; -1 for a tenth of the run, {WARM_UP_STEPS} at most.",

@@ -134,5 +134,5 @@ def _encode(network: Network, pictures: torch.Tensor, count: int, plan: BatchPla
 
 
 def _places(valid: NDArray[np.bool_], network: Network) -> torch.Tensor:
-    """Where a mask `[B, V]` of the plan is True, as places in the flattened rows; a GPU is not waited for."""
+    """Where a mask `[B, V]` of the plan is True, as places in the flattened rows; without waiting for a GPU."""
     return torch.from_numpy(np.flatnonzero(valid)).to(network.device, non_blocking=True)

@@ -42,10 +42,10 @@ class Execution:
     beton: what the loader ffcv reads, see `Delivery`.
     checkpoint_every: steps between checkpoints.
     keep: checkpoints that are kept, the newest ones.
-    stop_after: stop after this many steps in all, as if told to; None for the whole run.
+    stop_after: stop after this many steps in all; None for the whole run.
     tensorboard: write figures for TensorBoard.
     profile: write a trace of a few steps.
-    rank_timeout: seconds without a sign of life after which a rank is given up, and the run with it.
+    rank_timeout: seconds without a heartbeat after which a rank counts as lost, and the run ends.
     deterministic: give the same bits each time on a GPU as well, see `arithmetic`.
     """
 
@@ -72,20 +72,20 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    told_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Trains into the run folder `out`, and returns the summary (also in `summary.json`).
 
-    Stops early, with a checkpoint, when `told_to_stop()` is true before a step, or when waiting for data was ended. A
-    resumed run goes on as if it had never stopped. Of several `ranks`, each calls this, and the first writes, and keeps
-    other trainings out of the folder.
+    Stops early, with a checkpoint, when `should_stop()` is true before a step, or when a wait for data is interrupted.
+    A resumed run continues as if it had never stopped. Of several `ranks`, each calls this; the first writes the
+    folder, and keeps other processes from training in it.
 
     Raises:
         UsageError: `out` holds a run and neither `resume` nor `overwrite` is given, or there is none to
-            resume, or it was begun with other settings or shards, or another training is at work on it; or the
-            settings cannot be carried out here.
-        StoppedError: there was an end before the first step, or another rank has ended.
+            resume, or it was begun with other settings or shards, or another process is training in it; or the
+            settings do not work on this machine.
+        StoppedError: the run was stopped before its first step, or another rank has ended.
         ResourceError: memory or disk ran out.
         DataError: the loss or the gradient is not finite; the message names the step and the frames.
     """
@@ -94,8 +94,8 @@ def train(
     folder = RunFolder(out)
     locked = folder.locked() if ranks.first else contextlib.nullcontext()
     with (
-        ranks.telling_of_lost_ones(),
-        _telling_of_room(config),
+        ranks.reporting_lost_ranks(),
+        _out_of_room(config),
         ranks.heartbeat(execution.rank_timeout),
         locked,
         arithmetic(config.precision, execution.deterministic),
@@ -103,27 +103,27 @@ def train(
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
-                import_writer()  # before anything is written, or an old run replaced
+                import_writer()  # before anything is written or an old run is replaced
         run = Run(config, store, folder, execution, ranks, resume)
         if ranks.first:
             if overwrite:
                 folder.clear()
             folder.begin(config, store.fingerprint)
-        if not ranks.agree(run.step):  # none begins before all can
+        if not ranks.agree(run.step):  # no rank starts before all can
             raise UsageError(f"--out {out} is not the same on all ranks; name a folder that all machines share")
-        return run.go(told_to_stop)
+        return run.go(should_stop)
 
 
 @contextlib.contextmanager
-def _telling_of_room(config: Method) -> Iterator[None]:
-    """Raises ResourceError where there is no room, in memory or on disk."""
+def _out_of_room(config: Method) -> Iterator[None]:
+    """Raises ResourceError where memory or disk space runs out."""
     try:
         yield
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         raise ResourceError(
-            f"{error.filename} cannot be written ({error.strerror}): make room; --resume goes on from the newest"
+            f"{error.filename} cannot be written ({error.strerror}): make room; --resume continues from the newest"
             " checkpoint"
         ) from error
     except (MemoryError, RuntimeError) as error:
@@ -132,7 +132,7 @@ def _telling_of_room(config: Method) -> Iterator[None]:
             raise
         raise ResourceError(
             f"out of memory: lower --batch-size ({config.batch_size}) or --size ({config.size}), or raise --accumulate"
-            f" ({config.accumulate}); --resume goes on from the newest checkpoint, with the settings it has"
+            f" ({config.accumulate}); --resume continues from the newest checkpoint, with the settings it has"
         ) from error
 
 
@@ -140,7 +140,7 @@ class Run:
     """A training run. To do it step by step, hand each batch of `loader.run(shares())` to `one_step`.
 
     folder: nothing is written but by `save` and `go`.
-    resume: go on from the newest checkpoint in `folder`, where there is one.
+    resume: continue from the newest checkpoint in `folder`, where there is one.
     loader: in place of the one that `execution` names.
     """
 
@@ -186,20 +186,20 @@ class Run:
         return make_loader(execution.loader, self.store, delivery)
 
     def _load_checkpoint(self) -> Checkpoint | None:
-        """The newest one, if it is of this run as it is now."""
-        tell = note if self.ranks.first else lambda text: None
-        saved = load_newest(self.folder, tell)
+        """The newest checkpoint, if it belongs to this run with its present settings."""
+        report = note if self.ranks.first else lambda text: None
+        saved = load_newest(self.folder, report)
         if saved is not None:
             self.folder.check_unchanged(record_of(self.config, self.store.fingerprint), saved.begun)
             if saved.ranks != self.ranks.count:
-                tell(
-                    f"ranks: {self.ranks.count} now, {saved.ranks} before; the same tuples, but sums are rounded"
-                    " otherwise, and with --batch-norm rank its statistics are of other pictures"
+                report(
+                    f"ranks: {self.ranks.count} now, {saved.ranks} before; the tuples are the same, but sums are"
+                    " rounded differently, and with --batch-norm rank its statistics come from other pictures"
                 )
         return saved
 
     def _start(self, saved: Checkpoint | None) -> None:
-        """Goes back to the checkpoint, or to the start where there is none yet."""
+        """Restores the checkpoint, or the initial weights where there is none."""
         if saved is not None:
             self.network.load_state_dict(saved.network)
             if self.network.bank is not None and saved.bank is not None:
@@ -219,7 +219,7 @@ class Run:
             self.parallel = DistributedDataParallel(self.network, broadcast_buffers=single)
 
     def save(self) -> None:
-        """Writes a checkpoint, on the rank that writes."""
+        """Writes a checkpoint, on the first rank."""
         if not self.ranks.first:
             return
         bank = self.network.bank
@@ -234,8 +234,8 @@ class Run:
             metrics=self.folder.metrics_text(),
         ).save(self.folder, self.execution.keep)
 
-    def go(self, told_to_stop: Callable[[], bool]) -> dict[str, Any]:
-        """Trains to the end, or until it is told to stop, and returns the summary."""
+    def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        """Trains to the end, or until `should_stop()`, and returns the summary."""
         first, last = self.step, min(self.steps, self.execution.stop_after or self.steps)
         execution = self.execution
         with (
@@ -258,7 +258,7 @@ class Run:
                 except StoppedError as error:  # while it waited for data
                     stopped = error
                 waited = time.perf_counter() - started
-                if self.ranks.any(batch is None or told_to_stop()):
+                if self.ranks.any(batch is None or should_stop()):
                     if self.step == first:
                         raise stopped
                     self.save()
@@ -372,7 +372,7 @@ def _least_share(config: Method, planner: Planner, ranks: Ranks) -> int:
 
 
 def _check_shares(config: Method, planner: Planner, ranks: Ranks) -> None:
-    """Raises where a rank would have nothing to do, or batch norm is not to be had."""
+    """Raises where a rank would have no tuples, or the batch norm is not available."""
     if not _least_share(config, planner, ranks):
         least = planner.tuples_per_epoch // planner.steps_per_epoch
         raise UsageError(

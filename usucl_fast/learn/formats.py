@@ -26,7 +26,7 @@ def _us_ucl(run: RunFolder, config: TrainConfig) -> tuple[bytes, str]:
     state = load_newest(run)
     if state is None:
         raise UsageError(
-            f"RUN {run.path} has no checkpoint yet; go on with it: usucl-train SHARDS --out {run.path} --resume"
+            f"RUN {run.path} has no checkpoint yet; resume it: usucl-train SHARDS --out {run.path} --resume"
         )
     learned = state.network
     state_dict: dict[str, Tensor] = {}

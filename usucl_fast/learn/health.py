@@ -1,4 +1,4 @@
-"""What a step came to: is the loss finite, is the embedding collapsing, is the bank filled, fresh and varied?"""
+"""The metrics of a step: loss and gradient, signs of collapse, and the state of the bank."""
 
 import math
 from typing import Any
@@ -14,14 +14,14 @@ from usucl_fast.learn.network import Outcome
 from usucl_fast.mining import MemoryBank
 
 BANK_EVERY = 50
-"""Steps between two looks at the whole bank: they pass over when its rows were written, which takes milliseconds where
-there are millions."""
+"""Steps between two reports on the whole bank: each reads when every row was written, which takes milliseconds for
+millions of rows."""
 SAMPLE = 1024
-"""Rows that stand for all written ones."""
+"""Written rows that are sampled for a report."""
 
 
 def bank_health(bank: MemoryBank, step: int) -> dict[str, Any]:
-    """How the bank is after a step.
+    """The state of the bank after a step.
 
     written: share of its rows that have been written.
 
@@ -42,8 +42,8 @@ def bank_health(bank: MemoryBank, step: int) -> dict[str, Any]:
 
 
 def near_duplicates(frame_ids: NDArray[np.int64], first_row: NDArray[np.int64]) -> float | None:
-    """How many members of n̂ say the same as another one: the share of them that lie nearer than `NEAREST` frames to
-    another member, in one video. So near are an anchor and its positive. None where there are no members.
+    """The share of the members of n̂ that are near-duplicates of another: those that lie nearer than `NEAREST` frames to
+    another member of the same video, as an anchor and its positive do. None where there are no members.
 
     Args:
         frame_ids: `[B, K]`, the members of each n̂; -1 for none.
@@ -84,7 +84,7 @@ def effective_rank(z: torch.Tensor) -> float:
 def read_metrics(
     plan: BatchPlan, loss: torch.Tensor, norm: torch.Tensor, outcomes: list[Outcome], first_row: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """What a step came to. All of it is read from the device at once, which waits for the step.
+    """The metrics of a step. All are read from the device in one transfer, which waits for the step.
 
     Raises:
         DataError: the loss or the gradient is not finite.

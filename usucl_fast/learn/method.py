@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Method(TrainConfig):
     """A training method with its settings: the fields of a subclass are the options that it takes.
 
-    To add a method, add a file to `usucl_fast/learn/methods` with a subclass under the name `METHOD`, which says its
+    To add a method, add a file to `usucl_fast/learn/methods` with a subclass under the name `METHOD`, which has its
     name in `method`, and with the functions in `RECIPES`, which return it with named settings.
     """
 
@@ -50,7 +50,7 @@ class Method(TrainConfig):
         return self
 
     def doubts(self) -> list[str]:
-        """What speaks against the settings though they can be carried out, a line each, with the way out."""
+        """Doubts about settings that do work, one line each, with a way out."""
         return []
 
     def check_data(self, table: FrameTable, videos: NDArray[np.int64], name: str) -> None:
@@ -59,7 +59,7 @@ class Method(TrainConfig):
         videos: numbers of those that are trained on.
 
         Raises:
-            UsageError: nothing could be learned from it.
+            UsageError: there would be nothing to learn from it.
         """
 
     def has_keys(self) -> bool:
@@ -102,7 +102,7 @@ class Method(TrainConfig):
         return None
 
     def stage_metrics(self, stage: Stage) -> dict[str, Any]:
-        """What a line of metrics says of the stage of the curriculum."""
+        """What a line of metrics records of the stage of the curriculum."""
         return {}
 
     def make_head(self, width: int) -> "nn.Module":
@@ -110,7 +110,7 @@ class Method(TrainConfig):
         raise NotImplementedError
 
     def make_parts(self) -> "dict[str, nn.Module]":
-        """What is trained or kept beside the encoders, by name: predictors, queues, losses."""
+        """What is trained or kept besides the encoders, by name: predictors, queues, losses."""
         return {}
 
     def forward(self, network: "Network", frames: "Tensor", plan: "BatchPlan") -> "Outcome":

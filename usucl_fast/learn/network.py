@@ -18,7 +18,7 @@ from usucl_fast.shards import FrameTable
 
 
 class Outcome(NamedTuple):
-    """What one batch, or a part of it, comes to.
+    """The result of one batch, or of a part of it.
 
     loss: scalar, with gradient.
     query: `[B, D]`, the anchors' embeddings, of unit length, without gradient.
@@ -50,7 +50,7 @@ class Network(nn.Module):
     """The encoders of a method, its other parts and its bank. All parameters that take a gradient are trained;
     `query.backbone` is the result.
 
-    `state_dict` has all but the bank. `forward` is told of this rank's frames and of all ranks' tuples, and returns
+    `state_dict` has all but the bank. `forward` takes this rank's frames and all ranks' tuples, and returns
     what is the same on every rank.
 
     Args:
@@ -83,7 +83,7 @@ class Network(nn.Module):
         return Encoder(config.arch, config.make_head, config.precision == "bf16", config.batch_norm == "frozen")
 
     def encoders(self) -> list[Encoder]:
-        """All that encode pictures."""
+        """All networks that encode pictures."""
         return [self.query] if self.key is None else [self.query, self.key]
 
     def start_with(self, backbone: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ from usucl_fast.optional import needed
 
 
 def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Of all parameters that take a gradient.
+    """The optimiser of all parameters that take a gradient.
 
     SGD decays all of them, as published; LARS and AdamW leave out biases and norms, and LARS does not scale the steps
     of those either. Source of LARS: You et al., arXiv 1708.03888.
@@ -35,7 +35,7 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """At a step of a run of `steps`: rising in a line over the first `warm_up`, then falling along a cosine."""
+    """At a step of a run of `steps`: rising linearly over the first `warm_up`, then falling along a cosine."""
     warm = config.warm_up_steps(steps)
     if step < warm:
         return config.lr * (step + 1) / (warm + 1)

@@ -32,7 +32,7 @@ LOST = (
 
 
 class Ranks:
-    """This process as one of `count`, its number being `rank`."""
+    """This process as rank number `rank` of `count`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is this one that writes files and shows progress."""
+        """Whether this rank is the one that writes files and shows progress."""
         return self.rank == 0
 
     def gather(self, z: torch.Tensor, tuples: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ class Ranks:
         return gathered
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank; all ask together."""
+        """Whether the flag is set on any rank; collective."""
         if self.count == 1:
             return flag
         number = torch.tensor([flag], dtype=torch.int32, device=self._device)
@@ -72,7 +72,7 @@ class Ranks:
         return bool(number.item())
 
     def agree(self, number: int) -> bool:
-        """Whether all ranks say the same number; all say one together."""
+        """Whether all ranks have the same number; collective."""
         if self.count == 1:
             return True
         ends = torch.tensor([number, -number], dtype=torch.int64, device=self._device)
@@ -86,8 +86,8 @@ class Ranks:
         return Heartbeat(self._store, self.rank, self.count, seconds)
 
     @contextlib.contextmanager
-    def telling_of_lost_ones(self) -> Iterator[None]:
-        """Turns what the backends say when another rank has ended, or cannot be reached, into one line.
+    def reporting_lost_ranks(self) -> Iterator[None]:
+        """Turns the backends' errors when another rank has ended, or cannot be reached, into one line.
 
         Raises:
             StoppedError: another rank has ended.
@@ -107,7 +107,7 @@ class Ranks:
                 ) from error
             raise StoppedError(
                 f"rank {self.rank} of {self.count} ends: another rank has ended or cannot be reached;"
-                " go on with --resume, on as many ranks as you like"
+                " resume it with --resume, on any number of ranks"
             ) from error
 
 
@@ -152,9 +152,9 @@ def ranks_of_torchrun(name: str) -> Iterator[tuple[Ranks, torch.device]]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(cores())  # torchrun leaves each rank one
+        torch.set_num_threads(cores())  # torchrun gives each rank one thread
     place, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
-    with Ranks(rank, count).telling_of_lost_ones():
+    with Ranks(rank, count).reporting_lost_ranks():
         name_of_all = meet(place, rank, count)
         dist.init_process_group(
             "nccl" if device.type == "cuda" and name in ("auto", "cuda") else "gloo",
@@ -171,11 +171,11 @@ def ranks_of_torchrun(name: str) -> Iterator[tuple[Ranks, torch.device]]:
 
 
 def meet(place: dist.Store, rank: int, count: int) -> str:
-    """A name that these ranks alone have, and none that were here before.
+    """A name that only these ranks share, and none that were started before.
 
-    torchrun keeps one store over its restarts, which still has the addresses of processes that have ended, and tells
-    the agents of several machines different numbers of restarts. So each rank says a name of its own, and the first
-    answers under that, until all have its answer.
+    torchrun keeps one store over its restarts, which still has the addresses of processes that have ended, and gives
+    the agents of several machines different numbers of restarts. So each rank publishes a name of its own, and the
+    first answers under it, until all have its answer.
     """
     own = uuid.uuid4().hex
     if rank > 0:

@@ -15,7 +15,7 @@ from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
 
 FORMAT = 4
-"""Version of the settings and checkpoints in a run folder: a run goes on only from its own."""
+"""Version of the settings and checkpoints in a run folder: a run resumes only from its own."""
 
 CONFIG_GONE = "put it back as it was, or train again with --overwrite"
 """The ways out where the settings cannot be read."""
@@ -193,7 +193,7 @@ class RunFolder:
                 raise UsageError(f"--out {self.path} holds files that are not a run's; name a new or empty folder")
             if not overwrite:
                 raise UsageError(
-                    f"--out {self.path} holds a run; add --resume to go on with it or --overwrite to replace it"
+                    f"--out {self.path} holds a run; add --resume to continue it or --overwrite to replace it"
                 )
 
     def _check_resumed(self, config: Method, shards: str) -> None:

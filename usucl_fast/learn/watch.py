@@ -1,4 +1,4 @@
-"""What a run says and writes while it goes on: metrics, progress, collapse, TensorBoard, where the time goes."""
+"""What a run reports and writes as it trains: metrics, progress, collapse, TensorBoard, traces."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from usucl_fast.optional import needed
 from usucl_fast.progress import Progress, note
 
 ALIKE_COSINE = 0.9
-"""Mean cosine of a batch's anchors above which they are called alike."""
+"""Mean cosine of a batch's anchors above which they count as collapsed."""
 ALIKE_STEPS = 50
-"""Steps that they are so before it is said; of a short run, half of those after the warm-up."""
+"""Steps that they stay collapsed before a warning; in a short run, half of those after the warm-up."""
 TRACED_STEPS = 5
 
 
 class Collapse:
-    """Notices when, once the learning rate is up, the embeddings are nearly alike step after step.
+    """Detects embeddings that stay nearly alike, step after step, once the warm-up is over.
 
     config: of the run.
     steps: of the run.
@@ -33,7 +33,7 @@ class Collapse:
     def __init__(self, config: Method, steps: int) -> None:
         self._config, self._first = config, config.warm_up_steps(steps)
         self._cosines: deque[float] = deque(maxlen=min(ALIKE_STEPS, max(1, (steps - self._first) // 2)))
-        self._told = False
+        self._warned = False
 
     def look(self, line: dict[str, Any]) -> str | None:
         """A warning, once each time it happens.
@@ -43,13 +43,13 @@ class Collapse:
         if line["mean_cosine"] is not None and line["step"] >= self._first:
             self._cosines.append(line["mean_cosine"])
         alike = len(self._cosines) == self._cosines.maxlen and min(self._cosines) > ALIKE_COSINE
-        told, self._told = self._told, alike
-        if not alike or told:
+        warned, self._warned = self._warned, alike
+        if not alike or warned:
             return None
         return (
             f"step {line['step']}: the embeddings have collapsed: for {len(self._cosines)} steps, those of different"
             f" videos have been nearly the same (mean cosine {line['mean_cosine']:.3f}, effective rank"
-            f" {line['effective_rank']:.1f}); the run goes on. Ways out: {', '.join(self._ways_out())}"
+            f" {line['effective_rank']:.1f}); training continues. Ways out: {', '.join(self._ways_out())}"
         )
 
     def _ways_out(self) -> list[str]:
@@ -92,12 +92,12 @@ class TensorBoard:
                 self._writer.add_scalar(name, float(value), line["step"])
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is still buffered."""
         self._writer.close()
 
 
 class Trace:
-    """Where the time goes: a trace of `TRACED_STEPS` steps after as many others, for Perfetto or chrome://tracing."""
+    """A profiler trace of `TRACED_STEPS` steps after as many others, for Perfetto or chrome://tracing."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -114,11 +114,11 @@ class Trace:
         partial.replace(self._file)
 
     def step(self) -> None:
-        """A step is done."""
+        """Counts a step."""
         self._profiler.step()
 
     def close(self) -> None:
-        """Writes what there is."""
+        """Writes the trace, if it is not written yet."""
         self._stack.close()
 
 
@@ -128,22 +128,22 @@ def _appended(path: Path) -> Iterator[TextIO]:
     try:
         yield file
     finally:
-        with naming(path):  # closing writes what could not be written before
+        with naming(path):  # closing may write what is still buffered
             file.close()
 
 
 class Watch:
-    """All of it; nothing on a rank that is not the first.
+    """Metrics, progress and all else that is reported; on the first rank alone.
 
     Args:
         run: its folder.
-        collapse: what looks for it.
-        metrics: lines of the steps before; those from there on are done again.
-        step: that the run goes on with.
+        collapse: detects it.
+        metrics: lines of the steps before `step`; later ones are dropped.
+        step: the first one to be trained.
         steps: of the run.
         tensorboard: write for TensorBoard.
         profile: write a trace.
-        first: whether this rank tells.
+        first: whether this rank reports.
     """
 
     def __init__(
@@ -162,11 +162,11 @@ class Watch:
         if not first:
             return
         if not run.metrics_text().startswith(metrics):
-            note(f"{run.metrics} is damaged, cut off or gone; its lines up to step {step} are the checkpoint's again")
+            note(f"{run.metrics} is damaged, cut off or gone; its lines up to step {step} come from the checkpoint")
         with write_whole(run.metrics) as file:
             file.write(metrics.encode())
         for line in parse_metrics(metrics):
-            collapse.look(line)  # what was told before is not told again
+            collapse.look(line)  # so that old warnings are not repeated
         self._metrics, self._file = self._stack.enter_context(_appended(run.metrics)), run.metrics
         self._progress = self._stack.enter_context(Progress("steps", steps, step))
         if tensorboard:
@@ -181,7 +181,7 @@ class Watch:
         self._stack.close()
 
     def step(self, line: dict[str, Any]) -> None:
-        """A step is done. `line` gets the rates that follow from its times."""
+        """Writes and shows the metrics of a step. Adds to `line` the rates that follow from its times."""
         if not self._first:
             return
         line["frames_per_second"] = round(line["frames"] / line["seconds"], 1)

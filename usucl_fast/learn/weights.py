@@ -22,7 +22,7 @@ from usucl_fast.learn.run_folder import RunFolder
 ENVELOPES = ("state_dict_ema", "state_dict", NETWORK, "model")
 """Keys under which checkpoints keep the weights, one within another too; averaged ones first, as timm does."""
 DEEPEST = 16
-"""More envelopes within each other are no checkpoint: one that holds itself has no end."""
+"""Envelopes nested deeper are refused: one that holds itself has no end."""
 COMPILED = "_orig_mod."
 """What torch.compile puts before the names of whatever it wraps."""
 
@@ -69,7 +69,7 @@ def read_backbone(source: str | Path, arch: str) -> dict[str, Tensor]:
             weights cannot be fetched.
         DataError: the file cannot be read.
     """
-    with torch.random.fork_rng(devices=[]):  # the random weights of this one are nobody's business
+    with torch.random.fork_rng(devices=[]):  # these random weights are replaced
         network, _ = make_backbone(arch)
     if str(source) == IMAGENET:
         return _match(fetch(arch, network), network, f"what {IMAGENET} stands for", arch)
@@ -142,7 +142,7 @@ def _load(path: Path) -> Any:
             return load_file(path)
         if is_whole(path) is False:
             raise ValueError("its checksum is another")
-        with warnings.catch_warnings(action="ignore"):  # the error says it
+        with warnings.catch_warnings(action="ignore"):  # the error names it
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None

@@ -21,7 +21,7 @@ from usucl_fast.mining.search import Allowed
 class PartitionedBank(MemoryBank):
     """The rows spread over the ranks, rank r of R holding the frames from N r / R up to N (r + 1) / R.
 
-    Answers are those of a `MemoryBank` of all rows: on a CPU exactly so, elsewhere up to the rounding of float32
+    Answers are those of a `MemoryBank` of all rows: exactly on a CPU, elsewhere up to the rounding of float32
     products. `cross` looks at each rank's likely rows where it is approximate, and so misses fewer.
 
     `state_dict` is of the rows held: every rank saves its own, and `load_state_dict` of any bank takes them all, on any
@@ -121,7 +121,7 @@ class PartitionedBank(MemoryBank):
         return allowed._replace(excluded=excluded), ranges_BS2, gathered, counts
 
     def _is_held(self, frame_ids: torch.Tensor) -> torch.Tensor:
-        """Which of the frames, which all ranks were told of, have their rows here.
+        """Which of the frames, named on all ranks, have their rows here.
 
         Raises:
             ValueError: one is nowhere. This is so on all ranks, so that none waits for the others.

@@ -1,7 +1,7 @@
 """Exact top-k inner-product search over the rows of a bank: what a search is, and one in torch, for any device.
 
-A bank tells its search of every change and asks it for the most similar rows. `usucl_fast.mining.cpu` has the one that
-is compiled for a CPU.
+A bank notifies its search of every change and asks it for the most similar rows. `usucl_fast.mining.cpu` has the one
+that is compiled for a CPU.
 """
 
 from typing import NamedTuple, Protocol

@@ -20,7 +20,7 @@ _LENGTHS: dict[Path, int] = {}
 
 
 def map_file(path: Path, later: Path | None = None) -> NDArray[np.uint8]:
-    """Memory-maps a file. If it is cut off while it is read, the process ends with a line that says so.
+    """Memory-maps a file. If it is cut off while it is read, the process ends with a line that names it.
 
     later: what it is called from now on, where it gets another name.
 

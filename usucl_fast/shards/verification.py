@@ -36,7 +36,7 @@ def verify(folder: Path) -> list[str]:
         faults += _verify_file(folder / name, file.sha256, range(file.bytes, file.bytes + 1))
     try:
         store = open_shards(folder)
-    except DataError as error:  # without the tables nothing more can be told of the tars
+    except DataError as error:  # without the tables the tars cannot be checked
         return faults or [str(error)]
     if any(fault.startswith(str(folder / FRAMES)) for fault in faults):
         return faults

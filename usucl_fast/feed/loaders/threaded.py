@@ -76,7 +76,7 @@ class ThreadedLoader(ABC):
                 if self._delivery.device.type == "cuda":
                     frames = develop(frames, plan.photometry.ravel())
                 yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape))
-                del frames_NHWC, frames  # the consumer alone says how long they live
+                del frames_NHWC, frames  # the consumer decides how long they live
         except KeyboardInterrupt:
             self._store.close()  # or the threads would keep waiting for shards at a URL
             raise

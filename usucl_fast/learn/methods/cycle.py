@@ -31,7 +31,7 @@ class CycleContrast(BankMethod, MoCo):
 
     def check(self) -> None:
         if not min(self.cross_topk):
-            raise UsageError("--cross-topk is at least 1 with --method cycle: they are the way there and back")
+            raise UsageError("--cross-topk is at least 1 with --method cycle: the cycle leads through them")
 
     def make_curriculum(self) -> Curriculum:
         return Curriculum("cosine", cross_topk=self.cross_topk)

@@ -58,7 +58,7 @@ class DINO(MomentumMethod, HeadNormMethod, TemperatureMethod, PairMethod):
     def make_head(self, width: int) -> "nn.Module":
         from lightly.models.modules.heads import DINOProjectionHead
 
-        with warnings.catch_warnings(action="ignore"):  # that torch calls its weight norm by another name today
+        with warnings.catch_warnings(action="ignore"):  # torch deprecates this name of its weight norm
             return DINOProjectionHead(width, HIDDEN, BOTTLENECK, self.dim, self.head_norm)
 
     def make_parts(self) -> "dict[str, nn.Module]":

@@ -1,4 +1,4 @@
-"""MoCo v2: a view is told from the keys of earlier batches by the key of the other view.
+"""MoCo v2: a view is matched with the key of the other view, against the keys of earlier batches.
 
 Source: He et al., "Momentum Contrast", CVPR 2020; Chen et al., "Improved Baselines with Momentum Contrastive Learning",
 arXiv 2003.04297.
@@ -52,7 +52,7 @@ class MoCo(MomentumMethod, HeadNormMethod, TemperatureMethod, PairMethod):
 
 
 def keep_in_state(queue: "MemoryBankModule") -> None:
-    """Makes a queue part of `state_dict`, which lightly leaves it out of."""
+    """Makes a queue part of `state_dict`; lightly leaves it out."""
     for name, buffer in list(queue.named_buffers()):
         queue.register_buffer(name, buffer)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from usucl_fast.learn.network import Network, Outcome
 
 LET_IN = 0.3
-"""Share of a run after which a network from random weights tells videos apart, as measured over 120 and 600 steps."""
+"""Share of a run after which a network from random weights separates videos, as measured over 120 and 600 steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from usucl_fast.mining.cpu.tile import LANES, ROWS, tile
 FEW = 4
 """Queries that may look for answers in a block, at most, for which its rows are not worth a product in int8."""
 NEVER = 2 * 10**9
-"""What no product of codes comes up to."""
+"""More than any product of codes."""
 TOP = np.dtype([("threshold", np.float64), ("k", np.int64), ("filled", np.int64)])
 """Of one query: rows less similar than the threshold are no answers, -inf while there are fewer than k; and how many of
 its k there are."""

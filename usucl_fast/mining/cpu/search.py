@@ -6,7 +6,7 @@ The rows lie in blocks, and the centroids of the blocks, the level above, in blo
    here.
 2. Which centroids are so near that their block may hold an answer; most are not, where the rows of a video are alike.
 3. Of those blocks, products in int8, sixteen queries and eight rows at once (`tile`).
-4. Of rows that may for all that be an answer, the product in float32; if they still may, in float64.
+4. Of rows that may still be an answer, the product in float32; if they pass that as well, in float64.
 """
 
 from collections.abc import Callable
@@ -123,7 +123,7 @@ class _Queries:
     @cached_property
     def _code(self) -> NDArray[np.int8]:
         """The queries in int8, as `tile` takes them; what is left over goes into `_asked`."""
-        # In numpy: some of torch's own threads go on spinning after such an operation, where the search wants to be.
+        # In numpy: some of torch's threads spin on after such an operation, on the cores that the search needs.
         exact = np.pad(self._query, ((0, 0), (0, -self._query.shape[1] % 4)))
         step = np.maximum(np.abs(exact).max(axis=1), 1e-30) / 127
         code = np.rint(exact / step[:, None])
@@ -168,7 +168,7 @@ class _Queries:
 
 def _empty(k: NDArray[np.int64], threshold: NDArray[np.float64], most: int) -> TopK:
     state = np.zeros(len(k), scan.TOP)
-    # A query that asks for none takes none.
+    # A query that asks for no answers gets none.
     state["k"], state["threshold"] = k, np.where(k > 0, threshold, np.inf)
     return TopK(np.full((len(k), most), -np.inf), np.full((len(k), most), -1, np.int64), state)
 
