@@ -37,10 +37,10 @@ NORMAL = "normal"
 
 
 class Arm(NamedTuple):
-    """`settings` of `TrainConfig`, beside the scale's; and the arm that it is compared with."""
+    """`settings` of `TrainConfig`, beside the scale's; and what it is compared with: the first arm that was run."""
 
     settings: dict[str, Any]
-    beside: str | None
+    beside: tuple[str, ...]
 
 
 IN_BATCH = {
@@ -51,36 +51,38 @@ IN_BATCH = {
     "cross_topk": (0, 0),
 }
 INTRA = {**IN_BATCH, "intra_negatives": (16, 16), "intra_window": (0.1, 1.0), "intra_floor": 1.0}
+BY_NAME = ("default", "intra", RANDOM)
+"""What recipes are compared with; `intra` has the settings of `default`."""
 LOOK, GAIN = {"augment": "look"}, {"augment": "gain"}
 
 ARMS: dict[str, Arm] = {
-    RANDOM: Arm({}, None),
+    RANDOM: Arm({}, ()),
     # Two factors: intra-video negatives or not, another machine's look in each view or not.
-    "in-batch": Arm(IN_BATCH, RANDOM),
-    "intra": Arm(INTRA, "in-batch"),
-    "look": Arm({**IN_BATCH, **LOOK}, "in-batch"),
-    "look-intra": Arm({**INTRA, **LOOK}, "look"),
+    "in-batch": Arm(IN_BATCH, (RANDOM,)),
+    "intra": Arm(INTRA, ("in-batch",)),
+    "look": Arm({**IN_BATCH, **LOOK}, ("in-batch",)),
+    "look-intra": Arm({**INTRA, **LOOK}, ("look",)),
     # The same without the texture and the blur, in which small lesions go under.
-    "gain": Arm({**IN_BATCH, **GAIN}, "in-batch"),
-    "gain-intra": Arm({**INTRA, **GAIN}, "intra"),
+    "gain": Arm({**IN_BATCH, **GAIN}, ("in-batch",)),
+    "gain-intra": Arm({**INTRA, **GAIN}, ("intra",)),
     # The parts, one by one.
-    "intra-nhat": Arm({**INTRA, "cross_topk": (16, 16)}, "intra"),
-    "look-intra-nhat": Arm({**INTRA, **LOOK, "cross_topk": (16, 16)}, "look-intra"),
-    "intra-closing": Arm({**INTRA, "intra_floor": 0.15}, "intra"),
-    "intra-published-window": Arm({**INTRA, "intra_window": (0.2, 0.4), "intra_floor": 0.15}, "intra"),
-    "intra-from-start": Arm({**INTRA, "intra_from": 0.0}, "intra"),
-    "intra-encoded": Arm({**INTRA, "intra_mining": "encode", "intra_negatives": (3, 3)}, "intra"),
-    "intra-adamw": Arm({**INTRA, "optimizer": "adamw", "lr": 1e-3}, "intra"),
-    "video-excluded": Arm({**IN_BATCH, "exclude": "video"}, "in-batch"),
-    "mocov2-crops": Arm({**IN_BATCH, "augment": "mocov2"}, "in-batch"),
+    "intra-nhat": Arm({**INTRA, "cross_topk": (16, 16)}, ("intra",)),
+    "look-intra-nhat": Arm({**INTRA, **LOOK, "cross_topk": (16, 16)}, ("look-intra",)),
+    "intra-closing": Arm({**INTRA, "intra_floor": 0.15}, ("intra",)),
+    "intra-published-window": Arm({**INTRA, "intra_window": (0.2, 0.4), "intra_floor": 0.15}, ("intra",)),
+    "intra-from-start": Arm({**INTRA, "intra_from": 0.0}, ("intra",)),
+    "intra-encoded": Arm({**INTRA, "intra_mining": "encode", "intra_negatives": (3, 3)}, ("intra",)),
+    "intra-adamw": Arm({**INTRA, "optimizer": "adamw", "lr": 1e-3}, ("intra",)),
+    "video-excluded": Arm({**IN_BATCH, "exclude": "video"}, ("in-batch",)),
+    "mocov2-crops": Arm({**IN_BATCH, "augment": "mocov2"}, ("in-batch",)),
     # By name.
-    "default": Arm({"recipe": "default"}, "in-batch"),
-    "simclr": Arm({"recipe": "simclr"}, "default"),
-    "mocov2": Arm({"recipe": "mocov2"}, "default"),
-    "byol": Arm({"recipe": "byol"}, "default"),
-    "uscl": Arm({"recipe": "uscl"}, "default"),
-    "dino": Arm({"recipe": "dino"}, "default"),
-    "reference": Arm({"recipe": "reference"}, "default"),
+    "default": Arm({"recipe": "default"}, ("in-batch", RANDOM)),
+    "simclr": Arm({"recipe": "simclr"}, BY_NAME),
+    "mocov2": Arm({"recipe": "mocov2"}, BY_NAME),
+    "byol": Arm({"recipe": "byol"}, BY_NAME),
+    "uscl": Arm({"recipe": "uscl"}, BY_NAME),
+    "dino": Arm({"recipe": "dino"}, BY_NAME),
+    "reference": Arm({"recipe": "reference"}, BY_NAME),
 }
 SAME: dict[str, Any] = {"init": RANDOM, "channels": 1}
 SCALES: dict[str, dict[str, Any]] = {

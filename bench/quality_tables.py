@@ -125,8 +125,8 @@ def _differences_table(arms: dict[str, dict[int, Report]]) -> list[str]:
     figures = _figures(arms)
     lines = [_row("difference", *figures), _row(*["---"] * (len(figures) + 1))]
     for name, runs in arms.items():
-        beside = ARMS[name].beside
-        if beside in arms:
+        beside = next((other for other in ARMS[name].beside if other in arms), None)
+        if beside:
             made = [difference(runs, arms[beside], figure) for figure in figures]
             if all(made):
                 lines.append(_row(f"`{name}` − `{beside}`", *(_difference_text(one) for one in made if one)))
