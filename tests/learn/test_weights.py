@@ -4,10 +4,12 @@ import argparse
 import functools
 import sys
 import urllib.error
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -228,6 +230,41 @@ def test_no_tensor_can_be_missing_or_of_another_shape(tmp_path: Path) -> None:
 class Surprise:
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise AssertionError('the code in the file was run')",)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("core", ["core", "_core"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_accuracies_of_numpy_are_passed_over(tmp_path: Path, kind: type, core: str, zipped: bool) -> None:
+    """As US_UCL saves them beside the weights it has fine-tuned."""
+    state = trained("resnet18")
+    content = {"epoch": 3, "state_dict": state, "best": [kind(0.5), {"acc": kind(0.25)}]}
+    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
+    if core == "core":
+        file = tmp_path / "renamed.pth"
+        rename(tmp_path / "file.pth", file, b"numpy._core.multiarray", b"numpy.core.multiarray", zipped)
+    else:
+        file = tmp_path / "file.pth"
+    found = read_backbone(file, "resnet18")
+    assert torch.equal(found["conv1.weight"], state["conv1.weight"])
+
+
+def rename(file: Path, to: Path, name: bytes, other: bytes, zipped: bool) -> None:
+    """Replaces a name in the pickle of a checkpoint."""
+    if not zipped:
+        to.write_bytes(file.read_bytes().replace(name, other))
+        return
+    with zipfile.ZipFile(file) as whole, zipfile.ZipFile(to, "w") as renamed:
+        for entry in whole.namelist():
+            content = whole.read(entry)
+            renamed.writestr(entry, content.replace(name, other) if entry.endswith("data.pkl") else content)
+
+
+@pytest.mark.parametrize("surprise", [np.arange(3.0), np.array([Surprise()], object)])
+def test_other_things_of_numpy_are_refused(tmp_path: Path, surprise: object) -> None:
+    torch.save({"state_dict": trained("resnet18"), "more": surprise}, tmp_path / "file.pth")
+    with pytest.raises(UsageError, match=r"file\.pth holds more than weights \(.*save its state dict alone"):
+        read_backbone(tmp_path / "file.pth", "resnet18")
 
 
 @pytest.mark.parametrize("surprise", [Surprise(), argparse.Namespace(lr=0.1), nn.Linear(2, 2)])

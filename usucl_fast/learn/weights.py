@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,6 +25,11 @@ ENVELOPES = ("state_dict_ema", "state_dict", NETWORK, "model")
 """Keys under which checkpoints keep the weights, one within another too; averaged ones first, as timm does."""
 DEEPEST = 16
 """Envelopes nested deeper are refused: one that holds itself has no end."""
+SCALARS: list[Any] = [
+    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64))),
+]
+"""What makes a NumPy number, as US_UCL saves its accuracies beside the weights; nothing of it runs code."""
 COMPILED = "_orig_mod."
 """What torch.compile puts before the names of whatever it wraps."""
 
@@ -142,7 +149,8 @@ def _load(path: Path) -> Any:
             return load_file(path)
         if is_whole(path) is False:
             raise ValueError("its checksum is another")
-        with warnings.catch_warnings(action="ignore"):  # the error names it
+        # the error names it
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
