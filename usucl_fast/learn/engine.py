@@ -26,7 +26,7 @@ from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.run_folder import RunFolder, record_of
 from usucl_fast.learn.splits import with_split
-from usucl_fast.learn.watch import Collapse, Watch, import_writer
+from usucl_fast.learn.watch import Collapse, Watch, import_tensorboard
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.machine import computes_in_bf16
 from usucl_fast.progress import note
@@ -96,7 +96,7 @@ def train(
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
-                import_writer()  # before anything is written, or an old run replaced
+                import_tensorboard()  # before anything is written, or an old run replaced
         run = Run(config, store, folder, execution, ranks, resume)
         if ranks.first:
             if overwrite:

@@ -105,7 +105,7 @@ class RunFolder:
         """Whether a run was begun here, and all files are a run's."""
         files = (self.config, self.metrics, self.summary, self.backbone, self.checkpoints, self.tensorboard, self.trace)
         return self.holds_run() and holds_only(
-            self.path, [*(file.name for file in files), self.lock.name, ".*.partial"]
+            self.path, [*(file.name for file in files), self.lock.name, ".*.partial*"]
         )
 
     @contextlib.contextmanager
