@@ -17,8 +17,9 @@ FORMAT = "usucl-shards"
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1 << 26
-"""A larger manifest is refused: 200,000 shards, or videos that were left out, take less. Once it is parsed it may take
-twenty times as much memory."""
+"""A larger manifest is refused: 200,000 shards, or videos that were left out, take less."""
+MANIFEST_VALUES = 1 << 22
+"""One with more values is refused as well: once it is parsed, `[]` takes twenty times as much memory."""
 
 LISTED = 1000
 """Videos that a manifest lists, at most."""
@@ -146,6 +147,10 @@ class Manifest:
 
 
 def _parse(text: bytes, place: str) -> dict[str, Any]:
+    if sum(map(text.count, (b",", b"[", b"{"))) > MANIFEST_VALUES:
+        raise DataError(
+            f"SHARDS {place}: {MANIFEST} has more than {MANIFEST_VALUES} values, which no manifest of ours has"
+        )
     try:
         content = json.loads(text)
         format, version = content["format"], content["version"]
