@@ -6,6 +6,7 @@ Each is read in a process of its own. It must be refused, or left out by name, a
 decodes in, may take no more than its limit; the exit status is 1 where one does not hold to that.
 """
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from tests.helpers.dicoms import write_dicom
 from tests.helpers.servers import FaultyServer
 from tools import make_phantoms
 from tools.campaign import Outcome, measured
-from tools.fuzz_shards import make_shards
 from tools.hostile_shards import huge_png
 from usucl_fast.errors import UsuclError
 from usucl_fast.pack import find_sources, pack
@@ -28,6 +28,7 @@ from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.shards import MANIFEST, PackSettings, open_shards, remote
 from usucl_fast.shards.manifest import MANIFEST_BYTES
 
+SAMPLE = Path(__file__).parent.parent / "shards" / "sample"
 SECONDS = 120
 MB = 10**6
 WORKER = 1024 * MB
@@ -80,11 +81,16 @@ def _picture(folder: Path) -> None:
         (folder / "in" / "frames" / f"{number}.png").write_bytes(huge_png(30_000))
 
 
+def _sample(folder: Path) -> None:
+    shutil.copytree(SAMPLE, folder / "shards")
+
+
 def _manifest(start: bytes, text: bytes, end: bytes) -> Callable[[Path], None]:
     """A manifest that is as long as one may be, by a text again and again."""
 
     def make(folder: Path) -> None:
-        path = make_shards(folder) / MANIFEST
+        _sample(folder)
+        path = folder / "shards" / MANIFEST
         start_all = b'{"format": "usucl-shards", "version": 3, "x": ' + start
         count = (MANIFEST_BYTES - len(start_all) - len(end) - 1) // len(text)
         path.write_bytes(start_all + text * count + end + b"}")
@@ -113,10 +119,10 @@ BOMBS = {
     "DICOM, palette indices of 32 bits": Bomb(_palette(16), _packed, WORKER + PASSED),
     "DICOM, 3 GB of pictures deflated": Bomb(_deflated, _packed, WORKER + PASSED),
     "pictures of 0.9 gigapixels": Bomb(_picture, _packed, WORKER + PASSED),
-    "manifest, gzip of zeros": Bomb(make_shards, _served("bomb"), READER),
-    "manifest, a page without end": Bomb(make_shards, _served("endless"), READER),
-    "frames.npy, gzip of zeros": Bomb(make_shards, _served("bomb table"), READER),
-    "frames.npy, a page without end": Bomb(make_shards, _served("endless table"), READER),
+    "manifest, gzip of zeros": Bomb(_sample, _served("bomb"), READER),
+    "manifest, a page without end": Bomb(_sample, _served("endless"), READER),
+    "frames.npy, gzip of zeros": Bomb(_sample, _served("bomb table"), READER),
+    "frames.npy, a page without end": Bomb(_sample, _served("endless table"), READER),
     "manifest, 64 MiB of []": Bomb(_manifest(b"[", b"[],", b"[]]"), _open, READER),
     "manifest, 64 MiB of {}": Bomb(_manifest(b"[", b'{"a":0},', b"0]"), _open, READER),
     "manifest, 64 MiB of numbers": Bomb(_manifest(b"[", b"1.5,", b"0]"), _open, READER),
