@@ -22,7 +22,7 @@ from usucl_fast.shards import open_shards
 
 OURS = (
     *("usucl_fast.feed.loaders.dali", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
-    *("usucl_fast.bench.torchcodec_arm", "torch.utils.tensorboard"),
+    "usucl_fast.bench.torchcodec_arm",
 )
 """Modules that import them, and are to be imported again."""
 

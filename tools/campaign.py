@@ -24,12 +24,22 @@ MEMORY = 1 << 30
 """Bytes that the process of an attempt may grow by."""
 Outcome = tuple[str, str]
 """`right`, `refused` or one of the faults, and what was said."""
+Table = dict[str, Counter[str]]
+"""By kind, how many ended how."""
+Ends = tuple[Table, list[tuple[int, str, Outcome]]]
+"""A table; and number, kind and outcome of each attempt."""
 
 
 def attempt_all(
-    numbers: Sequence[int], kinds: Sequence[str], attempt: Callable[[int], Outcome], what: str
-) -> tuple[dict[str, Counter[str]], list[tuple[int, str, Outcome]]]:
+    numbers: Sequence[int],
+    kinds: Sequence[str],
+    attempt: Callable[[int], Outcome],
+    what: str,
+    seconds: float | None = None,
+) -> Ends:
     """Makes the attempts of these numbers, each in a process of its own; attempt n is of kind n, counted around.
+
+    seconds: after which one hangs, in place of `SECONDS`.
 
     Returns:
         By kind, how many ended how; and number, kind and outcome of each.
@@ -39,7 +49,7 @@ def attempt_all(
     with Progress(what, len(numbers)) as progress:
         for number in numbers:
             kind = kinds[number % len(kinds)]
-            outcome = apart(functools.partial(attempt, number))
+            outcome = apart(functools.partial(attempt, number), seconds)
             table[kind][outcome[0]] += 1
             outcomes.append((number, kind, outcome))
             if outcome[0] in FAULTS:
@@ -48,24 +58,34 @@ def attempt_all(
     return table, outcomes
 
 
-def apart(work: Callable[[], Outcome]) -> Outcome:
+def apart(work: Callable[[], Outcome], seconds: float | None = None) -> Outcome:
     """What the work ends in, in a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    outcome, taken = measured(work, seconds or SECONDS)
+    if taken - before > MEMORY and outcome[0] not in FAULTS:
+        return "memory", f"{(taken - before) / 1e9:.1f} GB"
+    return outcome
+
+
+def measured(work: Callable[[], Outcome], seconds: float) -> tuple[Outcome, int]:
+    """What the work ends in, in a process of its own; and bytes of memory that it, or one of its own, has taken."""
     here, there = multiprocessing.Pipe(duplex=False)
     process = os.fork()
     if not process:
+        os.setpgid(0, 0)
         _work(work, there)
     there.close()
     try:
-        outcome: Outcome = here.recv() if here.poll(SECONDS) else ("hang", f"no end after {SECONDS} s")
+        outcome: Outcome = here.recv() if here.poll(seconds) else ("hang", f"no end after {seconds} s")
     except EOFError:
         outcome = "crash", ""
     if outcome[0] == "hang":
-        os.kill(process, signal.SIGKILL)
+        os.killpg(process, signal.SIGKILL)
     _, status, used = os.wait4(process, 0)
     if outcome[0] == "crash":
-        return "crash", f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status >> 8}"
-    grown = used.ru_maxrss * 1024 - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return ("memory", f"{grown / 1e9:.1f} GB") if grown > MEMORY else outcome
+        how = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status >> 8}"
+        outcome = "crash", how
+    return outcome, 1024 * used.ru_maxrss
 
 
 def _work(work: Callable[[], Outcome], there: Connection) -> None:
@@ -90,7 +110,7 @@ def check_line(text: str) -> str:
     return text
 
 
-def show(table: dict[str, Counter[str]]) -> bool:
+def show(table: Table) -> bool:
     """Prints by kind how many attempts ended how. Whether there was no fault."""
     ends, width = ("right", "refused", *FAULTS), max(10, *map(len, table))
     total = Counter[str]()

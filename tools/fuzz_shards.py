@@ -21,7 +21,6 @@ import json
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,7 +30,7 @@ import torch
 
 from tests.helpers.servers import FaultyServer
 from tools import make_phantoms
-from tools.campaign import Outcome, attempt_all, check_line, show
+from tools.campaign import Ends, Outcome, attempt_all, check_line, show
 from tools.hostile_shards import FOLDERS, SERVERS, mutate
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import UsuclError
@@ -52,9 +51,7 @@ def make_shards(folder: Path) -> Path:
     return folder / "shards"
 
 
-def campaign(
-    shards: Path, numbers: Sequence[int], seed: int, dali_every: int
-) -> tuple[dict[str, Counter[str]], list[tuple[int, str, Outcome]]]:
+def campaign(shards: Path, numbers: Sequence[int], seed: int, dali_every: int) -> Ends:
     """Tries the inputs of these numbers.
 
     dali_every: of so many inputs, one is fed by DALI too, whose pipelines take long to build; 0: none is.

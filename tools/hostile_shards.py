@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -190,6 +191,19 @@ def _columns(name: str, folder: Path, rng: Rng) -> bool:
     return True
 
 
+def huge_png(side: int) -> bytes:
+    """A PNG of so many pixels a side in few bytes."""
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(999))),
+        (b"IEND", b""),
+    )
+    chunks = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def _picture(data: bytes, rng: Rng) -> bytes:
     """Another picture in place of an encoded frame, or one whose header lies of its size."""
     made = BytesIO()
@@ -197,7 +211,8 @@ def _picture(data: bytes, rng: Rng) -> bytes:
     Image.new(_pick(rng, ("L", "RGB")), size, 90).save(made, _pick(rng, ("jpeg", "png", "gif", "bmp")))
     sides = _pick(rng, (b"\xff\xff\xff\xff", bytes(4), b"\x00\x01\xff\xff", b"\x00\x20\x00\x21"))
     header = data.find(b"\xff\xc0") + 5
-    return _pick(rng, (made.getvalue(), data[:header] + sides + data[header + 4 :], bytes(len(data)), b"\x89PNG", b"x"))
+    lying = data[:header] + sides + data[header + 4 :], huge_png(int(_pick(rng, (10_000, 30_000, 1 << 30))))
+    return _pick(rng, (made.getvalue(), *lying, bytes(len(data)), b"\x89PNG", b"x"))
 
 
 def _tar(folder: Path, rng: Rng) -> bool:

@@ -1,5 +1,6 @@
 """Checks of arrays before they go to compiled code, which checks nothing: shape, type, device and range."""
 
+import functools
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ def check_tensor(name: str, tensor: Any, shape: Shape, *types: str, device: "tor
     import torch
 
     is_dense = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
-    _check(name, tensor, is_dense and str(tensor.device) == str(device), shape, types, f" on {device}")
+    on_device = is_dense and (tensor.device == device or str(tensor.device) == str(device))
+    _check(name, tensor, on_device, shape, types, device)
 
 
 def check_array(name: str, array: Any, shape: Shape, *types: str) -> None:
@@ -35,14 +37,15 @@ def check_array(name: str, array: Any, shape: Shape, *types: str) -> None:
     Raises:
         ValueError: says what it is, and what it must be.
     """
-    _check(name, array, isinstance(array, np.ndarray), shape, types, "")
+    _check(name, array, isinstance(array, np.ndarray), shape, types, None)
 
 
-def _check(name: str, array: Any, is_kind: bool, shape: Shape, types: tuple[str, ...], where: str) -> None:
+def _check(name: str, array: Any, is_kind: bool, shape: Shape, types: tuple[str, ...], device: object) -> None:
+    if is_kind and _type_name(array.dtype) in types and _fits(array.shape, shape):
+        return
     found, kind = getattr(array, "shape", None), str(getattr(array, "dtype", type(array).__name__))
     kind = kind.removeprefix("torch.")
-    if is_kind and kind in types and _fits(array.shape, shape):
-        return
+    where = "" if device is None else f" on {device}"
     got = kind if found is None else f"{kind} {_brackets(found)}"
     if where and hasattr(array, "device"):
         got += f" on {array.device}"
@@ -51,12 +54,20 @@ def _check(name: str, array: Any, is_kind: bool, shape: Shape, types: tuple[str,
     raise ValueError(f"{name} is {got}, and must be {' or '.join(types)} {_brackets(shape or ('...',))}{where}")
 
 
+@functools.lru_cache
+def _type_name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _fits(found: tuple[int, ...], shape: Shape) -> bool:
     if shape is None:
         return True
-    return len(found) == len(shape) and all(
-        isinstance(need, str) or need == has for need, has in zip(shape, found, strict=True)
-    )
+    if len(found) != len(shape):
+        return False
+    for has, need in zip(found, shape, strict=True):  # noqa: SIM110  a generator takes longer than all else here
+        if need != has and not isinstance(need, str):
+            return False
+    return True
 
 
 def check_range(name: str, array: Any, low: int, stop: int) -> None:
@@ -67,7 +78,7 @@ def check_range(name: str, array: Any, low: int, stop: int) -> None:
     """
     if 0 in array.shape:
         return
-    least, greatest = int(array.min()), int(array.max())
+    least, greatest = map(int, (array.min(), array.max()) if isinstance(array, np.ndarray) else array.aminmax())
     if least < low or greatest >= stop:
         raise ValueError(f"{name} has {least if least < low else greatest}, and must be from {low} to {stop - 1}")
 

@@ -18,8 +18,10 @@ CACHE_BYTES = 50 * 10**9
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file cannot grow."""
 
-JSON_BYTES = 1 << 30
-"""A larger JSON file is refused."""
+JSON_BYTES = 1 << 28
+"""A larger JSON file is refused: that of the sectors of a million videos is smaller."""
+SMALL_JSON_BYTES = 1 << 20
+"""The same of one that says a few things."""
 
 
 @contextlib.contextmanager
@@ -144,14 +146,14 @@ def read_small(path: Path, most_bytes: int) -> bytes:
     return content
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most_bytes: int = JSON_BYTES) -> Any:
     """Reads what `write_json` wrote.
 
     Raises:
-        DataError: it cannot be read, is not JSON, or larger than `JSON_BYTES`.
+        DataError: it cannot be read, is not JSON, or larger than `most_bytes`.
     """
     try:
-        return json.loads(read_small(path, JSON_BYTES))
+        return json.loads(read_small(path, most_bytes))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)})") from error
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from tests.helpers.feeding import delivery, loader_of, plans_of
+from tools.hostile_shards import huge_png
+from usucl_fast.errors import DecodeError
 from usucl_fast.feed import BatchPlan, Delivery, Normaliser
 from usucl_fast.feed.batch import checked
+from usucl_fast.feed.decode import decode_frame
 from usucl_fast.shards import ShardStore
 
 CPU = torch.device("cpu")
@@ -100,3 +103,10 @@ def test_pictures_that_are_not_normalised(layout: torch.memory_format) -> None:
             normalise(frames)
     for channels in (1, 3):
         assert normalise(torch.zeros(0, channels, 8, 8, dtype=torch.uint8)).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("side", [48, 9000, 30_000, 1 << 30])
+def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(sample: ShardStore, side: int) -> None:
+    data = np.frombuffer(huge_png(side), np.uint8)
+    with pytest.raises(DecodeError, match=r"frame .* (is \d+ x \d+ pixels|does not decode \(Image size)"):
+        decode_frame(sample, 0, data, 1)

@@ -1,5 +1,6 @@
 """What a run says of itself, and how it ends when something is wrong."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from usucl_fast.learn import Execution, health, train
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.recipes import RECIPES, make_config
-from usucl_fast.learn.watch import ALIKE_STEPS, Collapse
+from usucl_fast.learn.watch import ALIKE_STEPS, Collapse, TensorBoard
 from usucl_fast.shards import ShardStore
 
 EXECUTION = Execution(loader="torch", device=torch.device("cpu"), threads=0, checkpoint_every=2)
@@ -55,6 +56,36 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(sample: ShardStore, tmp_p
             train(config(epochs=30), sample, tmp_path / name, how)
     assert not (tmp_path / "config.json").exists()  # nothing was begun
     assert train(config(epochs=30), sample, tmp_path / "metrics.jsonl", how, resume=True)["steps"] == 30
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_trace(sample: ShardStore, tmp_path: Path) -> None:
+    how = dataclasses.replace(EXECUTION, checkpoint_every=100)
+    full = pytest.raises(ResourceError, match=r"trace\.json cannot be written \(it came out incomplete\): make room")
+    with no_file_larger_than(1_000_000), full:
+        train(config(epochs=12), sample, tmp_path / "run", dataclasses.replace(how, profile=True))
+    assert not list((tmp_path / "run").glob("*trace*"))
+    assert train(config(epochs=12), sample, tmp_path / "run", how, overwrite=True)["steps"] == 12
+
+
+def test_a_full_disk_is_told_with_the_name_of_what_tensorboard_shows(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    board = TensorBoard(tmp_path / "board", step=0)
+    full = pytest.raises(OSError, match=r"File too large: .*events\.out\.tfevents")
+    with no_file_larger_than(500), full, contextlib.closing(board):
+        for step in range(100):
+            board.write({"step": step, "loss": 0.5})
+
+
+def test_a_trace_that_breaks_off_is_none(sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a profiler that could not write the end, of which it says nothing."""
+
+    def export(_: object, path: str) -> None:
+        Path(path).write_text('{"traceEvents": [{"name": "conv"}')
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", export)
+    with pytest.raises(ResourceError, match=r"trace\.json cannot be written \(it came out incomplete\): make room"):
+        train(config(epochs=12), sample, tmp_path / "run", dataclasses.replace(EXECUTION, profile=True))
+    assert not list((tmp_path / "run").glob("*trace*"))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -19,6 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.helpers.dicoms import write_dicom
 from tests.helpers.forged import reseal
 from tests.helpers.videos import moving_texture, write_video
+from tools.hostile_shards import huge_png
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import locked
 from usucl_fast.pack import PackSummary, find_sources, job, limits, pack, writer
@@ -239,6 +240,18 @@ def test_a_video_that_takes_too_much_memory_costs_itself_only(tmp_path: Path) ->
     summary = pack(find_sources([root])[0], out, settings, workers=1, pseudonyms=pseudonyms, memory_limit=200 * 10**6)
     reason = "takes more than 0.2 GB of memory (--memory-limit)"
     assert summary["quarantined"] == [{"source": "a.dcm", "reason": reason}]
+    assert summary["videos"] == 1
+
+
+def test_pictures_of_too_many_pixels_cost_themselves_only(some: Path, tmp_path: Path) -> None:
+    """More than Pillow opens."""
+    root = tmp_path / "in"
+    (root / "frames").mkdir(parents=True)
+    shutil.copy(some / "0.avi", root)
+    for number in range(2):
+        (root / "frames" / f"{number}.png").write_bytes(huge_png(30_000))
+    summary = pack(find_sources([root])[0], tmp_path / "out", SETTINGS, workers=1)
+    assert [left_out["source"] for left_out in summary["quarantined"]] == ["frames"]
     assert summary["videos"] == 1
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.helpers.forged import change_videos, reseal
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.shards import open_shards, read_manifest, table, verify
+from usucl_fast.pack import pack
+from usucl_fast.shards import PackSettings, manifest, open_shards, read_manifest, table, verify
 
 
 @pytest.fixture
@@ -234,6 +235,21 @@ def test_a_manifest_that_is_too_large_is_not_read(copy: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(DataError, match="more than 67108864 bytes"):
         open_shards(copy)
+
+
+@pytest.mark.parametrize("value", [[], {}, 1])
+def test_a_manifest_of_too_many_values_is_not_parsed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    """It would take twenty times as much memory."""
+    monkeypatch.setattr(manifest, "MANIFEST_VALUES", 5000)
+    content = json.loads((copy / "manifest.json").read_bytes())
+    open_shards(copy)
+    (copy / "manifest.json").write_text(json.dumps({**content, "more": [value] * 5000}))
+    with pytest.raises(DataError, match=r"manifest\.json has more than 5000 values"):
+        open_shards(copy)
+    with pytest.raises(UsageError, match="holds files that are not shards"):
+        pack([], copy, PackSettings(), workers=1)
 
 
 def test_a_manifest_without_its_checksum_is_refused(copy: Path) -> None:

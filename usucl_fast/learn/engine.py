@@ -26,7 +26,7 @@ from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.run_folder import RunFolder, record_of
 from usucl_fast.learn.splits import with_split
-from usucl_fast.learn.watch import Collapse, Watch, import_writer
+from usucl_fast.learn.watch import Collapse, Watch, import_tensorboard
 from usucl_fast.learn.weights import read_backbone
 from usucl_fast.progress import note
 from usucl_fast.shards import ShardStore
@@ -103,7 +103,7 @@ def train(
         if ranks.first:
             folder.check(config, store.fingerprint, resume, overwrite)
             if execution.tensorboard:
-                import_writer()  # before anything is written or an old run is replaced
+                import_tensorboard()  # before anything is written or an old run is replaced
         run = Run(config, store, folder, execution, ranks, resume)
         if ranks.first:
             if overwrite:

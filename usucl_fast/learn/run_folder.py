@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from usucl_fast.errors import DataError, UsageError, first_line
-from usucl_fast.files import holds_only, locked, read_json, write_json
+from usucl_fast.files import SMALL_JSON_BYTES, holds_only, locked, read_json, write_json
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.recipes import METHODS
 
@@ -105,7 +105,7 @@ class RunFolder:
         """Whether a run was begun here, and all files are a run's."""
         files = (self.config, self.metrics, self.summary, self.backbone, self.checkpoints, self.tensorboard, self.trace)
         return self.holds_run() and holds_only(
-            self.path, [*(file.name for file in files), self.lock.name, ".*.partial"]
+            self.path, [*(file.name for file in files), self.lock.name, ".*.partial*"]
         )
 
     @contextlib.contextmanager
@@ -232,7 +232,7 @@ class RunFolder:
 
     def _record(self) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = read_json(self.config)
+            record: dict[str, Any] = read_json(self.config, SMALL_JSON_BYTES)
         except DataError as error:
             raise DataError(f"{error}; {CONFIG_GONE}") from error
         return record

@@ -1,11 +1,15 @@
 """What a run reports and writes as it trains: metrics, progress, collapse, TensorBoard, traces."""
 
 import contextlib
+import errno
 import json
+import os
+import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import IO, Any, Self
 
 import torch
 
@@ -64,36 +68,54 @@ class Collapse:
         ]
 
 
-def import_writer() -> Any:
-    """TensorBoard's writer.
+def import_tensorboard() -> tuple[Any, Any]:
+    """TensorBoard's class of events, and the one that writes them.
 
     Raises:
         UsageError: it is not installed.
     """
     with needed("TensorBoard", "--tensorboard", "tensorboard"):
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+    return Event, RecordWriter
 
 
 class TensorBoard:
     """The figures of metrics, for TensorBoard.
 
+    Its own writer does so in a thread, and says neither when nor where there was no room.
+
     Raises:
-        UsageError: as `import_writer`.
+        UsageError: as `import_tensorboard`.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._writer = import_writer()(folder, purge_step=step)
+        self._event, make_writer = import_tensorboard()
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._stack = contextlib.ExitStack()
+        self._writer = make_writer(self._stack.enter_context(_appended(self._path, "ab")))
+        self._put(file_version="brain.Event:2")
+        self._put(step=step, session_log={"status": "START"})  # what is there of later steps is not shown
+
+    def _put(self, **content: Any) -> None:
+        with naming(self._path):
+            self._writer.write(self._event(wall_time=time.time(), **content).SerializeToString())
+            self._writer.flush()
 
     def write(self, line: dict[str, Any]) -> None:
         """One line of metrics."""
-        for name, value in line.items():
-            if isinstance(value, int | float) and name not in ("step", "epoch"):
-                self._writer.add_scalar(name, float(value), line["step"])
+        figures = {
+            name: value
+            for name, value in line.items()
+            if isinstance(value, int | float) and name not in ("step", "epoch")
+        }
+        values = [{"tag": name, "simple_value": value} for name, value in figures.items()]
+        self._put(step=line["step"], summary={"value": values})
 
     def close(self) -> None:
-        """Writes what is still buffered."""
-        self._writer.close()
+        """Closes the file."""
+        self._stack.close()
 
 
 class Trace:
@@ -110,8 +132,15 @@ class Trace:
 
     def _write(self, profiler: Any) -> None:
         partial = self._file.with_name(f".{self._file.name}.partial")
-        profiler.export_chrome_trace(str(partial))
-        partial.replace(self._file)
+        try:
+            profiler.export_chrome_trace(str(partial))
+            json.loads(partial.read_bytes())  # the profiler is silent of what it could not write
+            partial.replace(self._file)
+        except (OSError, ValueError) as error:
+            raise OSError(errno.ENOSPC, "it came out incomplete", str(self._file)) from error
+        finally:
+            for left in self._file.parent.glob(f"{partial.name}*"):
+                left.unlink()
 
     def step(self) -> None:
         """Counts a step."""
@@ -123,8 +152,8 @@ class Trace:
 
 
 @contextlib.contextmanager
-def _appended(path: Path) -> Iterator[TextIO]:
-    file = path.open("a", encoding="utf-8")
+def _appended(path: Path, mode: str) -> Iterator[IO[Any]]:
+    file = path.open(mode, encoding=None if "b" in mode else "utf-8")
     try:
         yield file
     finally:
@@ -167,7 +196,7 @@ class Watch:
             file.write(metrics.encode())
         for line in parse_metrics(metrics):
             collapse.look(line)  # so that old warnings are not repeated
-        self._metrics, self._file = self._stack.enter_context(_appended(run.metrics)), run.metrics
+        self._metrics, self._file = self._stack.enter_context(_appended(run.metrics, "a")), run.metrics
         self._progress = self._stack.enter_context(Progress("steps", steps, step))
         if tensorboard:
             self._board = self._stack.enter_context(contextlib.closing(TensorBoard(run.tensorboard, step)))

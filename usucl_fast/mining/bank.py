@@ -127,8 +127,9 @@ class MemoryBank:
         last = torch.zeros_like(unique).scatter_reduce_(0, place, order, "amax", include_self=False)
         new = z[last].to(self.embeddings.dtype)
         kept = _storable(new)
-        unique = unique[kept]
-        self.embeddings[unique] = new[kept]
+        if not kept.all():
+            unique, new = unique[kept], new[kept]
+        self.embeddings[unique] = new
         self.written_at[unique] = step
         self._index.touch(unique)
 
@@ -320,8 +321,9 @@ class MemoryBank:
 
 def _storable(rows: torch.Tensor) -> torch.Tensor:
     """Which rows `[M, D]` a bank takes, bool `[M]`."""
-    greatest = [part.abs().amax(dim=1) for part in rows.split(1 << 16)]  # without a copy of a whole bank
-    return torch.cat(greatest).float() <= LONGEST  # not so for NaN
+    parts = rows.split(1 << 16) if len(rows) > 1 << 16 else (rows,)  # without a copy of a whole bank
+    greatest = [part.abs().amax(dim=1) for part in parts]
+    return (torch.cat(greatest) if greatest[1:] else greatest[0]).float() <= LONGEST  # not so for NaN
 
 
 def _whole_numbers(name: str, given: ArrayLike | torch.Tensor) -> NDArray[np.int64]:

@@ -5,20 +5,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import holds_only, read_json
+from usucl_fast.files import holds_only, read_small
 from usucl_fast.pack.contact_sheet import SECTORS, SHEETS
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.summary import SUMMARY
 from usucl_fast.pack.task import Task
 from usucl_fast.shards import (
-    FORMAT,
     FRAME_LABELS,
     FRAMES,
     MANIFEST,
+    MANIFEST_BYTES,
     VIDEOS,
     FrameTable,
     Manifest,
     PackSettings,
+    is_manifest,
     open_shards,
     read_manifest,
 )
@@ -48,8 +49,8 @@ def open_existing(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | No
     if not any(out.iterdir()):
         return None
     try:
-        is_ours = read_json(out / MANIFEST)["format"] == FORMAT
-    except (DataError, LookupError, TypeError):
+        is_ours = is_manifest(read_small(out / MANIFEST, MANIFEST_BYTES))
+    except DataError:
         is_ours = False
     if not is_ours:
         raise UsageError(f"OUT {out} holds files that are not shards; name a new or empty folder")

@@ -87,7 +87,9 @@ def _pages(file: Path, damaged: str = "refuse", notes: list[str] | None = None) 
                     yield av.VideoFrame.from_ndarray(np.asarray(stack).astype("<u2"), format="gray16le")
                 else:
                     yield av.VideoFrame.from_ndarray(np.asarray(stack.convert("RGB")), format="rgb24")
-    except (OSError, ValueError, SyntaxError) as error:
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow raises whatever its readers of formats raise
         raise DecodeError(f"has a page that does not decode ({type(error).__name__})") from error
 
 
@@ -96,7 +98,7 @@ def _orientation(file: Path) -> int:
     try:
         with Image.open(file) as image:
             return int(image.getexif().get(ORIENTATION, 1))
-    except (OSError, ValueError, SyntaxError):  # of a kind that Pillow does not know
+    except Exception:  # Pillow does not know the kind, or raises whatever its reader of it raises
         return 1
 
 

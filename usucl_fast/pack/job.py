@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import holds_only, link_or_copy, locked, read_json, write_json
+from usucl_fast.files import SMALL_JSON_BYTES, holds_only, link_or_copy, locked, read_json, write_json
 from usucl_fast.pack.contact_sheet import report_sectors
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.existing import OUTPUT, Existing, new_tasks, open_existing
@@ -169,7 +169,7 @@ def _claim(job: _Job, overwrite: bool) -> None:
 
 def _says(path: Path, digest: dict[str, str]) -> bool:
     try:
-        return bool(read_json(path) == digest)
+        return bool(read_json(path, SMALL_JSON_BYTES) == digest)
     except DataError:
         return False
 

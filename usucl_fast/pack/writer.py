@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError
-from usucl_fast.files import open_file, read_json, write_json, write_whole
+from usucl_fast.files import SMALL_JSON_BYTES, open_file, read_json, write_json, write_whole
 from usucl_fast.pack.segments import VideoLabels
 from usucl_fast.pack.spool import Spooled
 from usucl_fast.shards import (
@@ -139,7 +139,7 @@ class ShardWriter:
             DataError: it is damaged, or the tar is not there as it says.
         """
         try:
-            record = ShardRecord.read(read_json(self._receipt), len(self.shards))
+            record = ShardRecord.read(read_json(self._receipt, SMALL_JSON_BYTES), len(self.shards))
             if not self._path.is_file() or self._path.stat().st_size != record.bytes:
                 raise ValueError(f"{self._path.name} does not have its {record.bytes} bytes")
         except (ValueError, DataError) as error:

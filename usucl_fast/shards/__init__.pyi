@@ -2,13 +2,14 @@ from .columns import Texts as Texts
 from .frame_labels import FRAME_LABELS as FRAME_LABELS
 from .frame_labels import SEGMENT as SEGMENT
 from .frame_labels import FrameLabels as FrameLabels
-from .manifest import FORMAT as FORMAT
 from .manifest import FORMAT_VERSION as FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST
+from .manifest import MANIFEST_BYTES as MANIFEST_BYTES
 from .manifest import FileRecord as FileRecord
 from .manifest import LeftOut as LeftOut
 from .manifest import Manifest as Manifest
 from .manifest import ShardRecord as ShardRecord
+from .manifest import is_manifest as is_manifest
 from .mapped import map_file as map_file
 from .members import BLOCK as BLOCK
 from .members import MemberHeader as MemberHeader

@@ -63,7 +63,8 @@ class Texts(Sequence[str]):
     @property
     def is_distinct(self) -> bool:
         """Whether each string has one code only, so that different codes are different strings."""
-        return len(set(self.different)) == len(self._ends)
+        utf8, ends = self._utf8.tobytes(), self._ends.tolist()
+        return len({utf8[start:end] for start, end in zip([0, *ends], ends, strict=False)}) == len(ends)
 
     def consists_of(self, letters: str, most: int) -> bool:
         """Whether each string consists of 1 to `most` of these ASCII letters."""

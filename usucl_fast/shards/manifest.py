@@ -17,8 +17,9 @@ FORMAT = "usucl-shards"
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1 << 26
-"""A larger manifest is refused: 200,000 shards, or videos that were left out, take less. Once it is parsed it may take
-twenty times as much memory."""
+"""A larger manifest is refused: 200,000 shards, or videos that were left out, take less."""
+MANIFEST_VALUES = 1 << 22
+"""One with more values is refused as well: once it is parsed, `[]` takes twenty times as much memory."""
 
 LISTED = 1000
 """Videos that a manifest lists, at most."""
@@ -145,9 +146,25 @@ class Manifest:
             raise DataError(f"{damaged} is damaged ({first_line(error)}); restore it, or pack again") from error
 
 
+def is_manifest(text: bytes) -> bool:
+    """Whether a text says that it is a manifest of shards, be it of another version or changed since."""
+    try:
+        return bool(_load(text, "")["format"] == FORMAT)
+    except (DataError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _load(text: bytes, place: str) -> Any:
+    if sum(map(text.count, (b",", b"[", b"{"))) > MANIFEST_VALUES:
+        raise DataError(
+            f"SHARDS {place}: {MANIFEST} has more than {MANIFEST_VALUES} values, which no manifest of ours has"
+        )
+    return json.loads(text)
+
+
 def _parse(text: bytes, place: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = _load(text, place)
         format, version = content["format"], content["version"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(

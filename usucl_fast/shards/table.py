@@ -36,8 +36,9 @@ FRAMES = "frames.npy"
 MEMBER_SUFFIX = {"jpeg": "jpg", "png": "png"}
 """File name extension of the frames, by codec."""
 
-CHECKED_ROWS = 1 << 20
-"""Rows that are looked at together when a table is opened: it may be larger than memory."""
+CHECKED_ROWS = 1 << 15
+"""Rows that are looked at together when a table is opened, which may be larger than memory: they stay in the cache of
+the processor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +68,22 @@ class FrameTable:
         """
         if not len(shard_bytes):
             raise ValueError("there is no shard")
+        shard_lengths = shard_bytes.astype(np.uint64)
         for start in range(0, len(self), CHECKED_ROWS):
             rows = self.rows[start : start + CHECKED_ROWS]
+            first, last = np.searchsorted(self.first_row, [start, start + len(rows) - 1], side="right") - 1
+            bounds = np.clip(self.first_row[first : last + 2], start, start + len(rows))
+            video = np.repeat(np.arange(first, last + 1), np.diff(bounds))
             frame_ids = np.arange(start, start + len(rows))
-            video = np.searchsorted(self.first_row, frame_ids, side="right") - 1
-            lengths = shard_bytes[np.minimum(rows["shard"], len(shard_bytes) - 1)].astype(np.uint64)
+            length = rows["length"].astype(np.uint64)
+            lengths = shard_lengths[np.minimum(rows["shard"], len(shard_bytes) - 1)]
             is_right = {
                 "video": rows["video"] == video,
                 "frame": rows["frame"] == frame_ids - self.first_row[video],
                 "time": np.isfinite(rows["time"]),
                 "shard": rows["shard"] < len(shard_bytes),
-                "length": (rows["length"] > 0) & (rows["length"] <= lengths),
-                "offset": rows["offset"] <= lengths - np.minimum(rows["length"], lengths),
+                "length": (length > 0) & (length <= lengths),
+                "offset": rows["offset"] <= lengths - np.minimum(length, lengths),
             }
             for field, right in is_right.items():
                 if not right.all():

@@ -126,7 +126,7 @@ def _check(columns: dict[str, Any]) -> None:
     for name in ("id", "group", "label", "split"):
         if not columns[name].is_distinct:
             raise ValueError(f"{name} has one text twice")
-    if not columns["id"].consists_of(ID_LETTERS, LONGEST_ID) or len(np.unique(columns["id"].codes)) < lengths.pop():
+    if not columns["id"].consists_of(ID_LETTERS, LONGEST_ID) or (np.bincount(columns["id"].codes) > 1).any():
         raise ValueError(f"an id is not of 1 to {LONGEST_ID} letters of {ID_LETTERS}, or of two videos")
     for side in ("height", "width"):
         if not ((columns[side] >= SIDES[0]) & (columns[side] < SIDES[1])).all():
