@@ -90,7 +90,7 @@ def go_on(out: Path, way: Way = FIRST, ranks: Ranks | None = None, stop_after: i
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     execution = dataclasses.replace(EXECUTION, loader=loader, stop_after=stop_after, beton=beton)
     config = folder.read_config() if begun else CONFIGS[mining]
-    train(config, store, out, execution, resume=begun, ranks=ranks, told_to_stop=lambda: bool(told))
+    train(config, store, out, execution, resume=begun, ranks=ranks, should_stop=lambda: bool(told))
 
 
 def result(out: Path) -> object:
