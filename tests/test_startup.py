@@ -4,6 +4,7 @@ import importlib
 import json
 import pkgutil
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,13 @@ def test_public_names_are_what_the_stub_says(name: str) -> None:
     assert not {module.name for module in pkgutil.iter_modules(package.__path__)} & set(module_of)
     for public, module in module_of.items():
         assert getattr(package, public) is getattr(importlib.import_module(f"{package.__name__}.{module}"), public)
+
+
+@pytest.mark.parametrize("command", ["shard", "train", "evaluate", "bench"])
+def test_ctrl_c_while_a_command_is_imported_shows_no_traceback(tmp_path: Path, command: str) -> None:
+    """Click, which every command imports, is interrupted."""
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from usucl_fast.cli.{command} import main"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "Aborted!\n"

@@ -10,3 +10,17 @@ charts.py    figures as text
 Commands take what they use from the public API of the packages, as in `feed.make_loader`: it is imported when it is
 first used, so that help and wrong options do not wait for torch.
 """
+
+import sys
+from types import TracebackType
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says of Ctrl-C what click says of it, while the command is still being imported."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("Aborted!", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _report
