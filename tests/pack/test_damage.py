@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
+from tests.helpers.dicoms import write_dicom
 from tests.helpers.videos import moving_texture, write_frame_folder, write_video
 from usucl_fast.cli.shard import main
 from usucl_fast.errors import DecodeError
@@ -153,3 +155,17 @@ def test_the_command_names_what_is_damaged(tmp_path: Path) -> None:
     assert len(whole) == 40
     assert 5 < len(dropped) < 40
     assert set(dropped.tolist()) < set(whole.tolist())
+
+
+def test_codecs_do_not_write_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libjpeg and OpenJPEG print what they find wrong, without saying in which file."""
+    for name, syntax in {"jpeg": JPEGBaseline8Bit, "jpeg-2000": JPEG2000Lossless}.items():
+        file = tmp_path / "videos" / f"{name}.dcm"
+        write_dicom(file, moving_texture(4, 64, 96, 0)[..., 0], syntax=syntax)
+        content = bytearray(file.read_bytes())
+        for place in range(len(content) * 2 // 3, len(content) - 100, 97):
+            content[place] ^= 0x55
+        file.write_bytes(content)
+    options = ["--sector", "none", "--burned-in", "allow", "--salt", str(tmp_path / "salt"), "--workers", "1"]
+    CliRunner().invoke(main, [str(tmp_path / "videos"), str(tmp_path / "shards"), *options])
+    assert capfd.readouterr().err == ""

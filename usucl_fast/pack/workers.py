@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import zipfile
 from collections import deque
@@ -155,7 +156,19 @@ def _prepare(begun: "SimpleQueue[int]") -> None:
     begun.put(os.getpid())
     # The parent handles interrupts, and workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _silence_codecs()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _silence_codecs() -> None:
+    """Keeps what libraries in C write about damaged files off the terminal; Python's own messages still come there.
+
+    Their lines name neither the file nor what is done about it, which the parent reports.
+    """
+    sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 as long as the process
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _end_with_parent() -> None:
