@@ -165,7 +165,7 @@ def _silence_codecs() -> None:
 
     Their lines name neither the file nor what is done about it, which the parent reports.
     """
-    sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 as long as the process
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
