@@ -7,7 +7,8 @@ Call n of a seed is always the same: right arguments, one or two of which were c
 value. In a process of its own it ends
 
     right       in what a naive version of the function makes of the same arguments
-    refused     in a ValueError of this package's own, of one line, with nothing changed
+    refused     in a ValueError of this package's own, of one line, with nothing changed; or in torch's own error where
+                there is no memory for as large a bank as was asked for
     different   in something else, and nobody is told
     traceback, crash, hang, memory     as no call should
 
@@ -305,6 +306,10 @@ def attempt(number: int, seed: int) -> Outcome:
     bank, untouched = make_bank(), make_bank()
     try:
         made = target.call(bank, given)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        return "refused", "there is no memory for it"
     except ValueError as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         if not Path(frame.filename).is_relative_to(PACKAGE):

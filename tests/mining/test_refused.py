@@ -76,6 +76,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no first row": (lambda _: MemoryBank([], D), "first_row"),
     "a late first row": (lambda _: MemoryBank([1, 5], D), "first_row must begin with 0"),
     "falling rows": (lambda _: MemoryBank([0, 5, 3], D), "first_row"),
+    "endless rows": (lambda _: MemoryBank([0, 1 << 62], D), "first_row has 4611686018427387904"),
     "halves of rows": (lambda _: MemoryBank([0, 2.5], D), "first_row is float64"),
     "no numbers a row": (lambda _: MemoryBank([0, 5], 0), "dim is 0"),
     "float64": (lambda _: MemoryBank([0, 5], D, torch.float64), "dtype is torch.float64"),

@@ -16,6 +16,8 @@ MOST_ANSWERS = 1 << 20
 """To a query."""
 MOST_NUMBERS = 1 << 16
 """In a row."""
+MOST_ROWS = 1 << 40
+"""Torch still counts the bytes of so many; whether there is memory for them it says itself."""
 LONGEST = 2.0**64
 """No number of a row is greater: products of rows and queries then fit float32."""
 
@@ -71,6 +73,7 @@ class MemoryBank:
         self.first_row = _whole_numbers("first_row", first_row)
         if len(self.first_row) < 2 or self.first_row[0] != 0 or (np.diff(self.first_row) < 0).any():
             raise ValueError("first_row must begin with 0, never fall, and have one number more than there are videos")
+        check_range("first_row", self.first_row, 0, MOST_ROWS + 1)
         dim = check_count("dim", dim, 1, MOST_NUMBERS)
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"dtype is {dtype}, and must be float32, bfloat16 or float16")
