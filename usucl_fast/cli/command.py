@@ -54,10 +54,8 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
         yield
     except click.UsageError as error:  # click prints it, with names that it was given
         raise click.UsageError(printable(error.format_message()), error.ctx) from error
-    except (
-        UsuclError,
-        OSError,
-    ) as error:  # disk full, no permission, vanished: the system's own message is the clearest
+    # Of a full disk, a missing permission, a vanished file the system's own message is the clearest.
+    except (UsuclError, OSError) as error:
         if ctx.meta.get(DEBUG):
             for line in "".join(traceback.format_exception(error)).splitlines():
                 say(line, err=True)
