@@ -436,6 +436,28 @@ def is_used(path: Path) -> bool:
     return False
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals that can be held back")
+def test_ctrl_c_while_workers_start_is_not_theirs(tmp_path: Path) -> None:
+    """A terminal sends it to all processes; it comes where a worker has not begun to import anything of ours."""
+    write_video(tmp_path / "videos" / "0.mp4", moving_texture(20, 64, 64, 0), "mpeg4")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nif sys.argv[0] == '-c' and 'spawn_main' in ' '.join(sys.orig_argv):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from usucl_fast.cli.shard import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "videos"), str(tmp_path / "out"), "--workers", "1"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
+
+
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     for number in range(6):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_texture(20, 64, 64, number), "mpeg4")

@@ -135,7 +135,7 @@ def test_a_damaged_image_of_a_folder(tmp_path: Path) -> None:
     assert [note[:21] for note in video.notes] == ["image 1 of 6, left ou", "image 4 of 6, left ou"]
     warned = open_images(files, "warn")
     assert list(drawn(warned)) == [0, 1, 2, 3, 4, 5]
-    assert len(warned.notes) == 2
+    assert [note[:10] for note in warned.notes] == ["image 1 of", "image 4 of"]  # a file's name may be a patient's
 
 
 def test_the_command_names_what_is_damaged(tmp_path: Path) -> None:

@@ -42,9 +42,10 @@ def _images(
     number = extra = 0
     lost: list[float] = []  # the next picture stands in their places
     for place, (file, time) in enumerate(zip(files, _numbers(files), strict=True), 1):
+        called = f"image {place} of {len(files)}"  # its name may be a patient's
         try:
             orientation = _orientation(file)
-            for page, picture in enumerate(_pages(file, damaged, upright.notes)):
+            for page, picture in enumerate(_pages(file, damaged, upright.notes, called)):
                 extra += page > 0
                 shown = upright(depth(picture), orientation)
                 for at in (*lost, float(time + extra)):
@@ -53,8 +54,8 @@ def _images(
                 lost = []
         except DecodeError as error:
             if damaged == "refuse":
-                raise DecodeError(f"image {place} of {len(files)} {error}; {WAY_OUT}") from error
-            upright.notes.append(f"image {place} of {len(files)}, left out, {error}")
+                raise DecodeError(f"{called} {error}; {WAY_OUT}") from error
+            upright.notes.append(f"{called}, left out, {error}")
             left_out.add(number + len(lost))
             lost.append(float(time + extra))
 
@@ -65,7 +66,9 @@ def _all_pages(files: tuple[Path, ...]) -> Iterator[av.VideoFrame]:
             yield from _pages(file)
 
 
-def _pages(file: Path, damaged: str = "refuse", notes: list[str] | None = None) -> Iterator[av.VideoFrame]:
+def _pages(
+    file: Path, damaged: str = "refuse", notes: list[str] | None = None, called: str = ""
+) -> Iterator[av.VideoFrame]:
     """The pictures in an image file: the first, which FFmpeg reads, and the other pages of a TIFF stack."""
     try:
         yield next(pictures_of(file))
@@ -74,7 +77,7 @@ def _pages(file: Path, damaged: str = "refuse", notes: list[str] | None = None) 
             raise
         yield next(pictures_of(file, "warn"))
         if notes is not None:
-            notes.append(f"{file.name} {error}")
+            notes.append(f"{called} {error}")
     if file.suffix.lower() not in STACKS:
         return
     try:

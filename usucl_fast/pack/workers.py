@@ -52,9 +52,10 @@ def spool_all(tasks: Sequence[Task], workers: int, memory_limit: int) -> Iterato
     pool = ProcessPool(workers, context=context, initializer=_prepare, initargs=(watch.begun,))
     watch.start()
     try:
-        jobs: deque[ProcessFuture[None] | None] = deque(
-            None if _read(task.path) else pool.schedule(_spool, [task]) for task in tasks
-        )
+        with _uninterrupted():
+            jobs: deque[ProcessFuture[None] | None] = deque(
+                None if _read(task.path) else pool.schedule(_spool, [task]) for task in tasks
+            )
         for task in tasks:
             job = jobs.popleft()
             if job is not None:
@@ -71,6 +72,20 @@ def spool_all(tasks: Sequence[Task], workers: int, memory_limit: int) -> Iterato
     finally:
         watch.stop()
         pool.join()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back, which a terminal sends to all processes; those that are started meanwhile never see it."""
+    if sys.platform == "win32":
+        yield
+        return
+    # What is started inherits it, and so does the thread that starts further workers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _spool(task: Task) -> None:
