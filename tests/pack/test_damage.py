@@ -29,6 +29,7 @@ KINDS = {  # file: codec, pixel format
     "g.gif": ("gif", "gray"),
     "h.mov": ("png", "rgb24"),
     "i.avi": ("rawvideo", "gray"),
+    "j.ts": ("libx264", "yuv420p"),
 }
 
 

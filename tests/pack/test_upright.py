@@ -1,6 +1,8 @@
 """Pictures as they are meant to be seen, against Pillow's and FFmpeg's own ways."""
 
+import struct
 import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -65,6 +67,34 @@ def test_display_matrices_are_ffmpegs(tmp_path: Path, turn: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        pytest.param((1, 0, 0, 1), lambda one: one, id="as it is"),
+        pytest.param((-1, 0, 0, 1), np.fliplr, id="mirrored"),
+        pytest.param((1, 0, 0, -1), np.flipud, id="upside down"),
+        pytest.param((-1, 0, 0, -1), lambda one: np.rot90(one, 2), id="half a turn"),
+        pytest.param((0, 1, -1, 0), lambda one: np.rot90(one, -1), id="clockwise"),
+        pytest.param((0, -1, 1, 0), np.rot90, id="counter-clockwise"),
+        pytest.param((0, 1, 1, 0), lambda one: one.swapaxes(0, 1), id="x and y exchanged"),
+        pytest.param((0, -1, -1, 0), lambda one: np.rot90(one, 2).swapaxes(0, 1), id="both"),
+    ],
+)
+def test_display_matrices_turn_and_mirror(
+    tmp_path: Path, matrix: tuple[int, int, int, int], shown: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    file = tmp_path / "p.mp4"
+    write_video(file, moving_texture(2, 64, 96, 0), "libx264")
+    expected = shown(next(iter(open_container(file).pictures))[0].to_ndarray(format="rgb24").astype(int))
+    content = file.read_bytes()
+    at = content.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), content.index(b"tkhd"))
+    a, b, c, d = (sign << 16 for sign in matrix)
+    file.write_bytes(content[:at] + struct.pack(">5i", a, b, 0, c, d) + content[at + 20 :])
+    found = next(iter(open_container(file).pictures))[0].to_ndarray(format="rgb24").astype(int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 2
+
+
+@pytest.mark.parametrize(
     ("aspect", "size"), [((4, 3), (128, 64)), ((1, 2), (96, 128)), ((40, 1), (96, 64)), ((1, 1), (96, 64))]
 )
 def test_pixels_that_are_not_square_are_stretched(
@@ -103,6 +133,19 @@ def test_all_pages_of_a_stack_are_frames(tmp_path: Path) -> None:
     assert [np.array_equal(one[..., 0], np.asarray(page)) for one, page in zip(shown, [*pages, pages[0]], strict=True)]
     assert times == [0, 1, 2, 3, 4, 5]
     assert notes == []
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+def test_all_pictures_of_an_animation_are_frames_over_black(tmp_path: Path, kind: str) -> None:
+    pages = []
+    for level in (200, 100, 50):
+        pixels = np.full((32, 48, 4), level, np.uint8)
+        pixels[:8, :, 3], pixels[8:, :, 3] = 0, 255
+        pages.append(Image.fromarray(pixels))
+    pages[0].save(tmp_path / f"0.{kind}", save_all=True, append_images=pages[1:], lossless=True)
+    shown, times, _ = decoded([tmp_path / f"0.{kind}"])
+    assert [(one[:8].max(), one[10, 10, 0]) for one in shown] == [(0, 200), (0, 100), (0, 50)]
+    assert times == [0, 1, 2]
 
 
 def test_few_bits_in_sixteen_are_the_whole_range(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ SEAM = 3
 """Packets between the one that FFmpeg calls corrupt where files are joined, and the seam."""
 MOST_LOST = 1000
 """Pictures that a gap may stand for; what is longer is a damaged time."""
+PACKET, TIMED_PACKET = 188, 192
+"""Bytes of a packet of a transport stream, which begins with a G; in some files, a time stands before it."""
 FAILURES = (av.FFmpegError, OSError, ValueError)
 """What PyAV raises where a file does not open or decode."""
 
@@ -195,11 +197,14 @@ def reason_of(error: Exception) -> str:
 
 
 def is_cut(file: Path) -> bool:
-    """Whether an AVI or GIF is shorter than its header says; for other formats FFmpeg reports it."""
+    """Whether an AVI, GIF or transport stream ends where none does; for other formats FFmpeg reports it."""
     with file.open("rb") as opened:
-        start = opened.read(12)
-        if start[:4] == b"RIFF" and start[8:] == b"AVI ":
+        start = opened.read(2 * TIMED_PACKET)
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
             return _avi_is_cut(opened)
+        for packet, sync in ((PACKET, 0), (TIMED_PACKET, TIMED_PACKET - PACKET)):
+            if start[sync::packet].startswith(b"GG"):
+                return opened.seek(0, io.SEEK_END) % packet != 0
         return start[:4] == b"GIF8" and not _gif_is_whole(opened)
 
 

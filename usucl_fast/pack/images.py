@@ -19,12 +19,14 @@ from usucl_fast.pack.video import MOST_PIXELS, Video
 
 ORIENTATION = 0x112
 """EXIF's tag."""
-STACKS = frozenset((".tif", ".tiff"))
-"""Files that may hold several pictures, of which FFmpeg reads the first."""
+STACKS = frozenset((".png", ".tif", ".tiff", ".webp"))
+"""Files that may hold several pictures, of which FFmpeg reads the first, or, of an animated WebP, none."""
+ANIMATED = 2
+"""A flag in the header of a WebP file."""
 
 
 def open_images(files: tuple[Path, ...], damaged: str = "refuse") -> Video:
-    """Opens a folder of images: one picture a file, or all pages of a TIFF.
+    """Opens a folder of images: one picture a file, or all that it holds.
 
     The times of pictures are the numbers in the files' names, or else their positions.
 
@@ -54,7 +56,8 @@ def _images(
                 lost = []
         except DecodeError as error:
             if damaged == "refuse":
-                raise DecodeError(f"{called} {error}; {WAY_OUT}") from error
+                way_out = "" if str(error).endswith(WAY_OUT) else f"; {WAY_OUT}"
+                raise DecodeError(f"{called} {error}{way_out}") from error
             upright.notes.append(f"{called}, left out, {error}")
             left_out.add(number + len(lost))
             lost.append(float(time + extra))
@@ -69,7 +72,10 @@ def _all_pages(files: tuple[Path, ...]) -> Iterator[av.VideoFrame]:
 def _pages(
     file: Path, damaged: str = "refuse", notes: list[str] | None = None, called: str = ""
 ) -> Iterator[av.VideoFrame]:
-    """The pictures in an image file: the first, which FFmpeg reads, and the other pages of a TIFF stack."""
+    """The pictures in an image file: the first, which FFmpeg reads, and the others of a stack or an animation."""
+    if _is_animation(file):
+        yield from _stack(file, 0)
+        return
     try:
         yield next(pictures_of(file))
     except DecodeError as error:
@@ -78,18 +84,31 @@ def _pages(
         yield next(pictures_of(file, "warn"))
         if notes is not None:
             notes.append(f"{called} {error}")
-    if file.suffix.lower() not in STACKS:
-        return
+    if file.suffix.lower() in STACKS:
+        yield from _stack(file, 1)
+
+
+def _is_animation(file: Path) -> bool:
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        head = opened.read(21)
+        return head[8:16] == b"WEBPVP8X" and bool(head[20] & ANIMATED)
+    return False
+
+
+def _stack(file: Path, first: int) -> Iterator[av.VideoFrame]:
+    """The pictures in a file from number `first` on, as Pillow reads them."""
     try:
         with Image.open(file) as stack:
-            for page in range(1, getattr(stack, "n_frames", 1)):
+            for page in range(first, getattr(stack, "n_frames", 1)):
                 stack.seek(page)
                 if stack.width * stack.height > MOST_PIXELS:
                     raise DecodeError("is larger than any picture of a machine")
                 if stack.mode.startswith("I;16"):
                     yield av.VideoFrame.from_ndarray(np.asarray(stack).astype("<u2"), format="gray16le")
                 else:
-                    yield av.VideoFrame.from_ndarray(np.asarray(stack.convert("RGB")), format="rgb24")
+                    mode = "RGBA" if stack.has_transparency_data else "RGB"
+                    kind = "rgba" if mode == "RGBA" else "rgb24"
+                    yield av.VideoFrame.from_ndarray(np.asarray(stack.convert(mode)), format=kind)
     except DecodeError:
         raise
     except Exception as error:  # Pillow raises whatever its readers of formats raise

@@ -5,6 +5,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
 
 from usucl_fast.pack.video import frame_of
@@ -22,8 +23,33 @@ TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     8: np.rot90,
 }
 """By EXIF's number of an orientation: what turns the stored array `[h, w, ...]` upright."""
+OF_MATRIX = {
+    (-1, 0, 0, 1): 2,
+    (-1, 0, 0, -1): 3,
+    (1, 0, 0, -1): 4,
+    (0, 1, 1, 0): 5,
+    (0, 1, -1, 0): 6,
+    (0, -1, -1, 0): 7,
+    (0, -1, 1, 0): 8,
+}
+"""EXIF's number by a video's display matrix: signs of a, b, c, d; (x, y) is shown at (a x + c y, b x + d y)."""
+
+
 OF_ROTATION = {90: 8, 180: 3, 270: 6}
-"""EXIF's number by degrees, counter-clockwise, of a video's display matrix."""
+"""EXIF's number by degrees, counter-clockwise."""
+
+
+def _orientation(picture: av.VideoFrame) -> int:
+    """EXIF's number for what the display matrix of a video says."""
+    try:
+        beside: Any = picture.side_data  # PyAV's own types know other keys
+        matrix = beside.get(Type.DISPLAYMATRIX)
+    except ValueError:  # where there is data of a kind that PyAV does not know, it gives the angle alone
+        return OF_ROTATION.get(picture.rotation % 360, 1)
+    if matrix is None:
+        return 1
+    a, b, _, c, d, *_ = np.sign(np.frombuffer(matrix, np.int32)).tolist()
+    return OF_MATRIX.get((a, b, c, d), 1)
 
 
 class Upright:
@@ -54,7 +80,7 @@ class Upright:
         """
         if picture.format.has_palette or any(one.is_alpha for one in picture.format.components):
             picture = self._opaque(picture)
-        turn = TURNS.get(orientation if orientation != 1 else OF_ROTATION.get(picture.rotation % 360, 1))
+        turn = TURNS.get(orientation if orientation != 1 else _orientation(picture))
         if self._aspect != 1 or turn:
             picture = self._straight(picture, turn)
         size = picture.width, picture.height
