@@ -15,7 +15,7 @@ from tests.helpers.forged import change_videos
 from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import LOOKAHEAD
-from usucl_fast.learn import Execution, engine, train
+from usucl_fast.learn import Execution, arithmetic, engine, train
 from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.network import Network
@@ -103,11 +103,11 @@ def test_precision_is_what_the_device_has_and_stays(
     sample: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, precision: str
 ) -> None:
     config = make_config("default", {**TINY, "precision": "auto"})
-    monkeypatch.setattr(engine, "computes_in_bf16", lambda device: has_it)
+    monkeypatch.setattr(arithmetic, "computes_in_bf16", lambda device: has_it)
     train(config, sample, tmp_path / "run", dataclasses.replace(EXECUTION, stop_after=1))
     begun = RunFolder(tmp_path / "run").read_config()
     assert begun.precision == precision
-    monkeypatch.setattr(engine, "computes_in_bf16", lambda device: not has_it)  # another machine
+    monkeypatch.setattr(arithmetic, "computes_in_bf16", lambda device: not has_it)  # another machine
     assert (
         train(begun, sample, tmp_path / "run", dataclasses.replace(EXECUTION, stop_after=2), resume=True)["steps"] == 2
     )

@@ -448,7 +448,7 @@ def test_an_interrupt_ends_a_command_that_waits(
     told = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - told < 5
+    assert time.monotonic() - told < 15  # a server is given up after 20
     assert process.returncode == 1
     assert re.fullmatch(rf"-c run: stopped while {server.url}/usucl-[0-9]+\.tar was fetched\n", stderr)
     tables = {(server.folder / name).stat().st_size for name in ("frames.npy", "videos.npz")}
