@@ -164,6 +164,37 @@ def test_columns_and_names_are_taken_as_they_are_meant(tmp_path: Path) -> None:
     assert (heart.label, heart.group, b.label, b.group) == ("lung", "m\u00fcller", "", "m\u00fcller")
 
 
+def test_rows_and_cells_of_a_spreadsheet_that_hold_nothing(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "l.csv").write_text("video,label\na.mp4,<NA>,,\n,\n\nb.mp4,lung\n, ,,\n")
+    sources = read_labels([tmp_path / "l.csv"], find_sources([tmp_path])[0])[0]
+    assert [(source.name, source.label) for source in sources] == [("a.mp4", ""), ("b.mp4", "lung")]
+    (tmp_path / "l.csv").write_text("video,label\na.mp4,lung,x\n")
+    with pytest.raises(UsageError, match="entry 1 has more fields than the header"):
+        read_labels([tmp_path / "l.csv"], sources)
+
+
+def test_links_that_lead_nowhere_or_to_themselves_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "here").symlink_to("there")
+    (tmp_path / "there").symlink_to("here")
+    (tmp_path / "gone.mp4").symlink_to("nothing.mp4")
+    sources, others = find_sources([tmp_path])
+    assert [source.name for source in sources] == ["a.mp4"]
+    assert others == {"broken links": 4}
+
+
+def test_paths_of_a_list_in_another_form_of_unicode(tmp_path: Path) -> None:
+    (tmp_path / "mu\u0308ller").mkdir()
+    (tmp_path / "mu\u0308ller" / "herz-u\u0308.mp4").touch()
+    (tmp_path / "l.csv").write_text("path,label\nm\u00fcller/herz-\u00fc.mp4,lung\n", encoding="utf-8")
+    ((source,), _) = read_list(tmp_path / "l.csv")
+    assert source.files[0].exists()
+    assert source.name == "m\u00fcller/herz-\u00fc.mp4"
+
+
 def test_half_a_letter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     (tmp_path / "l.jsonl").write_text('{"video": "a.mp4", "label": "\\ud800"}')

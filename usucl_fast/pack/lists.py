@@ -6,7 +6,7 @@ from typing import Any
 
 from usucl_fast.errors import UsageError
 from usucl_fast.pack.sources import Source, source_of
-from usucl_fast.pack.tables import FACTS, read_rows
+from usucl_fast.pack.tables import FACTS, one_form, read_rows
 
 LISTS = frozenset((".csv", ".tsv", ".jsonl", ".xlsx"))
 
@@ -23,7 +23,7 @@ def read_list(path: Path) -> tuple[list[Source], str]:
     sources: dict[str, Source] = {}
     rows = read_rows(path, f"SOURCE {path}", {"path"}, ("path", "id", *FACTS))
     for number, row in enumerate(rows.texts, 1):
-        file = path.parent / row["path"]
+        file = _find(path.parent, row["path"])
         if not row["path"] or not file.exists():
             raise UsageError(f"SOURCE {path}: entry {number}, {row['path']!r}, does not exist beside the list")
         name = row.get("id") or row["path"]
@@ -34,3 +34,15 @@ def read_list(path: Path) -> tuple[list[Source], str]:
     if not sources:
         raise UsageError(f"SOURCE {path} lists no video")
     return [sources[name] for name in sorted(sources)], f"{path} {rows}"
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The file of a name, which its folder may write in another form of Unicode."""
+    file = folder / name
+    if name.isascii() or file.exists():
+        return file
+    for part in Path(name).parts:
+        if not (folder / part).exists() and folder.is_dir():
+            part = next((one.name for one in folder.iterdir() if one_form(one.name) == one_form(part)), part)
+        folder /= part
+    return folder

@@ -136,8 +136,9 @@ def _walk(
         if entry.name.startswith("."):
             continue
         if entry.is_symlink():
-            target = entry.resolve()
-            if not target.exists():
+            try:
+                target = entry.resolve(strict=True)
+            except (OSError, RuntimeError):  # it leads nowhere, or to itself
                 others["broken links"] += 1
                 continue
             if not follow_links and not target.is_relative_to(root):

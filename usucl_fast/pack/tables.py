@@ -14,7 +14,7 @@ from usucl_fast.optional import needed as package_needed
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".jsonl", ".xlsx"))
 FACTS = ("label", "group", "split")
-NOTHING = frozenset(("na", "nan", "n/a"))
+NOTHING = frozenset(("na", "nan", "n/a", "<na>", "#n/a", "#na"))
 """Texts that programs write where there is nothing."""
 
 SPLITS = frozenset(("train", "val", "test"))
@@ -71,6 +71,7 @@ def read_rows(path: Path, what: str, needed: Iterable[str], known: Sequence[str]
         raise UsageError(f"{what}: not a readable table in UTF-8, of commas, tabs or JSON lines ({error})") from error
     is_empty = path.suffix.lower() == ".jsonl" and not columns
     meant = _columns(columns, what, () if is_empty else needed, known)
+    rows = [row for row in rows if any(map(_holds, row.values()))]  # spreadsheets write rows of commas alone
     texts = [_texts(row, number, what, needed, meant) for number, row in enumerate(rows, 1)]
     return Rows(texts, meant, [column for column in columns if column not in meant])
 
@@ -143,7 +144,7 @@ def _columns(columns: list[str], what: str, needed: Iterable[str], known: Sequen
 
 
 def _texts(row: dict[Any, Any], number: int, what: str, needed: Iterable[str], meant: dict[str, str]) -> dict[str, str]:
-    if None in row:
+    if _holds(row.get(None)):
         raise UsageError(f"{what}: entry {number} has more fields than the header")
     text = {meant[column]: _text(meant[column], value) for column, value in row.items() if column in meant}
     absent = set(needed) - text.keys()
@@ -155,6 +156,15 @@ def _texts(row: dict[Any, Any], number: int, what: str, needed: Iterable[str], m
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise UsageError(f"{what}: entry {number}, {column} {value!r}, is not a Unicode text (half a letter)")
     return text
+
+
+def _holds(value: Any) -> bool:
+    """Whether a cell, or one of several, holds something."""
+    return (
+        any(map(_holds, value))
+        if isinstance(value, list | tuple)
+        else bool(str("" if value is None else value).strip())
+    )
 
 
 def _text(column: str, value: Any) -> str:
