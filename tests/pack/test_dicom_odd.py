@@ -68,6 +68,48 @@ def test_a_jpeg_knows_its_colours_better_than_the_header(
     assert has_color(first, (0, 0, 48, 32)) == color
 
 
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+
+
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize(
+    ("mark", "stores_rgb", "coarse"),
+    [
+        pytest.param(ADOBE + b"\1", False, False, id="Adobe's, YCbCr"),
+        pytest.param(ADOBE + b"\0", True, False, id="Adobe's, RGB"),
+        pytest.param(JFIF + ADOBE + b"\1", False, False, id="both"),
+        pytest.param(b"", False, True, id="none, but coarser colours"),
+    ],
+)
+def test_marks_of_a_jpeg(tmp_path: Path, label: str, mark: bytes, stores_rgb: bool, coarse: bool) -> None:
+    picture = np.empty((32, 48, 3), np.uint8)
+    picture[:, :24], picture[:, 24:] = (200, 60, 40), (40, 120, 160)
+    # What is called YCbCr is stored as it is: so RGB is.
+    image = Image.frombytes("YCbCr", (48, 32), picture.tobytes()) if stores_rgb else Image.fromarray(picture)
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=98, subsampling=2 if coarse else 0)
+    assert file.getvalue()[2:20] == JFIF
+    write_dicom(tmp_path / "a.dcm", np.stack([picture, picture]), photometric="RGB")
+    stream = b"\xff\xd8" + mark + file.getvalue()[20:]
+    rewrite(tmp_path / "a.dcm", [stream] * 2, JPEGBaseline8Bit, PhotometricInterpretation=label)
+    assert np.abs(shown(tmp_path / "a.dcm")[0][:, :, [4, 43]] - picture[:, [4, 43]]).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("syntax", "name"),
+    [("1.2.840.10008.1.2.4.110", "JPEG XL"), ("1.2.840.10008.1.2.4.999", "4.999"), ("1.2.3.4", "maker's own")],
+)
+def test_a_compression_that_nothing_reads_is_named(tmp_path: Path, syntax: str, name: str) -> None:
+    write_dicom(tmp_path / "a.dcm", GREY)
+    content, uid = (tmp_path / "a.dcm").read_bytes(), syntax.encode() + b"\0" * (len(syntax) % 2)
+    before = b"\2\0\x10\0UI\x14\0" + ExplicitVRLittleEndian.encode() + b"\0"
+    assert content.count(before) == 1
+    (tmp_path / "a.dcm").write_bytes(content.replace(before, b"\2\0\x10\0UI" + bytes([len(uid), 0]) + uid))
+    with pytest.raises(DecodeError, match=f"nothing here reads .*{name}"):
+        shown(tmp_path / "a.dcm")
+
+
 def test_the_range_is_that_of_all_pictures(tmp_path: Path) -> None:
     pictures = GREY.astype(np.uint16) * 200
     pictures[0] = 0

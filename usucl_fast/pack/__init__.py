@@ -10,7 +10,7 @@ identity.py      what videos and patients are called in the shards
 outlines.py      the sector of each video, as a person says
 video.py         what an opened source is: pictures and their times
 container.py     a video file, dicom.py a DICOM file, images.py a folder of images -> that
-dicom_pictures.py   stored values of a DICOM file -> pictures
+dicom_pictures.py   stored values of a DICOM file -> pictures; jpeg.py the colours of a JPEG among them
 damage.py        what FFmpeg decodes of it, and which pictures are damaged
 depth.py         pictures of 16 bits -> of 8
 upright.py       pictures as they are meant to be seen: upright, with square pixels, opaque

@@ -27,6 +27,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    JPEGTransferSyntaxes,
     MPEGTransferSyntaxes,
     RLELossless,
 )
@@ -34,6 +35,7 @@ from pydicom.uid import (
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack.container import open_stream
 from usucl_fast.pack.dicom_pictures import Arrays, Converter
+from usucl_fast.pack.jpeg import space_of
 from usucl_fast.pack.sector import Box
 from usucl_fast.pack.upright import Upright
 from usucl_fast.pack.video import MOST_PIXELS, Header, Video
@@ -51,6 +53,7 @@ STREAMS = frozenset(MPEGTransferSyntaxes)
 """Ways of compression that are those of video files: MPEG-2, H.264, HEVC."""
 CODESTREAMS = (b"\xff\xd8", b"\xff\x4f")
 """How a picture in JPEG, JPEG-LS and JPEG 2000 begins."""
+JPEG_XL = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112))  # pydicom has no name for it
 CENTIMETRES = 3  # PhysicalUnitsXDirection
 WANTED = [
     *("PatientID", "BurnedInAnnotation", "SequenceOfUltrasoundRegions", "NumberOfFrames"),
@@ -174,8 +177,9 @@ def _decoded(source: Dataset, syntax: UID) -> Arrays:
     for plugin in plugins:
         try:
             pictures = decoder.iter_array(source, raw=True, decoding_plugin=plugin)
+            space = _space(source, syntax, plugin)
             for array, facts in itertools.islice(pictures, number, None):
-                yield array, str(facts["photometric_interpretation"])
+                yield array, space or str(facts["photometric_interpretation"])
                 number += 1
             return
         except Exception:  # pydicom and its plugins raise everything
@@ -185,6 +189,15 @@ def _decoded(source: Dataset, syntax: UID) -> Arrays:
                 needed = f"needs another plugin for {syntax.name} of {source.BitsStored} bits"
                 raise DecodeError(f"{needed}: pip install pylibjpeg-libjpeg") from None
             raise
+
+
+def _space(source: Dataset, syntax: UID, plugin: str) -> str | None:
+    """The colour space that the first picture, a JPEG, says that it is in; None where it does not."""
+    if syntax not in JPEGTransferSyntaxes:
+        return None
+    stream = io.BytesIO(source.PixelData)
+    parse_basic_offsets(stream)
+    return space_of(next(generate_fragments(stream)), converts=plugin == "pillow")
 
 
 @contextlib.contextmanager
@@ -211,6 +224,9 @@ def _read(path: Path) -> Dataset:
     samples = max(1, int(found.get("SamplesPerPixel") or 1))
     pixels = int(found.Rows) * int(found.Columns) * samples
     syntax = found.file_meta.TransferSyntaxUID
+    if not syntax.is_transfer_syntax:  # newer than pydicom, or one machine's own
+        name = "one of its maker's own" if syntax.is_private else "JPEG XL" if syntax in JPEG_XL else str(syntax)
+        raise DecodeError(f"is compressed in a way that nothing here reads ({name})")
     # What a picture takes at least; two pixels share their colour in YBR_FULL_422, and compression can do anything.
     bits = (
         0

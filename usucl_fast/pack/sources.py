@@ -23,7 +23,10 @@ DICOM = frozenset((".dcm", ".dicom"))
 # fmt: on
 
 LITTER = frozenset(
-    ("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information")
+    (
+        *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information"),
+        *("@recently-snapshot", "#snapshot"),
+    )
 )
 """Folders that operating systems leave behind, in lower case."""
 
