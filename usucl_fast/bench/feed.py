@@ -1,6 +1,7 @@
 """Frames/s of the loaders, of the published way of loading and of other libraries, all delivering the same."""
 
 import contextlib
+import gc
 import importlib
 import itertools
 import math
@@ -65,7 +66,10 @@ def feed_arms(
         check_arm(name)
     plans = _plan(store, batch_size, SPARE + batches + SPARE)
     feeding = _Feeding(store, sources, work, plans, deliver == "tensors", size, threads, device)
-    return [_arm(name, feeding, batches) for name in names]
+    arms = [_arm(name, feeding, batches) for name in names]
+    # What PyAV has decoded lies in cycles, and has threads; a forked worker that collects it waits for them for ever.
+    gc.collect()
+    return arms
 
 
 def _plan(store: ShardStore, batch_size: int, batches: int) -> list[BatchPlan]:
