@@ -77,7 +77,7 @@ def spool_all(tasks: Sequence[Task], workers: int, memory_limit: int) -> Iterato
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Holds Ctrl-C back, which a terminal sends to all processes; those that are started meanwhile never see it."""
-    if sys.platform == "win32":
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     # What is started inherits it, and so does the thread that starts further workers.
