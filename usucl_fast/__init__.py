@@ -19,6 +19,7 @@ Below all of them, and knowing none:
     curriculum.py   how the choice of negatives changes over training
     machine.py   cores, instructions, devices
     progress.py  progress of long work on a terminal
+    html.py      pages of one file, with the styles and scripts in assets/
     compiled.py  numba's compiler, and where it keeps what it has compiled
     optional.py  packages that need not be there
 """

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate.metrics import at_level, bootstrap_scores, fold_scores, group_draws
-from usucl_fast.evaluate.page import counts_text, paragraph, table_html, write_html, write_plot
+from usucl_fast.evaluate.page import counts_text, write_plot
 from usucl_fast.evaluate.plots import plot_text
 from usucl_fast.evaluate.presence import Presence
 from usucl_fast.evaluate.samples import Predictions

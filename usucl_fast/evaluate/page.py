@@ -1,9 +1,6 @@
 """Writes the plots of an evaluation, and a self-contained HTML page that shows all of them."""
 
-import base64
-import html
 import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from usucl_fast.errors import printable
 from usucl_fast.evaluate.metrics import at_level
 from usucl_fast.evaluate.plots import along_plot, confusion_plot, folds_plot, map_plot, roc_plot
 from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import design, figure_rows
 from usucl_fast.files import write_whole
+from usucl_fast.html import figure_html, image_url, paragraph, table_html, write_html
 
 ROC_CAPTION = (
     "Each class against the rest, by {level}: every repeat, and the mean. The folds of a repeat are taken together"
@@ -27,16 +24,6 @@ ALONG_CAPTION = (
     "What was predicted along the videos in which the truth changes most often, one a group, in the first repeat; each"
     " by a classifier that has seen no frame of the video's group. Bands: the true class; dotted: the true value."
 )
-
-STYLE = """
-body { font-family: system-ui, sans-serif; line-height: 1.45; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { border-bottom: 1px solid #ccc; padding: 0.25rem 0.75rem; text-align: left; white-space: nowrap; }
-img { display: block; max-width: 100%; height: auto; }
-figure { margin: 1.5rem 0; }
-figcaption { color: #555; font-size: 0.9rem; }
-"""
 
 
 def write_page(
@@ -83,40 +70,10 @@ def counts_text(counts: dict[str, Any]) -> str:
     return ", ".join(f"{counts[key]:,} {key}" for key in ("frames", "videos", "groups") if key in counts)
 
 
-def escape(text: str) -> str:
-    """Escapes a text for HTML, including characters that would change the direction of writing."""
-    return html.escape(printable(text))
-
-
 def write_plot(path: Path, figure: Figure, caption: str) -> str:
     """Writes a PNG, and returns the HTML that holds it."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     with write_whole(path) as file:
         file.write(picture.getvalue())
-    data, text = base64.b64encode(picture.getvalue()).decode(), escape(caption)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{text}">\n<figcaption>{text}</figcaption></figure>'
-
-
-def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
-    """Writes a self-contained page: the title, which is escaped, above parts that are HTML."""
-    name = escape(title)
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    head += f"<title>{name}</title><style>{STYLE}</style>"
-    body = "\n".join([f"<h1>{name}</h1>", *parts])
-    with write_whole(path) as file:
-        file.write(f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'.encode())
-
-
-def table_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts, which are escaped; the first cell of a row is its title."""
-    lines = ["".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)]
-    for title, *cells in rows:
-        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        lines.append(f'<th scope="row">{escape(title)}</th>{line}')
-    return '<div class="wide"><table>\n' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table></div>"
-
-
-def paragraph(text: str) -> str:
-    """A paragraph of a text, which is escaped."""
-    return f"<p>{escape(text)}</p>"
+    return figure_html(image_url(picture.getvalue(), "png"), caption)
