@@ -20,3 +20,17 @@ function choice(label, options, changed) {
   for (const [value, text] of options) select.append(make("option", { value, text }));
   return make("label", {}, label + " ", select);
 }
+
+/* A button at every text that is there to be copied. */
+function addCopyButtons() {
+  for (const text of document.querySelectorAll("pre.copied")) {
+    const copy = () => {
+      const range = document.createRange();
+      range.selectNodeContents(text);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      document.execCommand("copy");
+    };
+    text.before(make("button", { text: "Copy", click: copy }));
+  }
+}

@@ -1,6 +1,6 @@
 """The command line: one thin module a command, nothing here that a library user would miss.
 
-shard.py, train.py, export.py, evaluate.py, bench.py   the commands
+shard.py, train.py, export.py, page.py, evaluate.py, bench.py   the commands
 command.py   what all share: errors as one line, `--debug`, a command that need not be named
 shards.py, device.py   the argument SHARDS, the option --device
 settings.py  the settings of training as options, or from a TOML file

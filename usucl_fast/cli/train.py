@@ -15,6 +15,7 @@ from usucl_fast.cli.charts import curriculum_text, sparkline
 from usucl_fast.cli.command import Command, DefaultGroup, say
 from usucl_fast.cli.device import device_option
 from usucl_fast.cli.export import export
+from usucl_fast.cli.page import page
 from usucl_fast.cli.settings import read_options, setting_options
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.errors import UsageError
@@ -34,6 +35,7 @@ def main() -> None:
 
 
 main.add_command(export)
+main.add_command(page)
 
 
 @main.command(cls=Command)
@@ -101,6 +103,13 @@ main.add_command(export)
     is_flag=True,
     help="Give the same bits each time on a GPU as well, and be slower there; on a CPU it is always so.",
 )
+@option(
+    "--page-every",
+    default=0,
+    type=click.IntRange(0),
+    help="Write OUT/page.html, which shows the run, every so many epochs as well; 0 for its end alone.",
+)
+@click.option("--no-page", is_flag=True, help="Write no OUT/page.html.")
 @click.option("--stop-after", type=count, help="Stop after this many steps of the run; --resume continues it.")
 @click.version_option(__version__, package_name="usucl-fast")
 @click.option("--resume", is_flag=True, help="Resume the run in --out, with its settings.")
@@ -114,8 +123,8 @@ main.add_command(export)
 def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: Any) -> None:
     """Trains an encoder on SHARDS (a folder made by usucl-shard, or the URL of one) and writes it to --out.
 
-    The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json and
-    backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
+    The run folder gets config.json, metrics.jsonl (a line a step), checkpoints/, summary.json, page.html (to look at)
+    and backbone.safetensors (torchvision's parameter names, without fc). Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
     and stops; --resume continues from the newest one. `usucl-train export RUN` writes the backbone for other programs.
 
     \b
@@ -150,6 +159,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
             loader=loader,
             device=device,
             resident_bytes=_resident_bytes(options),
+            page_every=None if options["no_page"] else options["page_every"],
             **{name: options[name] for name in _EXECUTION},
         )
         summary = learn.train(config, store, run_folder.path, execution, **begin, should_stop=stop, ranks=ranks)

@@ -18,6 +18,7 @@ from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import TITLES, as_cell, plain_console
 from usucl_fast.evaluate.values import VALUE_SCORES
 from usucl_fast.files import write_json
+from usucl_fast.html import paragraph, table_html, write_html
 
 OF_CLASSES = ("balanced_accuracy", "accuracy", "auroc")
 COLUMNS = {

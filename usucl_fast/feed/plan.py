@@ -195,22 +195,45 @@ class Planner:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
         steps = self.steps_per_epoch
         run_step = epoch * steps + ((first + 1) * steps - 1) // self.tuples_per_epoch  # that the first tuple is of
-        stage = self.stage(run_step)
         order = _order(self.seed, epoch, self.tuples_per_epoch)[first:end]
         video = self.planned[order % len(self.planned)]
+        return self._plan(run_step, epoch, range(first, first + len(video)), video)
+
+    def plan_around(self, anchors: NDArray[np.int64], step: int) -> BatchPlan:
+        """What a step of the run, counted from 0, would draw around anchors that it has not drawn itself.
+
+        anchors: int64 `[A]`, frame ids.
+        """
+        video = self.table.rows["video"][anchors].astype(np.int64)
+        first = self.tuples_per_epoch  # numbers that no tuple of an epoch has
+        own = anchors - self.table.first_row[video]
+        return self._plan(step, step // self.steps_per_epoch, range(first, first + len(video)), video, own)
+
+    def _plan(
+        self,
+        run_step: int,
+        epoch: int,
+        tuples: range,
+        video: NDArray[np.int64],
+        anchor: NDArray[np.int64] | None = None,
+    ) -> BatchPlan:
+        """The plan of tuples, by their numbers in an epoch, of these videos `[B]`; of given anchors, numbers of frames
+        in the videos, in place of drawn ones."""
+        stage = self.stage(run_step)
         length = np.diff(self.table.first_row)[video]
         # Draws do not depend on how many views are planned: a video's anchor stays its anchor.
-        tuples = range(first, first + len(video))
         draws = _uniform(self.seed, epoch, TUPLE_STREAM, tuples, self.most_views)
         if self.tuples == "thirds":
             frames, valid = draw_thirds(length, draws)
+            if anchor is not None:
+                frames[:, 0] = anchor
         elif self.tuples == "pair":
-            frames, valid = draw_tuple(length, stage.window, draws[:, :2], EVERYWHERE, self.reach)
+            frames, valid = draw_tuple(length, stage.window, draws[:, :2], EVERYWHERE, self.reach, anchor)
             views = [0, 1, *[0] * self.small_crops]
             frames, valid = frames[:, views], valid[:, views]
         else:
             planned = stage.intra_negatives if stage.intra or self.tuples == "full" else 0
-            frames, valid = draw_tuple(length, stage.window, draws[:, : 2 + planned], EARLY, self.reach)
+            frames, valid = draw_tuple(length, stage.window, draws[:, : 2 + planned], EARLY, self.reach, anchor)
         count = frames.shape[1]
         draws = self._picture_draws(epoch, AUGMENTATION_STREAM, tuples, PICTURE_DRAWS)[:, :count]
         boxes, flips = self._boxes(self.table.size[video][:, None], draws[..., :BOX_DRAWS])

@@ -17,6 +17,7 @@ def draw_tuple(
     draws: NDArray[np.float64],
     anchors: tuple[float, float] = EARLY,
     reach: int = REACH,
+    anchor: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Draws anchor, positive and intra-video negatives, by the published rules.
 
@@ -30,13 +31,15 @@ def draw_tuple(
         draws: `[B, V]`, uniform in [0, 1).
         anchors: (a0, a1), the published (.2, .5) or `EVERYWHERE`.
         reach: in frames.
+        anchor: `[B]`, given in place of drawn.
 
     Returns:
         frames `[B, V]`, numbers in their videos, and valid `[B, V]`.
     """
-    low = np.minimum(np.ceil(anchors[0] * length).astype(np.int64), length - 1)
-    high = np.maximum(np.ceil(anchors[1] * length).astype(np.int64), low + 1)
-    anchor = low + _scale(draws[:, 0], high - low)
+    if anchor is None:
+        low = np.minimum(np.ceil(anchors[0] * length).astype(np.int64), length - 1)
+        high = np.maximum(np.ceil(anchors[1] * length).astype(np.int64), low + 1)
+        anchor = low + _scale(draws[:, 0], high - low)
     start = np.maximum(anchor - reach, 0)
     count = np.minimum(anchor + reach, length - 1) - start
     positive = start + _scale(draws[:, 1], count)

@@ -17,6 +17,9 @@ mined_plans.py hard negatives from the bank into the plans to come
 optimizer.py   optimisers, and the learning rate over a run
 health.py      the metrics of a step; whether embeddings collapse, and how full and fresh the bank is
 watch.py       what a run reports and writes as it trains
+snapshots.py   what is mined for some anchors, at some moments
+page/          the page of a run, to look at
+origin.py      the command, versions and commit of a run
 run_folder.py  every file in it, and whether a run may be written there
 checkpoint.py  what it holds; saved whole, the newest good one found again
 arithmetic.py  the numbers that the device computes in, and whether always in the same order

@@ -6,6 +6,7 @@ from .exporting import EXPORT_FORMATS as EXPORT_FORMATS
 from .exporting import export as export
 from .losses import usucl_loss as usucl_loss
 from .method import Method as Method
+from .page import page_of as page_of
 from .ranks import ranks_of_torchrun as ranks_of_torchrun
 from .recipes import METHODS as METHODS
 from .recipes import RECIPES as RECIPES

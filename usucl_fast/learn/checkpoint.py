@@ -38,6 +38,7 @@ class Checkpoint:
     bank: of `MemoryBank.state_dict`; None in a method without one.
     plans: int64 `[B, V]` of each plan under way, see `MinedPlans`.
     metrics: metrics.jsonl up to the step.
+    snapshots: of `Snapshots.state_dict`; None in a checkpoint from before there were any.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Checkpoint:
     bank: dict[str, torch.Tensor] | None
     plans: list[torch.Tensor]
     metrics: str
+    snapshots: dict[str, Any] | None = None
 
     def save(self, run: RunFolder, keep: int) -> None:
         """Writes the checkpoint, then removes the others but the newest `keep` up to this step.

@@ -1,6 +1,6 @@
 """The loss of a batch of USUCL: embeddings, what each anchor is contrasted with, and what is written to the bank."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -54,21 +54,9 @@ def _of_view(
     """
     stage, bank = plan.stage, network.bank
     assert bank is not None
-    candidates, members = _candidates(config, network, plan, tuples, query, encoded)
-    synthetic = mining.soft_negative(query, candidates, members >= 0, config.tau)
-    negatives, valid = encoded, tuples.valid[:, 2:]
-    if config.intra_mining == "bank" and stage.intra and stage.intra_negatives:
-        limit = config.max_row_age()
-        found = bank.intra(
-            tuples.frame_ids[:, view],
-            query.detach(),
-            stage.window,
-            stage.intra_negatives,
-            max_age=limit,
-            step=plan.step,
-        ).frame_ids
-        negatives, valid = bank.rows(found), found >= 0
-    counted = negatives.shape[1] if stage.intra else 0
+    found = mine(config, network, plan, tuples, view, query, encoded)
+    synthetic = mining.soft_negative(query, found.candidates, found.members >= 0, config.tau)
+    counted = found.negatives.shape[1] if stage.intra else 0
     others = others_valid = None
     if config.in_batch:  # both views, where both take a gradient, as in NT-Xent
         views = [1 - view, view] if config.symmetric else [1]
@@ -79,15 +67,71 @@ def _of_view(
     loss = usucl_loss(
         query,
         positive,
-        negatives[:, :counted],
-        valid[:, :counted],
+        found.negatives[:, :counted],
+        found.intra[:, :counted] >= 0,
         synthetic,
-        (members >= 0).any(dim=1),
+        (found.members >= 0).any(dim=1),
         config.tau,
         others,
         others_valid,
     )
-    return loss, members
+    return loss, found.members
+
+
+class Mined(NamedTuple):
+    """The hard negatives of B anchors.
+
+    intra: int64 `[B, J]`, the frames of the intra-video negatives; -1 where there are fewer.
+    negatives: `[B, J, D]`, their embeddings.
+    members: int64 `[B, K]`, the set S, the frames that each n̂ is made of; -1 where there are fewer.
+    candidates: `[B, K, D]`, their embeddings.
+    """
+
+    intra: torch.Tensor
+    negatives: torch.Tensor
+    members: torch.Tensor
+    candidates: torch.Tensor
+
+
+def mine(
+    config: "Usucl",
+    network: Network,
+    plan: BatchPlan,
+    tuples: Tuples,
+    view: int,
+    query: torch.Tensor,
+    encoded: torch.Tensor,
+) -> Mined:
+    """Chooses the hard negatives of the queries, of the plan's view `view`, as its stage says.
+
+    query: `[B, D]`.
+    encoded: `[B, J, D]`, the embeddings of the negatives that were loaded.
+    """
+    stage, bank, limit = plan.stage, network.bank, config.max_row_age()
+    assert bank is not None
+    intra, negatives = tuples.frame_ids[:, 2:].masked_fill(~tuples.valid[:, 2:], -1), encoded
+    if config.intra_mining == "bank" and stage.intra and stage.intra_negatives:
+        intra = bank.intra(
+            tuples.frame_ids[:, view],
+            query.detach(),
+            stage.window,
+            stage.intra_negatives,
+            max_age=limit,
+            step=plan.step,
+        ).frame_ids
+        negatives = bank.rows(intra)
+    if not stage.cross_topk:
+        return Mined(intra, negatives, intra.new_empty(len(query), 0), query.new_empty(len(query), 0, config.dim))
+    if config.cross_candidates == "batch":
+        valid = _places(plan.valid[:, 2:], network)
+        buffer, of = encoded.detach().flatten(0, 1)[valid], tuples.frame_ids[:, 2:].flatten()[valid]
+        nearest = mining.nearest_in(query, buffer, stage.cross_topk)
+        return Mined(intra, negatives, of[nearest], buffer[nearest])
+    exclude = None if config.exclude == "none" else tuples.video
+    members = bank.cross(
+        query.detach(), exclude, stage.cross_topk, max_age=limit, step=plan.step, band=stage.cross_band
+    ).frame_ids
+    return Mined(intra, negatives, members, bank.rows(members))
 
 
 def others_allowed(
@@ -106,25 +150,6 @@ def others_allowed(
         far = abs(plan.frame_ids[:, view, None] - plan.frame_ids[:, other]) >= nearest[:, None]
         allowed |= far & (plan.video[:, None] == plan.video) & ~np.eye(len(of), dtype=np.bool_)
     return allowed
-
-
-def _candidates(
-    config: "Usucl", network: Network, plan: BatchPlan, tuples: Tuples, query: torch.Tensor, encoded: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The set S of each query: embeddings `[B, K, D]` and frame ids `[B, K]`, -1 where there are fewer."""
-    stage, bank = plan.stage, network.bank
-    assert bank is not None
-    if not stage.cross_topk:
-        return query.new_empty(len(query), 0, config.dim), tuples.frame_ids.new_empty(len(query), 0)
-    if config.cross_candidates == "batch":
-        valid = _places(plan.valid[:, 2:], network)
-        buffer, of = encoded.detach().flatten(0, 1)[valid], tuples.frame_ids[:, 2:].flatten()[valid]
-        nearest = mining.nearest_in(query, buffer, stage.cross_topk)
-        return buffer[nearest], of[nearest]
-    exclude = None if config.exclude == "none" else tuples.video
-    limit = config.max_row_age()
-    found = bank.cross(query.detach(), exclude, stage.cross_topk, max_age=limit, step=plan.step, band=stage.cross_band)
-    return bank.rows(found.frame_ids), found.frame_ids
 
 
 def _encode(network: Network, pictures: torch.Tensor, count: int, plan: BatchPlan) -> torch.Tensor:

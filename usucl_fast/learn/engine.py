@@ -23,8 +23,11 @@ from usucl_fast.learn.method import Method
 from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
+from usucl_fast.learn.origin import origin
+from usucl_fast.learn.page import write_page
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.run_folder import RunFolder, record_of
+from usucl_fast.learn.snapshots import Snapshots
 from usucl_fast.learn.splits import with_split
 from usucl_fast.learn.watch import Collapse, Watch, import_tensorboard
 from usucl_fast.learn.weights import read_backbone
@@ -47,6 +50,7 @@ class Execution:
     profile: write a trace of a few steps.
     rank_timeout: seconds without a heartbeat after which a rank counts as lost, and the run ends.
     deterministic: give the same bits each time on a GPU as well, see `arithmetic`.
+    page_every: write the run's page at its end and, unless 0, whenever so many epochs are over; None for no page.
     """
 
     loader: str
@@ -62,6 +66,7 @@ class Execution:
     profile: bool = False
     rank_timeout: float = 60
     deterministic: bool = False
+    page_every: int | None = None
 
 
 def train(
@@ -108,7 +113,7 @@ def train(
         if ranks.first:
             if overwrite:
                 folder.clear()
-            folder.begin(config, store.fingerprint)
+            folder.begin(config, store.fingerprint, origin(store))
         if not ranks.agree(run.step):  # no rank starts before all can
             raise UsageError(f"--out {out} is not the same on all ranks; name a folder that all machines share")
         return run.go(should_stop)
@@ -167,6 +172,7 @@ class Run:
         if config.batch_norm == "sync" and ranks.count > 1:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.plans = MinedPlans(self.planner, self.network.bank, config.max_row_age())
+        self.snapshots = Snapshots(self.planner, self.network)
         self.optimizer = make_optimizer(config, self.network)
         self.step, self.metrics = 0, ""
         self._start(saved)
@@ -207,6 +213,8 @@ class Run:
             self.optimizer.load_state_dict(saved.optimizer)
             self.step, self.metrics = saved.step, saved.metrics
             self.plans.start(self.step, saved.plans)
+            if saved.snapshots is not None:
+                self.snapshots.load_state_dict(saved.snapshots)
         elif self.config.init != RANDOM:
             self.network.start_with(read_backbone(self.config.init, self.config.arch))
         if self.config.compile:
@@ -232,12 +240,14 @@ class Run:
             bank=None if bank is None else bank.state_dict(),
             plans=self.plans.frame_ids_under_way(),
             metrics=self.folder.metrics_text(),
+            snapshots=self.snapshots.state_dict(),
         ).save(self.folder, self.execution.keep)
+        self.snapshots.save(self.folder.mined)
 
     def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
         """Trains to the end, or until `should_stop()`, and returns the summary."""
         first, last = self.step, min(self.steps, self.execution.stop_after or self.steps)
-        execution = self.execution
+        execution, finished = self.execution, True
         with (
             Watch(
                 self.folder,
@@ -262,6 +272,7 @@ class Run:
                     if self.step == first:
                         raise stopped
                     self.save()
+                    finished = False
                     break
                 assert batch is not None
                 line = self.one_step(batch)
@@ -269,7 +280,19 @@ class Run:
                 watch.step(line)
                 if self.step == last or self.step % execution.checkpoint_every == 0:
                     self.save()
-        return self._finish()
+                page_steps = (execution.page_every or 0) * self.planner.steps_per_epoch
+                if page_steps and self.step < last and self.step % page_steps == 0:
+                    self._write_page()
+        summary = self._finish()
+        if execution.page_every is not None and finished:  # who stops a run does not want to wait
+            self._write_page()
+        return summary
+
+    def _write_page(self) -> None:
+        if self.ranks.first:
+            self.snapshots.save(self.folder.mined)
+            bank = self.network.bank
+            write_page(self.folder, self.store, None if bank is None else bank.state_dict(), self.step)
 
     def _parts(self, plan: BatchPlan) -> list[Part]:
         return plan.parts(self.config.accumulate, self.ranks.rank, self.ranks.count)
@@ -296,6 +319,8 @@ class Run:
             line["bank"] = bank_health(self.network.bank, plan.step)
         self.plans.advance()
         self.step += 1
+        if self.ranks.first:
+            self.snapshots.look(self.step)
         return line
 
     def _begin(self) -> float:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from usucl_fast.feed import BatchPlan
-    from usucl_fast.learn.network import Network, Outcome
+    from usucl_fast.learn.network import Network, Outcome, Tuples
     from usucl_fast.mining import MemoryBank
 
 
@@ -119,6 +119,19 @@ class Method(TrainConfig):
         Args:
             frames: uint8 `[b, V, C, H, W]`, of this rank's tuples.
             plan: of all ranks' tuples; `b` of its `B` are this rank's.
+        """
+        raise NotImplementedError
+
+    def mine(self, network: "Network", plan: "BatchPlan", tuples: "Tuples") -> "tuple[Tensor, Tensor]":
+        """What a method with a bank would choose as negatives, the anchors' rows of the bank being the queries.
+
+        Args:
+            plan: whose `valid` says which of its frames have a row in the bank.
+            tuples: the plan on the device.
+
+        Returns:
+            int64 `[B, J]` and `[B, K]`: the frames of the intra-video negatives, and of the cross-video one; -1 where
+            there are fewer.
         """
         raise NotImplementedError
 

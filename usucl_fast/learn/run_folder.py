@@ -60,6 +60,16 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def mined(self) -> Path:
+        """What was mined for some anchors, through the run; see `Snapshots`."""
+        return self.path / "mined.npz"
+
+    @property
+    def page(self) -> Path:
+        """What a person looks at."""
+        return self.path / "page.html"
+
+    @property
     def summary(self) -> Path:
         """How the run ended; there is none before."""
         return self.path / "summary.json"
@@ -103,7 +113,10 @@ class RunFolder:
 
     def holds_only_run(self) -> bool:
         """Whether a run was begun here, and all files are a run's."""
-        files = (self.config, self.metrics, self.summary, self.backbone, self.checkpoints, self.tensorboard, self.trace)
+        files = (
+            *(self.config, self.metrics, self.mined, self.page, self.summary, self.backbone),
+            *(self.checkpoints, self.tensorboard, self.trace),
+        )
         return self.holds_run() and holds_only(
             self.path, [*(file.name for file in files), self.lock.name, ".*.partial*"]
         )
@@ -135,12 +148,16 @@ class RunFolder:
             elif entry != self.lock:
                 entry.unlink()
 
-    def begin(self, config: Method, shards: str) -> None:
-        """Writes the settings of the run.
+    def begin(self, config: Method, shards: str, origin: dict[str, Any]) -> None:
+        """Writes the settings of the run, or of one that is resumed.
 
         shards: the `fingerprint` of the store.
+        origin: how this process was started, see `learn.origin`; kept beside those of the processes before it.
         """
-        write_json(self.config, record_of(config, shards))
+        started = self.read_origins() if self.holds_run() else []
+        if origin not in started[-1:]:
+            started = [*started, origin]
+        write_json(self.config, record_of(config, shards) | {"started": started})
 
     def read_config(self) -> Method:
         """The settings that the run was begun with. Of an older run, those that there still are.
@@ -167,6 +184,23 @@ class RunFolder:
     def read_fingerprint(self) -> str:
         """The `fingerprint` of the shards that the run was begun on."""
         return str(self._record().get("shards"))
+
+    def read_origins(self) -> list[dict[str, Any]]:
+        """How the processes of the run were started, the first one first; see `learn.origin`."""
+        return [started for started in self._record().get("started", []) if isinstance(started, dict)]
+
+    def read_shards(self) -> str:
+        """The folder or URL of the shards that the run was trained on last.
+
+        Raises:
+            UsageError: there is no run, or it does not say.
+        """
+        if not self.holds_run():
+            raise UsageError(f"{self.path} is not the folder of a run (it has no {self.config.name})")
+        origins = self.read_origins()
+        if not origins or not isinstance(origins[-1].get("shards"), str):
+            raise UsageError(f"{self.config} does not say where the shards are; name them: usucl-train page RUN SHARDS")
+        return str(origins[-1]["shards"])
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics, without a last one that was cut off."""

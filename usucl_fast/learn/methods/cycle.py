@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from usucl_fast.feed import BatchPlan
-    from usucl_fast.learn.network import Network, Outcome
+    from usucl_fast.learn.network import Network, Outcome, Tuples
+    from usucl_fast.mining import MemoryBank
 
 CYCLE_WEIGHT = 0.1
 """Of the cycle loss beside the intra-video one, as published."""
@@ -70,8 +71,7 @@ class CycleContrast(BankMethod, MoCo):
         key, cycle_key = network.encode_keys(second, plan).chunk(2, dim=1)
         cycle_query, cycle_key = F.normalize(cycle_query, dim=1), F.normalize(cycle_key, dim=1)
 
-        exclude = None if self.exclude == "none" else tuples.video
-        members = bank.cross(cycle_query.detach(), exclude, plan.stage.cross_topk).frame_ids
+        members = self._members(bank, cycle_query.detach(), plan, tuples)
         found = members >= 0
         neighbour = F.normalize(soft_negative(cycle_query, bank.rows(members), found, self.tau), dim=1)
         _, negatives = network.parts["cycle_queue"](cycle_key, update=True)
@@ -80,6 +80,17 @@ class CycleContrast(BankMethod, MoCo):
         loss = network.parts["loss"](query, key) + CYCLE_WEIGHT * cycle.mean()
         rows = tuples.frame_ids[:, 1], cycle_key
         return Outcome(loss, F.normalize(query.detach(), dim=1), members, rows)
+
+    def _members(self, bank: "MemoryBank", query: "Tensor", plan: "BatchPlan", tuples: "Tuples") -> "Tensor":
+        """int64 `[B, K]`, the frames of S."""
+        exclude = None if self.exclude == "none" else tuples.video
+        return bank.cross(query, exclude, plan.stage.cross_topk).frame_ids
+
+    def mine(self, network: "Network", plan: "BatchPlan", tuples: "Tuples") -> "tuple[Tensor, Tensor]":
+        bank = network.bank
+        assert bank is not None
+        rows = bank.rows(tuples.frame_ids[:, 0])
+        return tuples.frame_ids[:, 2:], self._members(bank, rows, plan, tuples)
 
 
 def cyclecontrast() -> CycleContrast:

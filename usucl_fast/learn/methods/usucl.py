@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from usucl_fast.feed import BatchPlan
-    from usucl_fast.learn.network import Network, Outcome
+    from usucl_fast.learn.network import Network, Outcome, Tuples
 
 LET_IN = 0.3
 """Share of a run after which a network from random weights separates videos, as measured over 120 and 600 steps."""
@@ -197,6 +197,14 @@ class Usucl(MomentumMethod, HeadNormMethod, TemperatureMethod, BankMethod, PairM
         from usucl_fast.learn.contrast import contrast  # and not before: it imports torch
 
         return contrast(self, network, frames, plan)
+
+    def mine(self, network: "Network", plan: "BatchPlan", tuples: "Tuples") -> "tuple[Tensor, Tensor]":
+        from usucl_fast.learn.contrast import mine
+
+        assert network.bank is not None
+        rows = network.bank.rows(tuples.frame_ids)
+        found = mine(self, network, plan, tuples, 0, rows[:, 0], rows[:, 2:])
+        return found.intra, found.members
 
 
 def default() -> Usucl:
