@@ -55,7 +55,7 @@ const CHART = { width: 360, height: 120, left: 48, right: 8, top: 8, bottom: 18 
 function number(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(4)));
+  return size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 }
 
 function drawCurves() {
@@ -245,7 +245,7 @@ const ramp = (share) => `hsl(${260 - 210 * share} 75% ${35 + 25 * share}%)`;
 
 function drawMap() {
   const section = document.getElementById("map");
-  const { frames, x, y, age, pictured, of } = DATA.map;
+  const { frames, x, y, age, of } = DATA.map;
   const names = {
     group: frames.map((frame) => videoOf(frame).group),
     label: frames.map((frame) => labelOf(frame) || "no label"),
@@ -292,7 +292,7 @@ function drawMap() {
     draw();
     const frame = frames[place];
     shown.replaceChildren(
-      pictured[place] || (DATA.pictures && DATA.pictures[frame]) ? picture(frame, 128) : make("span", { class: "absent", text: "no picture" }),
+      picture(frame, 128),
       make("p", { text: `${frameText(frame)}; written ${age[place]} steps ago` }),
     );
   };
@@ -316,7 +316,7 @@ function drawMap() {
   });
   const colours = [["group", "group"], ["label", "label"], ["video", "video"], ["time", "time in the video"], ["age", "age of the row"]];
   section.append(
-    make("p", { class: "note", text: `${frames.length.toLocaleString("en")} of ${of.toLocaleString("en")} rows shown, drawn evenly over the videos, in two dimensions by t-SNE; ${pictured.filter(Boolean).length} have their picture here.` }),
+    make("p", { class: "note", text: `${frames.length.toLocaleString("en")} of ${of.toLocaleString("en")} rows shown, drawn evenly over the videos, in two dimensions by t-SNE.` }),
     make("div", { class: "controls" }, choice("Coloured by", colours, (value) => ((by = value), draw()))),
     make("div", { class: "map" }, canvas, shown),
     legend,

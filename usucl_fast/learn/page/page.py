@@ -92,10 +92,9 @@ def write_page(folder: RunFolder, store: ShardStore, bank: dict[str, torch.Tenso
         if found is not None:
             data["map"] = found
             if is_url(store.name):
-                found["pictured"] = [False] * len(found["frames"])
                 notes.append("The shards are at a URL: of the dots of the map, no frames were fetched.")
-            pictured = np.array(found["frames"])[np.array(found["pictured"], bool)]
-            small |= set(pictured.tolist()) - {int(frame) for frame in data.get("pictures", {})}
+            else:
+                small |= set(found["frames"]) - {int(frame) for frame in data.get("pictures", {})}
     data["thumbnails"] = thumbnails(store, small)
     data["videos"], data["labels"] = _videos(store, data)
     write_html(folder.page, f"Run {folder.path.name}", _parts(folder, config, notes), "run.js", data)
