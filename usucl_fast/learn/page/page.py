@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from usucl_fast.errors import DataError, UsageError
+from usucl_fast.errors import DataError, UsageError, printable
 from usucl_fast.html import escape, paragraph, table_html, write_html
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.method import BankMethod, Method
@@ -48,7 +48,7 @@ def page_of(run: Path, store: ShardStore) -> Path:
     """
     folder = RunFolder(run)
     saved = load_newest(folder)
-    return write_page(folder, store, saved and saved.bank, saved.step if saved else 0)
+    return write_page(folder, store, None if saved is None else saved.bank, 0 if saved is None else saved.step)
 
 
 def write_page(folder: RunFolder, store: ShardStore, bank: dict[str, torch.Tensor] | None, step: int) -> Path:
@@ -121,9 +121,9 @@ def _videos(store: ShardStore, data: dict[str, Any]) -> tuple[dict[str, Any], di
     for video in np.unique(table.rows["video"][ids]).tolist():
         record = table.videos[video]
         videos[str(video)] = {
-            "name": record.name,
-            "group": record.group or record.name,
-            "label": record.label,
+            "name": printable(record.name),
+            "group": printable(record.group or record.name),
+            "label": printable(record.label),
             "first": int(table.first_row[video]),
             "frames": record.frames,
             "rate": record.frame_rate,
@@ -132,7 +132,7 @@ def _videos(store: ShardStore, data: dict[str, Any]) -> tuple[dict[str, Any], di
         }
     labels = {}
     if table.labels is not None:
-        labels = {str(frame): text for frame in ids.tolist() if (text := table.labels.label[frame])}
+        labels = {str(frame): printable(text) for frame in ids.tolist() if (text := table.labels.label[frame])}
     return videos, labels
 
 
