@@ -1,11 +1,13 @@
 """Turns a decoded picture into what is meant to be seen: upright, with square pixels, opaque, all of one size."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from usucl_fast.pack.video import frame_of
@@ -52,6 +54,12 @@ def _orientation(picture: av.VideoFrame) -> int:
     return OF_MATRIX.get((a, b, c, d), 1)
 
 
+@functools.cache
+def _may_be_transparent(format: str) -> bool:
+    found = av.VideoFormat(format)
+    return found.has_palette or any(component.is_alpha for component in found.components)
+
+
 class Upright:
     """Converts pictures to what is meant to be seen, and records what was done for that.
 
@@ -66,6 +74,7 @@ class Upright:
         is_sane = 1 / MOST_STRETCH <= aspect <= MOST_STRETCH and abs(aspect - 1) > 0.005
         self._aspect = aspect if is_sane else 1.0
         self._size: tuple[int, int] | None = None
+        self._scaler = VideoReformatter()  # one for all pictures: a new one is thrice the work
         self.notes: list[str] = [] if notes is None else notes
 
     def each(self, pictures: Iterable[tuple[av.VideoFrame, float]]) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -78,7 +87,7 @@ class Upright:
 
         orientation: EXIF's number; where it is 1, what the picture says itself.
         """
-        if picture.format.has_palette or any(one.is_alpha for one in picture.format.components):
+        if _may_be_transparent(picture.format.name):
             picture = self._opaque(picture)
         turn = TURNS.get(orientation if orientation != 1 else _orientation(picture))
         if self._aspect != 1 or turn:
@@ -104,7 +113,7 @@ class Upright:
             width = round(picture.width * max(aspect, 1))
             height = round(picture.height / min(aspect, 1))
             self._note(f"has pixels {aspect:.4g} times as wide as high, and was stretched to {width} x {height}")
-            picture = picture.reformat(width=width, height=height)
+            picture = self._scaler.reformat(picture, width, height, threads=1)
         if turn:
             self._note("was turned as it says that it is to be seen")
             picture = frame_of(turn(picture.to_ndarray(format="rgb24")))
