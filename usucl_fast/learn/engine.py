@@ -23,7 +23,7 @@ from usucl_fast.learn.method import Method
 from usucl_fast.learn.mined_plans import MinedPlans
 from usucl_fast.learn.network import Network, Outcome
 from usucl_fast.learn.optimizer import learning_rate, make_optimizer
-from usucl_fast.learn.origin import origin
+from usucl_fast.learn.origin import Origin
 from usucl_fast.learn.page import write_page
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.run_folder import RunFolder, record_of
@@ -113,7 +113,7 @@ def train(
         if ranks.first:
             if overwrite:
                 folder.clear()
-            folder.begin(config, store.fingerprint, origin(store))
+            folder.begin(config, store.fingerprint, Origin.of_process(store.name))
         if not ranks.agree(run.step):  # no rank starts before all can
             raise UsageError(f"--out {out} is not the same on all ranks; name a folder that all machines share")
         return run.go(should_stop)

@@ -7,26 +7,53 @@ import platform
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import usucl_fast
-from usucl_fast.shards import ShardStore, is_url
-from usucl_fast.shards.remote import shown
+from usucl_fast.shards import is_url
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "ffcv", "lightly", "timm")
 """Those besides ours that a result may depend on, where they are installed."""
 
 
-def origin(store: ShardStore) -> dict[str, Any]:
-    """The command that this process was started with, without what a URL keeps secret, the shards, and versions."""
-    versions = {"usucl-fast": usucl_fast.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    command = shlex.join([Path(sys.argv[0]).name, *map(shown, sys.argv[1:])])
-    shards = store.name if is_url(store.name) else str(Path(store.name).absolute())
-    return {"command": command, "shards": shards, "versions": versions, "commit": _commit()}
+@dataclass(frozen=True)
+class Origin:
+    """How a process of a run was started.
+
+    command: without what a URL keeps secret.
+    shards: where they were, a folder or a URL without what it keeps secret.
+    versions: of Python and packages.
+    commit: of the source; None where it is not known.
+    """
+
+    command: str
+    shards: str
+    versions: dict[str, str]
+    commit: str | None
+
+    @classmethod
+    def of_process(cls, shards: str) -> "Origin":
+        """That of this process; `shards` is their name, see `ShardStore`."""
+        from usucl_fast.shards.remote import shown  # and not before: it brings fsspec
+
+        versions = {"usucl-fast": usucl_fast.__version__, "python": platform.python_version()}
+        for package in PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        command = shlex.join([Path(sys.argv[0]).name, *map(shown, sys.argv[1:])])
+        return cls(command, shards if is_url(shards) else str(Path(shards).absolute()), versions, _commit())
+
+    @classmethod
+    def read(cls, value: Any) -> "Origin | None":
+        """Reads what `dataclasses.asdict` made of one; None where it is something else."""
+        try:
+            found = cls(**value)
+            texts = [found.command, found.shards, found.commit or "", *found.versions, *found.versions.values()]
+        except (TypeError, AttributeError):
+            return None
+        return found if all(isinstance(text, str) for text in texts) else None
 
 
 def _commit() -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from usucl_fast.errors import DataError, UsageError, first_line
 from usucl_fast.files import SMALL_JSON_BYTES, holds_only, locked, read_json, write_json
 from usucl_fast.learn.method import Method
+from usucl_fast.learn.origin import Origin
 from usucl_fast.learn.recipes import METHODS
 
 FORMAT = 4
@@ -148,16 +149,16 @@ class RunFolder:
             elif entry != self.lock:
                 entry.unlink()
 
-    def begin(self, config: Method, shards: str, origin: dict[str, Any]) -> None:
+    def begin(self, config: Method, shards: str, origin: Origin) -> None:
         """Writes the settings of the run, or of one that is resumed.
 
         shards: the `fingerprint` of the store.
-        origin: how this process was started, see `learn.origin`; kept beside those of the processes before it.
+        origin: of this process; kept beside those of the processes before it.
         """
         started = self.read_origins() if self.holds_run() else []
         if origin not in started[-1:]:
             started = [*started, origin]
-        write_json(self.config, record_of(config, shards) | {"started": started})
+        write_json(self.config, record_of(config, shards) | {"started": list(map(dataclasses.asdict, started))})
 
     def read_config(self) -> Method:
         """The settings that the run was begun with. Of an older run, those that there still are.
@@ -185,9 +186,11 @@ class RunFolder:
         """The `fingerprint` of the shards that the run was begun on."""
         return str(self._record().get("shards"))
 
-    def read_origins(self) -> list[dict[str, Any]]:
-        """How the processes of the run were started, the first one first; see `learn.origin`."""
-        return [started for started in self._record().get("started", []) if isinstance(started, dict)]
+    def read_origins(self) -> list[Origin]:
+        """How the processes of the run were started, the first one first; older runs do not say."""
+        started = self._record().get("started")
+        found = [Origin.read(value) for value in started] if isinstance(started, list) else []
+        return [origin for origin in found if origin is not None]
 
     def read_shards(self) -> str:
         """The folder or URL of the shards that the run was trained on last.
@@ -198,9 +201,20 @@ class RunFolder:
         if not self.holds_run():
             raise UsageError(f"{self.path} is not the folder of a run (it has no {self.config.name})")
         origins = self.read_origins()
-        if not origins or not isinstance(origins[-1].get("shards"), str):
+        if not origins:
             raise UsageError(f"{self.config} does not say where the shards are; name them: usucl-train page RUN SHARDS")
-        return str(origins[-1]["shards"])
+        return origins[-1].shards
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `summary.json` says; nothing where there is none.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        summary = read_json(self.summary, SMALL_JSON_BYTES) if self.summary.exists() else {}
+        if not isinstance(summary, dict):
+            raise DataError(f"{self.summary} is damaged; remove it")
+        return summary
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics, without a last one that was cut off."""

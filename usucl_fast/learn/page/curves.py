@@ -1,5 +1,6 @@
 """Metrics of a run as curves for its page."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def _band(
     kept = [
         (line["step"], float(value), *map(float, span))
         for line, span, value in zip(lines, spans, middle, strict=True)
-        if span is not None and value is not None
+        if span is not None and value is not None and math.isfinite(value)
     ]
     if not kept:
         return None

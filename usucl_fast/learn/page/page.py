@@ -1,5 +1,6 @@
 """Writes the page of a run: `page.html`, one file that fetches nothing."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from usucl_fast.errors import DataError, UsageError, printable
+from usucl_fast.errors import DataError, UsageError, first_line, printable
 from usucl_fast.html import escape, paragraph, table_html, write_html
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.method import BankMethod, Method
@@ -70,13 +71,14 @@ def write_page(folder: RunFolder, store: ShardStore, bank: dict[str, torch.Tenso
             " those that it was begun on"
         )
     try:
-        lines = folder.read_metrics()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder.metrics} cannot be read; --resume writes it again from the checkpoint") from error
-    if not lines:
+        data: dict[str, Any] = {"curves": curves(folder.read_metrics())}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder.metrics} is damaged ({first_line(error)}); --resume writes it again from the checkpoint"
+        ) from error
+    if not data["curves"]:
         raise UsageError(f"the run in {folder.path} has no steps yet; there is nothing to show")
     table, notes = store.table, list[str]()
-    data: dict[str, Any] = {"curves": curves(lines)}
     small: set[int] = set()
     if folder.mined.exists():
         duplicates = _duplicates(store, notes)
@@ -138,12 +140,11 @@ def _videos(store: ShardStore, data: dict[str, Any]) -> tuple[dict[str, Any], di
 
 def _parts(folder: RunFolder, config: Method, notes: list[str]) -> list[str]:
     """The page but for its script, which fills the sections by their ids."""
-    record = json.loads(folder.config.read_text(encoding="utf-8"))
-    summary = json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {}
+    summary = folder.read_summary()
     shown = [(title, _text(summary[name])) for name, title in FIGURES.items() if summary.get(name) is not None]
-    state = "finished" if summary and summary["steps"] == summary["of"] else "not finished"
+    state = "finished" if summary.get("steps", 0) == summary.get("of") else "not finished"
     parts = [paragraph(f"Recipe {config.recipe}, {state}.")]
-    parts += [f'<p class="mark">{escape(warning)}</p>' for warning in summary.get("warnings", [])]
+    parts += [f'<p class="mark">{escape(str(warning))}</p>' for warning in summary.get("warnings", ())]
     parts += ['<section id="curves"><h2>Curves</h2></section>']
     if not isinstance(config, BankMethod):
         parts.append(paragraph("This method has no memory bank: no negatives are mined, and there is no map."))
@@ -154,12 +155,12 @@ def _parts(folder: RunFolder, config: Method, notes: list[str]) -> list[str]:
     parts += map(paragraph, notes)
     parts.append("<h2>How it was made</h2>")
     parts.append(table_html(("", ""), shown))
-    for started in folder.read_origins():
-        versions = ", ".join(f"{name} {version}" for name, version in started["versions"].items())
-        parts.append(_copied(started["command"]))
-        parts.append(paragraph(f"{versions}; commit {started['commit'] or 'unknown'}"))
-    parts.append(_copied(json.dumps(record["config"], indent=1, ensure_ascii=False)))
-    parts.append(paragraph(f"Shards: {record['shards']}"))
+    for origin in folder.read_origins():
+        versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+        parts.append(_copied(origin.command))
+        parts.append(paragraph(f"{versions}; commit {origin.commit or 'unknown'}"))
+    parts.append(_copied(json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False)))
+    parts.append(paragraph(f"Fingerprint of the shards: {folder.read_fingerprint()}"))
     return parts
 
 
