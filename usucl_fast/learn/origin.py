@@ -1,7 +1,6 @@
 """How a run was made: its command, versions and commit, so that somebody else can make it again."""
 
 import contextlib
-import importlib.metadata
 import json
 import platform
 import shlex
@@ -36,7 +35,9 @@ class Origin:
     @classmethod
     def of_process(cls, shards: str) -> "Origin":
         """That of this process; `shards` is their name, see `ShardStore`."""
-        from usucl_fast.shards.remote import shown  # and not before: it brings fsspec
+        import importlib.metadata  # and not before: both bring much
+
+        from usucl_fast.shards.remote import shown
 
         versions = {"usucl-fast": usucl_fast.__version__, "python": platform.python_version()}
         for package in PACKAGES:
@@ -58,6 +59,8 @@ class Origin:
 
 def _commit() -> str | None:
     """The commit of the source: of the repository that the package lies in, or that pip took it from."""
+    import importlib.metadata
+
     root = Path(usucl_fast.__file__).parent.parent
     if (root / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
