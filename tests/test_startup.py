@@ -44,6 +44,7 @@ LOOKED_UP = {
         "SAMPLE; nowhere --out NEW; SAMPLE --out FULL; nowhere --out FULL --resume; --config nowhere",
         "--recipe simclr --intra-floor 1; --intra-negatives 0 --cross-topk 0 --no-in-batch",
         "export nowhere --format onnx --out NEW; export nowhere --format onnx --out FULL; export x --format no-such",
+        "page --help; page; page nowhere; page FULL",
     ],
     ("evaluate", "all"): [
         "--help; compare --help; embed --help; --version",

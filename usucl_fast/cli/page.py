@@ -23,5 +23,6 @@ def page(run: Path, shards: str | None, cache: Path | None, cache_gb: float) -> 
     Example:
       usucl-train page my-run
     """
-    path = learn.page_of(run, open_given(shards or learn.RunFolder(run).read_shards(), cache, cache_gb))
+    store = open_given(shards or learn.RunFolder(run).read_shards(), cache, cache_gb)
+    path = learn.page_of(run, store)
     say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
