@@ -38,7 +38,7 @@ def make_shards(folder: Path, videos: int, frames: int) -> None:
     numbers, total = np.arange(videos), videos * frames
     names = [f"hospital/patient-{number // 3:07d}/sweep-{number:08d}.mp4" for number in range(videos)]
     constant = {name: Texts.coded(np.zeros(videos, np.uint32), [text]) for name, text in _CONSTANT.items()}
-    VideoTable(
+    table = VideoTable(
         id=Texts.coded(numbers.astype(np.uint32), [f"v{number:08d}" for number in range(videos)]),
         name=Texts.coded(numbers.astype(np.uint32), names),
         group=Texts.coded((numbers // 3).astype(np.uint32), [f"p{n:07d}" for n in range(-(-videos // 3))]),
@@ -49,7 +49,8 @@ def make_shards(folder: Path, videos: int, frames: int) -> None:
         checksum=Texts.coded(numbers.astype(np.uint32), [f"{number:064x}" for number in range(videos)]),
         source=Texts.coded(numbers.astype(np.uint32), [f"{number:016x}" for number in range(videos)]),
         **constant,
-    ).save(folder / VIDEOS)
+    )
+    table.save(folder / VIDEOS)
     rows = np.lib.format.open_memmap(folder / FRAMES, "w+", ROW, (total,))
     frame_ids = np.arange(total)
     rows["shard"], rows["offset"] = frame_ids // SHARD_FRAMES, frame_ids % SHARD_FRAMES * FRAME_BYTES
@@ -71,7 +72,7 @@ def make_shards(folder: Path, videos: int, frames: int) -> None:
         totals={"videos": videos, "frames": total, "bytes": total * FRAME_BYTES},
         files={name: FileRecord.of(folder / name) for name in (VIDEOS, FRAMES)},
         shards=tuple(shards),
-    ).write(folder, range(videos))  # type: ignore[arg-type]
+    ).write(folder, table)
 
 
 _CONSTANT = {"label": "", "split": "", "color": "grey"}
