@@ -106,14 +106,14 @@ def test_weighted_auroc_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         score, positive = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.4
-        weights = rng.integers(0, 4, (40, 3)).astype(float)
-        expected = [roc_auc_score(positive, score, sample_weight=weights[:, draw]) for draw in range(3)]
-        assert _auroc(score, positive, weights) == pytest.approx(expected)
+        group, weights = rng.integers(0, 12, 40), rng.integers(1, 4, (3, 12)).astype(float)
+        expected = [roc_auc_score(positive, score, sample_weight=own[group]) for own in weights]
+        assert _auroc(score, positive, group, weights) == pytest.approx(expected)
 
 
 def test_the_bootstrap_is_that_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups are repeated as often as drawn, each fold is scored by the classes that it then has."""
-    monkeypatch.setattr("usucl_fast.evaluate.metrics._CHUNK", 30)  # several chunks of draws
+    monkeypatch.setattr("usucl_fast.evaluate.metrics._CHUNK", 30)  # a table in several parts
     predictions = made_up(samples=24, groups=6, repeats=2, folds=2, seed=3)
     labels, groups = predictions.samples.labels, np.unique(predictions.samples.groups, return_inverse=True)[1]
     draws = group_draws(groups.max() + 1, seed=1)[:40]

@@ -7,21 +7,25 @@ Shapes: M samples, F features, S folds, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import inv
 
 Array = NDArray[np.float64]
 
 C = 0.01
 """Inverse strength of the penalty, as scikit-learn counts it."""
-TOLERANCE = 1e-5
-"""Of the distance to the optimum in logits, root mean square; probabilities are then within 1e-4 of the optimum's."""
+TOLERANCE = 3e-6
+"""Of the distance to the optimum in logits, root mean square, as the curvature has it; probabilities are then within
+1e-4 of the optimum's."""
 MOST_STEPS = 500
 REMEMBERED = 6
 """Steps that the curvature is estimated from."""
+CONSTANT = 1e-6
+"""A feature whose deviation is less, beside its greatest number or its deviation over all samples, is constant."""
+MOST_BLOCKS = 8
+"""Classes that have a block of the curvature of their own; where there are more, all share one."""
 COLUMNS = 128
 """Columns of weights, S times K, that are sought at once."""
 
@@ -43,36 +47,83 @@ def fit_predict(
     """
     scaled = (features - features.mean(axis=0)).astype(np.float64)
     scaled /= _deviation(scaled)
-    curvature = scaled.T @ scaled * (C / 4)
-    curvature.flat[:: len(curvature) + 1] += 1
-    inverse = cho_factor(curvature, overwrite_a=True)
-    at_once = max(1, COLUMNS // classes)
-    parts = (trains[first : first + at_once] for first in range(0, len(trains), at_once))
-    return np.concatenate([_Fit(scaled, labels, classes, part, inverse).probabilities() for part in parts])
+    whole = _Fit(scaled, labels, classes, [np.unique(np.concatenate(trains))])
+    whole.search(_Curvature(scaled, np.full((len(labels), 1), C / 4)))
+    curvature = _Curvature(scaled, whole.curvature())
+    at_once, found = max(1, COLUMNS // classes), []
+    for first in range(0, len(trains), at_once):
+        part = _Fit(scaled, labels, classes, trains[first : first + at_once])
+        part.start_from(whole)
+        part.search(curvature)
+        found.append(part.probabilities())
+    return np.concatenate(found)
+
+
+class _Curvature:
+    """The curvature that the losses of all training sets nearly have: a block for each class, or one for all.
+
+    It only shows the way, so float32 will do.
+
+    of_samples: `[M, K]`, what each sample adds to it, or `[M, 1]`.
+    """
+
+    def __init__(self, scaled: Array, of_samples: Array) -> None:
+        single = scaled.astype(np.float32)
+        if of_samples.shape[1] > MOST_BLOCKS:
+            of_samples = of_samples.mean(axis=1, keepdims=True)
+        self._biases = np.maximum(of_samples.sum(axis=0), 1e-9)
+        self._inverses = []
+        for own in of_samples.T:
+            block = single.T @ (single * own[:, None].astype(np.float32))
+            block.flat[:: len(block) + 1] += 1  # of the penalty
+            self._inverses.append(inv(block, overwrite_a=True, check_finite=False))
+
+    def solve(self, gradient: Array) -> Array:
+        """The gradient `[F + 1, S, K]` times the inverse."""
+        single = gradient[:-1].astype(np.float32)
+        if len(self._inverses) == 1:
+            weights = (self._inverses[0] @ single.reshape(len(single), -1)).reshape(single.shape)
+        else:
+            weights = np.stack([inverse @ single[:, :, k] for k, inverse in enumerate(self._inverses)], axis=2)
+        return np.concatenate([weights, gradient[-1:] / self._biases])
 
 
 class _Fit:
     """Fits S training sets together. Weights are `[F, S, K]`, biases `[S, K]`, in one array `[F + 1, S, K]`."""
 
     def __init__(
-        self, scaled: Array, labels: NDArray[np.int64], classes: int, trains: Sequence[NDArray[np.int64]], inverse: Any
+        self, scaled: Array, labels: NDArray[np.int64], classes: int, trains: Sequence[NDArray[np.int64]]
     ) -> None:
-        self._scaled, self._inverse = scaled, inverse
+        self._scaled = scaled
         self._truth = np.eye(classes)[labels][:, None]  # [M, 1, K]
         shape = (len(labels), len(trains), classes)
         self._weight = np.zeros((*shape[:2], 1))  # of each sample in each training set
-        self._mean, self._deviation = np.zeros((2, scaled.shape[1], len(trains), 1))
         self._absent = np.zeros(shape[1:])  # -inf for a class that a training set lacks
         for number, train in enumerate(trains):
             counts = np.bincount(labels[train], minlength=classes)
             present = counts > 0
             self._absent[number, ~present] = -np.inf
             self._weight[train, number, 0] = len(train) / (present.sum() * counts[labels[train]])
-            self._mean[:, number, 0] = scaled[train].mean(axis=0)
-            self._deviation[:, number, 0] = _deviation(scaled[train])
+        shares = (self._weight[..., 0] > 0) / np.array([len(train) for train in trains])
+        mean = scaled.T @ shares
+        spread = np.sqrt(np.maximum(np.square(scaled).T @ shares - mean**2, 0))
+        self._mean, self._deviation = mean[..., None], np.where(spread > CONSTANT, spread, 1.0)[..., None]
         # Of two classes scikit-learn has one vector of weights, the difference of these two: it weighs twice as much.
         self._penalty = np.where(np.isfinite(self._absent).sum(axis=1) == 2, 2.0, 1.0)[:, None]
-        self._solution = self._search()
+        self._solution = np.zeros((scaled.shape[1] + 1, *shape[1:]))
+
+    def start_from(self, other: "_Fit") -> None:
+        """Begins with the solution of another, of a single training set, whatever mean and deviation that one has."""
+        own = other._solution[:-1] / other._deviation
+        bias = other._solution[-1] - (other._mean * own).sum(axis=0)
+        self._solution[:-1] = own * self._deviation
+        self._solution[-1] = bias + (self._mean * own).sum(axis=0)
+        self._solution[:, np.isinf(self._absent)] = 0
+
+    def curvature(self) -> Array:
+        """What each sample adds to the curvature of each class, `[M, K]`, of a single training set."""
+        probabilities = self.probabilities()[0]
+        return C * self._weight[:, 0] * probabilities * (1 - probabilities)
 
     def probabilities(self) -> Array:
         """The probabilities of all samples, `[S, M, K]`."""
@@ -101,20 +152,14 @@ class _Fit:
         by_weight = (by_weight - self._mean * total) / self._deviation + self._penalty * point[:-1]
         return value, np.concatenate([by_weight, total[None]])
 
-    def _precondition(self, gradient: Array) -> Array:
-        """The gradient times the inverse of a curvature that is nearly that of every training set."""
-        flat = gradient[:-1].reshape(len(gradient) - 1, -1)
-        weights = cho_solve(self._inverse, flat, check_finite=False).reshape(gradient[:-1].shape)
-        samples = (self._weight > 0).sum(axis=0)
-        return np.concatenate([weights, gradient[-1:] * 4 / (C * samples)])
-
-    def _search(self) -> Array:
-        point = np.zeros((self._scaled.shape[1] + 1, *self._absent.shape))
+    def search(self, curvature: _Curvature) -> None:
+        """Goes from the solution so far to the optimum."""
+        point = self._solution
         value, gradient = self._loss(point)
         tolerance = 0.5 * C * TOLERANCE**2 * (self._weight > 0).sum(axis=(0, 2))
         steps: list[tuple[Array, Array, Array]] = []
         for _ in range(MOST_STEPS):
-            direction = -self._quasi_newton(gradient, steps)
+            direction = -self._quasi_newton(gradient, steps, curvature)
             decrease = -_dot(gradient, direction)
             going = decrease > tolerance
             if not going.any():
@@ -131,16 +176,16 @@ class _Fit:
             curved = _dot(change, turn)
             steps = [*steps[1 - REMEMBERED :], (change, turn, curved)]
             point, value, gradient = tried, next_value, next_gradient
-        return point
+        self._solution = point
 
-    def _quasi_newton(self, gradient: Array, steps: list[tuple[Array, Array, Array]]) -> Array:
+    def _quasi_newton(self, gradient: Array, steps: list[tuple[Array, Array, Array]], curvature: _Curvature) -> Array:
         """The gradient times the inverse of the curvature, estimated from the last steps."""
         result, shares = gradient.copy(), []
         for change, turn, curved in reversed(steps):
             share = np.where(curved > 0, _dot(change, result) / np.where(curved > 0, curved, 1), 0.0)
             result -= share[:, None] * turn
             shares.append(share)
-        result = self._precondition(result)
+        result = curvature.solve(result)
         for (change, turn, curved), share in zip(steps, reversed(shares), strict=True):
             back = np.where(curved > 0, _dot(turn, result) / np.where(curved > 0, curved, 1), 0.0)
             result += (share - back)[:, None] * change
@@ -156,4 +201,4 @@ def _dot(a: Array, b: Array) -> Array:
 def _deviation(features: Array) -> Array:
     """Standard deviation of each feature; 1 if it is constant."""
     deviation = features.std(axis=0)
-    return np.where(deviation > 1e-6 * np.abs(features).max(axis=0), deviation, 1.0)
+    return np.where(deviation > CONSTANT * np.abs(features).max(axis=0), deviation, 1.0)

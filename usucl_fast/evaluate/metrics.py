@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csc_array, csr_array
 
 from usucl_fast.errors import UsageError
 from usucl_fast.evaluate.presence import Presence, presence
@@ -17,8 +18,8 @@ Array = NDArray[np.float64]
 
 BOOTSTRAPS = 2000
 
-_CHUNK = 2**20
-"""Weights (draws x samples) held at once."""
+_CHUNK = 2**24
+"""Numbers of a table (scores x groups) that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +164,12 @@ def _scores(
     area = np.full((*shape, classes), np.nan)
     for repeat, fold, places in _parts(predictions):
         labels, probabilities = samples.labels[places], predictions.probabilities[repeat, places]
-        cell = np.eye(classes**2)[labels * classes + probabilities.argmax(axis=1)]
-        step = max(1, _CHUNK // max(1, len(places)))
-        for first in range(0, len(weights), step):
-            rows = slice(first, first + step)
-            weight_MB = np.ascontiguousarray(weights[rows, codes[places]].T)
-            confusion[rows, repeat, fold] = (weight_MB.T @ cell).reshape(-1, classes, classes)
-            for label in range(classes if auroc else 0):
-                area[rows, repeat, fold, label] = _auroc(probabilities[:, label], labels == label, weight_MB)
+        own, place = np.unique(codes[places], return_inverse=True)  # of the fold's groups
+        cell = labels * classes + probabilities.argmax(axis=1)
+        counts = np.bincount(place * classes**2 + cell, minlength=len(own) * classes**2).reshape(len(own), classes**2)
+        confusion[:, repeat, fold] = (weights[:, own] @ counts).reshape(-1, classes, classes)
+        for label in range(classes if auroc else 0):
+            area[:, repeat, fold, label] = _auroc(probabilities[:, label], labels == label, place, weights[:, own])
     scores = _of_confusion(confusion, samples.classes, _index(samples.classes, positive))
     return {**scores, "auroc": _mean(area, -1)} if auroc else scores
 
@@ -182,14 +181,16 @@ def _of_presence(found: Presence, weights: Array) -> dict[str, Array]:
     shape = (len(weights), len(found.fold), found.fold.max() + 1)
     area, overlap = np.full((*shape, len(classes)), np.nan), np.full(shape, np.nan)
     for repeat, fold, places in _parts(found):
-        weight_MB = np.ascontiguousarray(weights[:, codes[places]].T)
+        own, place = np.unique(codes[places], return_inverse=True)
+        weights_BG = weights[:, own]
         for label in range(len(classes)):
             score, truth = found.score[repeat, places, label], found.truth[places, label]
-            area[:, repeat, fold, label] = _auroc(score, truth, weight_MB)
+            area[:, repeat, fold, label] = _auroc(score, truth, place, weights_BG)
         shared = found.overlap[repeat, places]
-        shown = ~np.isnan(shared)
+        total = np.bincount(place, np.nansum(shared, axis=1), len(own))
+        shown = np.bincount(place, (~np.isnan(shared)).sum(axis=1), len(own))
         with np.errstate(invalid="ignore"):
-            overlap[:, repeat, fold] = weight_MB.T @ np.nansum(shared, axis=1) / (weight_MB.T @ shown.sum(axis=1))
+            overlap[:, repeat, fold] = weights_BG @ total / (weights_BG @ shown)
     by_class = {f"{AREA_OF}{name}": area[..., label] for label, name in enumerate(classes)}
     return {"auroc": _mean(area, -1), "overlap": overlap, **by_class}
 
@@ -223,24 +224,31 @@ def _of_confusion(confusion: Array, classes: list[str], positive: int | None) ->
     return scores
 
 
-def _auroc(score: Array, positive: NDArray[np.bool_], weight_MB: Array) -> Array:
+def _auroc(score: Array, positive: NDArray[np.bool_], group: NDArray[np.int64], weights_BG: Array) -> Array:
     """Share `[B]` of the weighted pairs (positive, negative) in which the positive scores higher; ties count half.
+
+    A group's samples weigh alike, so the pairs of each two groups are counted once for all draws.
 
     Args:
         score: `[M]`.
         positive: `[M]`.
-        weight_MB: `[M, B]`.
+        group: `[M]`, below G.
+        weights_BG: `[B, G]`.
     """
     if positive.all() or not positive.any():
-        return np.full(weight_MB.shape[1], np.nan)
-    order = np.argsort(score)
-    levels = np.flatnonzero(np.diff(score[order], prepend=-np.inf))  # where a run of equal scores begins
-    weight_MB = weight_MB[order]
-    above = np.add.reduceat(weight_MB * positive[order, None], levels)
-    below = np.add.reduceat(weight_MB * ~positive[order, None], levels)
-    pairs = (above * (below.cumsum(axis=0) - below / 2)).sum(axis=0)
+        return np.full(len(weights_BG), np.nan)
+    level = np.unique(score, return_inverse=True)[1]  # equal scores are one
+    groups, levels = weights_BG.shape[1], level.max() + 1
+    above = csr_array((np.ones(positive.sum()), (level[positive], group[positive])), shape=(levels, groups))
+    below = csc_array((np.ones((~positive).sum()), (level[~positive], group[~positive])), shape=(levels, groups))
+    pairs = np.empty((groups, groups))
+    step = max(1, _CHUNK // levels)
+    for first in range(0, groups, step):
+        part = below[:, first : first + step].toarray()
+        pairs[:, first : first + step] = above.T @ (part.cumsum(axis=0) - part / 2)
+    higher = ((weights_BG @ pairs) * weights_BG).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        area: Array = pairs / (above.sum(axis=0) * below.sum(axis=0))
+        area: Array = higher / ((weights_BG @ above.sum(axis=0)) * (weights_BG @ below.sum(axis=0)))
     return area
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 
 from usucl_fast.errors import DataError
 from usucl_fast.evaluate.logistic import fit_predict
@@ -15,37 +14,48 @@ from usucl_fast.evaluate.samples import Predictions, Samples, Split
 from usucl_fast.progress import Progress
 
 NEIGHBOURS = 20
+AT_ONCE = 1024
+"""Samples whose neighbours are looked for together."""
+SAME = 1e-3
+"""Distance between unit vectors below which they are the same, but for rounding."""
 RIDGE = 100.0
 """Strength of the penalty on a value's weights, that of the logistic regression of labels."""
 
 Array = NDArray[np.float64]
 
 
-class _BalancedNeighbours(KNeighborsClassifier):
-    """Divides the votes by each class's share of the training samples, so that rare classes are not outvoted."""
-
-    def predict_proba(self, X: NDArray[np.float32]) -> Array:
-        votes = super().predict_proba(X) / np.bincount(self._y, minlength=len(self.classes_))
-        balanced: Array = votes / votes.sum(axis=1, keepdims=True)
-        return balanced
-
-
 def _by_neighbours(features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Iterable[Array]:
     for split in splits:
-        count = min(NEIGHBOURS, len(split.train))
-        regresses = samples.target == "value"
-        kind = KNeighborsRegressor if regresses else _BalancedNeighbours
-        # neighbours by cosine
-        model = make_pipeline(StandardScaler(with_std=False), Normalizer(), kind(count, weights="distance"))
-        truth = samples.values if regresses else samples.labels
-        assert truth is not None
-        model.fit(features[split.train], truth[split.train])
-        if regresses:
-            yield model.predict(features[split.test])[:, None]
-        else:
-            found = np.zeros((len(split.test), len(samples.classes)))  # 0 for a class that was not learned
-            found[:, model.classes_] = model.predict_proba(features[split.test])
-            yield found
+        train, test = split.train, split.test
+        centred = features - features[train].mean(axis=0)
+        unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        count = min(NEIGHBOURS, len(train))
+        distance = np.empty((len(test), count))
+        nearest = np.empty((len(test), count), np.int64)
+        for first in range(0, len(test), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            similarity = unit[test[part]] @ unit[train].T
+            nearest[part] = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+            found = np.take_along_axis(similarity, nearest[part], axis=1).astype(np.float64)
+            distance[part] = np.sqrt(np.maximum(2 - 2 * found, 0))  # between unit vectors
+        weights = _by_distance(distance)
+        if samples.target == "value":
+            assert samples.values is not None
+            yield (weights * samples.values[train][nearest]).sum(axis=1, keepdims=True) / weights.sum(1, keepdims=True)
+            continue
+        # Each class's votes are divided by its share of the training samples, so that rare ones are not outvoted.
+        labels = samples.labels[train]
+        shares = np.bincount(labels, minlength=len(samples.classes))
+        votes = np.stack([(weights * (labels[nearest] == k)).sum(axis=1) for k in range(len(shares))], axis=1)
+        votes = votes / weights.sum(axis=1, keepdims=True) / np.maximum(shares, 1)
+        yield votes / votes.sum(axis=1, keepdims=True)
+
+
+def _by_distance(distance: Array) -> Array:
+    """The weights of neighbours, `[M, K]`: 1 / distance; where some are the sample itself, these alone."""
+    same = distance < SAME
+    alone = same.any(axis=1, keepdims=True)
+    return np.where(alone, same, 1 / np.maximum(distance, SAME))
 
 
 def _by_weights(features: NDArray[np.float32], samples: Samples, splits: list[Split]) -> Iterable[Array]:
