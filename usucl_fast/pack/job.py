@@ -1,4 +1,4 @@
-"""The whole of `usucl-shard`: sources in, a finished shard folder out.
+"""From sources to a finished shard folder.
 
 Everything is made in the folder `.OUT.usucl-partial` beside OUT, which takes OUT's place when it is whole:
 

@@ -1,4 +1,4 @@
-"""Spool files -> shards: tars, DALI indexes, frame table. The format: `shards/README.md`."""
+"""Spool files -> shards: tars, DALI indexes, frame table. The format: `shards/README.md` beside the package."""
 
 import hashlib
 import os

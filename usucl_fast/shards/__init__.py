@@ -1,4 +1,4 @@
-"""The shard format: `shards/README.md` in code, without torch.
+"""The shard format in code, without torch; in words it is `shards/README.md` beside the package.
 
 settings.py       how videos are packed
 manifest.py       `manifest.json`: what a person reads, and the checksums
