@@ -4,7 +4,7 @@ function card(video) {
   const place = ["first", "middle", "last"];
   const frame = ([number, src], at) => {
     const words = video.stored.length === 3 ? `${place[at]}, ${number}` : String(number);
-    const image = make("img", { src, alt: `frame ${number} of ${video.name}`, loading: "lazy" });
+    const image = make("img", { src, alt: `frame ${number} of ${video.name}` });
     return make("figure", {}, image, make("figcaption", { text: words }));
   };
   const alt = `${video.name}: before with the outline of what is kept, and as stored`;
@@ -14,7 +14,7 @@ function card(video) {
     { class: "video" },
     make("h2", { text: video.name }),
     video.pair
-      ? make("img", { src: video.pair, alt, width: 324, height: 120, loading: "lazy" })
+      ? make("img", { src: video.pair, alt, width: 324, height: 120 })
       : make("p", { class: "note", text: `Packed before there were pages: for before and after, see ${DATA.sheets}` }),
     make("p", {}, make("span", { class: video.how === DATA.marked ? "mark" : null, text: video.how }), `; ${size}`),
     video.warning ? make("p", { class: "mark", text: `Warning: ${video.warning}` }) : null,
