@@ -8,13 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from usucl_fast.errors import printable
-from usucl_fast.files import write_whole
+from usucl_fast.errors import DataError, first_line, printable
+from usucl_fast.files import JSON_BYTES, read_small, write_whole
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever a page would fetch."""
 ASSETS = "assets"
 """The folder of this package with the styles and scripts of pages."""
+_DATA, _END = '<script type="application/json" id="data">', "</script>"
 
 
 def escape(text: str) -> str:
@@ -63,11 +64,24 @@ def write_html(path: Path, title: str, parts: Iterable[str], script: str = "", d
     head += f"<title>{name}</title><style>\n{style}</style>"
     body = [f"<h1>{name}</h1>", *parts]
     if script:
-        body.append(f'<script type="application/json" id="data">{_json(data)}</script>')
+        body.append(f"{_DATA}{_json(data)}{_END}")
         body.append(f"<script>\n{_asset('common.js')}\n{_asset(script)}</script>")
     text = "\n".join(body)
     with write_whole(path) as file:
         file.write(f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{text}\n</body></html>\n'.encode())
+
+
+def read_html_data(path: Path) -> Any:
+    """Reads what `write_html` was given as `data`.
+
+    Raises:
+        DataError: the page cannot be read, or holds no data.
+    """
+    text = read_small(path, JSON_BYTES).partition(_DATA.encode())[2].partition(_END.encode())[0]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({first_line(error)})") from error
 
 
 def _asset(name: str) -> str:

@@ -1,5 +1,6 @@
 """What a hospital hands over comes out without a word of whose it is."""
 
+import base64
 import io
 import json
 import sys
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 from tests.helpers.dicoms import write_dicom
 from tests.helpers.videos import write_frame_folder, write_video
 from usucl_fast.cli.shard import main
+from usucl_fast.html import read_html_data
 from usucl_fast.pack.contact_sheet import CAPTION, GAP
 from usucl_fast.pack.contact_sheet import HEIGHT as SHEET_HEIGHT
 from usucl_fast.shards import open_shards
@@ -130,6 +132,9 @@ def test_a_contact_sheet_shows_no_name(clinic: Path, tmp_path: Path) -> None:
     name = sheet[4:12, 4:90]  # the first thumbnail's top left corner
     jumps = np.abs(np.diff(name, axis=1)) > 8
     assert jumps.any(axis=0).sum() <= 10  # an edge each ten pixels at most
+    first = read_html_data(out / "sectors.html")["videos"][0]  # the page shows the same pictures
+    pair = Image.open(io.BytesIO(base64.b64decode(first["pair"].partition(",")[2])))
+    assert np.abs(np.asarray(pair.convert("L"), int) - sheet[4 : 4 + pair.height, 4 : 4 + pair.width]).mean() < 4
 
 
 def test_burned_in_text_is_refused_unless_allowed(tmp_path: Path) -> None:

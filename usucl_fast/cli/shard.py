@@ -212,7 +212,9 @@ def _tell(out: Path, summary: "pack.PackSummary") -> None:
         say(f"left out {len(summary['left_out'])} videos that are too short")
     if summary["splits"]:
         say("splits: " + ", ".join(f"{name} {count} videos" for name, count in sorted(summary["splits"].items())))
-    if (out / pack.SECTORS).exists():
+    if (out / pack.SECTORS_PAGE).exists():
+        say(f"look at what was kept of each picture: {out / pack.SECTORS_PAGE}")
+    elif (out / pack.SECTORS).exists():  # shards of an earlier version
         say(f"look at what was kept of each picture: {out / pack.SHEETS}")
     for pair in summary["duplicates"][:5]:
         say(f"{pair['kind']} duplicates in different groups: {' and '.join(pair['videos'])}", err=True)

@@ -26,6 +26,7 @@ motion.py        pictures -> which pixels move, and the sector around them
 fan.py           live cells of a grid -> the outline of a probe's sector
 splits.py        groups -> splits
 contact_sheet.py pictures before and after, for a person to look at
+sectors_page.py  `sectors.html`: the same as a page to filter, with stored frames
 duplicates.py    shards -> videos that are in them twice
 existing.py      the shards that OUT already holds, and which videos are new
 summary.py       `summary.json`: what a packing did

@@ -10,6 +10,7 @@ from .limits import share_of_memory as share_of_memory
 from .lists import LISTS as LISTS
 from .lists import read_list as read_list
 from .outlines import read_outlines as read_outlines
+from .sectors_page import SECTORS_PAGE as SECTORS_PAGE
 from .sources import Source as Source
 from .sources import find_sources as find_sources
 from .splits import check_splits as check_splits

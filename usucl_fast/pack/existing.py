@@ -8,6 +8,7 @@ from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import holds_only, read_small
 from usucl_fast.pack.contact_sheet import SECTORS, SHEETS
 from usucl_fast.pack.identity import Pseudonyms
+from usucl_fast.pack.sectors_page import NUMBERED_PAGES, SECTORS_PAGE
 from usucl_fast.pack.summary import SUMMARY
 from usucl_fast.pack.task import Task
 from usucl_fast.shards import (
@@ -24,7 +25,8 @@ from usucl_fast.shards import (
     read_manifest,
 )
 
-OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, FRAME_LABELS, MANIFEST, SECTORS, SHEETS, SUMMARY)
+OF_SECTORS = (SECTORS, SHEETS, SECTORS_PAGE, NUMBERED_PAGES)
+OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, FRAME_LABELS, MANIFEST, SUMMARY, *OF_SECTORS)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from usucl_fast.pack.existing import OUTPUT, Existing, new_tasks, open_existing
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.limits import TIME_LIMIT, share_of_memory
 from usucl_fast.pack.sector import Polygon
+from usucl_fast.pack.sectors_page import write_pages
 from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits
 from usucl_fast.pack.summary import SUMMARY, Outcome, PackSummary, read_summary, summarise
@@ -213,10 +214,12 @@ def _pack(job: _Job) -> None:
     for shard in old.shards if old else ():
         for name in (shard.name, Path(shard.name).with_suffix(".idx").name):
             link_or_copy(job.out / name, job.partial / name)
-    if job.settings.sector != "none":
-        report_sectors(job.partial, outcome.packed, job.out if old else None)
     writer.videos = assign_splits(writer.videos, job.settings.split)
     rows = writer.finish()
+    if job.settings.sector != "none":
+        earlier = job.out if old else None
+        report_sectors(job.partial, outcome.packed, earlier)
+        write_pages(job.partial, writer.videos, rows, outcome.packed, earlier, job.workers)
     tars = [job.partial / shard.name for shard in writer.shards]
     outcome.notes, outcome.duplicates = list(job.notes), find_duplicates(tars, rows, writer.videos, job.workers)
     beside = [job.partial / name for name in (FRAMES, VIDEOS, FRAME_LABELS)] + sorted(job.partial.glob("sectors*"))
