@@ -11,7 +11,7 @@ finetuning.py   pictures -> predictions of networks trained whole
 metrics.py      predictions -> figures with intervals; presence.py of whole videos, values.py of numbers
 folders.py      the folders of evaluations and comparisons
 comparison.py   predictions of several models -> paired differences
-table.py, page.py, plots.py, retrieval.py    what a person looks at
+table.py, page.py, mistakes.py, plots.py, retrieval.py    what a person looks at
 """
 
 import lazy_loader

@@ -29,7 +29,7 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").unlink(missing_ok=True)
     evaluation.predictions.save(out / "predictions.npz")
-    write_page(out, evaluation.summary, evaluation.predictions, evaluation.features)
+    write_page(out, evaluation.summary, evaluation.predictions, evaluation.features, evaluation.pictures)
     write_json(out / "summary.json", evaluation.summary)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from usucl_fast.evaluate.mistakes import Pictures
+
 TUNING = ("epochs", "lr", "batch_size", "epoch")
 """Fields of `FineTune` that `EvaluateConfig` has as well."""
 
@@ -102,12 +104,14 @@ class Evaluation:
     summary: settings, counts, notes and figures: the content of `summary.json`.
     predictions: for each sample, in each repeat.
     features: `[M, F]` of the samples; None where networks were fine-tuned, as these differ from fold to fold.
+    pictures: places of n samples -> their pictures, uint8 `[n, C, S, S]`.
     """
 
     protocol: str
     summary: dict[str, Any]
     predictions: Predictions
     features: NDArray[np.float32] | None
+    pictures: Pictures
 
 
 def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None = None) -> Iterator[Evaluation]:
@@ -148,10 +152,12 @@ def evaluate(model: str | Path, data: str | Path, config: EvaluateConfig | None 
 
 @dataclass(frozen=True)
 class _Data:
-    """Samples, their pictures as batches, uint8 `[m, C, S, S]`, and the folds that they come with, if any."""
+    """Samples, their pictures as batches, uint8 `[m, C, S, S]`, those of some of them, and the folds that they come
+    with, if any."""
 
     samples: Samples
     pictures: Iterable[torch.Tensor]
+    some: Pictures
     splits: list[Split] | None
     notes: list[str]
     groups_trained_on: int | None = None
@@ -169,7 +175,7 @@ def _read_images(path: Path, model: Model) -> _Data:
     else:
         read = images.read_gbcu if images.has_gbcu(path) else pocus.read_covid_pickles
         samples, pictures, splits = read(path, model.size, channels)
-    return _Data(samples, pictures.split(BATCH), splits, [])
+    return _Data(samples, pictures.split(BATCH), lambda places: pictures[places].numpy(), splits, [])
 
 
 def _find_frames(shards: str | Path, model: Model, config: EvaluateConfig) -> _Data:
@@ -180,10 +186,13 @@ def _find_frames(shards: str | Path, model: Model, config: EvaluateConfig) -> _D
     if trained is not None:
         notes += _trained_notes(trained, len(set(samples.groups.tolist())))
 
-    def pictures() -> Iterator[torch.Tensor]:
-        yield from load_frames(store, frame_ids, config.loader, model.delivery(pick_device(config.device)))
+    def pictures(places: NDArray[np.int64] | slice) -> Iterator[torch.Tensor]:
+        yield from load_frames(store, frame_ids[places], config.loader, model.delivery(pick_device(config.device)))
 
-    return _Data(samples, pictures(), None, notes, trained)
+    def some(places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.concatenate([batch.cpu().numpy() for batch in pictures(places)])
+
+    return _Data(samples, pictures(slice(None)), some, None, notes, trained)
 
 
 def _sample_notes(table: FrameTable, samples: Samples, config: EvaluateConfig) -> list[str]:
@@ -247,7 +256,7 @@ def _evaluate_each(
             assert features is not None
             predictions = predict(name, features, data.samples, splits[name])
         summary = {**_describe(name, model, data, splits[name], config), **extra, **_figures(name, predictions, config)}
-        yield Evaluation(name, summary, predictions, None if settings else features)
+        yield Evaluation(name, summary, predictions, None if settings else features, data.some)
 
 
 def _describe(protocol: str, model: Model, data: _Data, splits: list[Split], config: EvaluateConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from usucl_fast.evaluate.metrics import at_level
+from usucl_fast.evaluate.mistakes import Pictures, mistakes_html
 from usucl_fast.evaluate.plots import along_plot, confusion_plot, folds_plot, map_plot, roc_plot
 from usucl_fast.evaluate.samples import Predictions
 from usucl_fast.evaluate.table import design, figure_rows
@@ -27,7 +28,11 @@ ALONG_CAPTION = (
 
 
 def write_page(
-    out: Path, summary: dict[str, Any], predictions: Predictions, features: NDArray[np.float32] | None
+    out: Path,
+    summary: dict[str, Any],
+    predictions: Predictions,
+    features: NDArray[np.float32] | None,
+    pictures: Pictures | None = None,
 ) -> None:
     """Writes `page.html` into `out`, and the plots that it holds: `confusion.png`, `roc.png`, `folds.png`, `along.png`,
     `map.png`.
@@ -39,6 +44,7 @@ def write_page(
         summary: as written to `summary.json`: figures by frame, and the same by video under `video`.
         predictions: by frame.
         features: `[M, F]` of the predictions' samples; None, or features that are all alike, make no map.
+        pictures: gives those of some samples; None where there are none to show.
     """
     target = predictions.samples.target
     predicted = at_level(predictions, "video" if target == "video" else "frame")
@@ -59,6 +65,7 @@ def write_page(
             (out / name).unlink(missing_ok=True)  # of an evaluation that this one replaces
         else:
             parts.append(write_plot(out / name, figure, caption))
+    parts += mistakes_html(predictions, features, pictures)
     if summary.get("notes"):
         parts.append("<h2>Notes</h2>\n" + "\n".join(map(paragraph, summary["notes"])))
     title = ", ".join(str(summary[key]) for key in ("model", "protocol") if key in summary)
