@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from usucl_fast.errors import DataError, first_line, printable
-from usucl_fast.files import JSON_BYTES, read_small, write_whole
+from usucl_fast.files import read_small, write_whole
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever a page would fetch."""
 ASSETS = "assets"
 """The folder of this package with the styles and scripts of pages."""
+READ_BYTES = 1 << 26
+"""A larger page is not read again."""
 _DATA, _END = '<script type="application/json" id="data">', "</script>"
 
 
@@ -77,7 +79,7 @@ def read_html_data(path: Path) -> Any:
     Raises:
         DataError: the page cannot be read, or holds no data.
     """
-    text = read_small(path, JSON_BYTES).partition(_DATA.encode())[2].partition(_END.encode())[0]
+    text = read_small(path, READ_BYTES).partition(_DATA.encode())[2].partition(_END.encode())[0]
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
