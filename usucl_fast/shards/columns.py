@@ -1,6 +1,7 @@
 """Columns of texts and numbers in an uncompressed NumPy archive: how the tables of the shards are stored."""
 
 import io
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,7 +98,26 @@ def write_columns(path: Path, columns: Mapping[str, Texts | NDArray[Any]]) -> No
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_columns(data: bytes, place: str, read: Callable[[zipfile.ZipFile], Table]) -> Table:
+class Columns(zipfile.ZipFile):
+    """An archive of columns in memory, which are read without a copy of them."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self._data = data
+
+    def bytes_of(self, name: str) -> NDArray[np.uint8]:
+        """uint8 `[bytes]` of the file of that name in it. Raises ValueError where it is compressed or damaged."""
+        member = self.getinfo(name)
+        if member.compress_type != zipfile.ZIP_STORED:  # its bytes are then no more than the archive's
+            raise ValueError(f"{name} is compressed")
+        lengths = struct.unpack_from("<HH", self._data, member.header_offset + 26)  # of what stands before it
+        start = member.header_offset + 30 + sum(lengths)
+        if start + member.file_size > len(self._data):
+            raise ValueError(f"{name} reaches out of its archive")
+        return np.frombuffer(self._data, np.uint8, member.file_size, start)
+
+
+def read_columns(data: bytes, place: str, read: Callable[[Columns], Table]) -> Table:
     """Opens an archive of columns for `read`, which takes them out with `read_texts` and `read_numbers`.
 
     place: the file, as messages name it.
@@ -106,13 +126,13 @@ def read_columns(data: bytes, place: str, read: Callable[[zipfile.ZipFile], Tabl
         DataError: it is damaged, or `read` raises ValueError.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with Columns(data) as archive:
             return read(archive)
     except Exception as error:  # zipfile raises whatever damage leads it to
         raise DataError(f"{place} is damaged ({first_line(error)}); restore it, or pack the videos again") from error
 
 
-def read_texts(archive: zipfile.ZipFile, name: str) -> Texts:
+def read_texts(archive: Columns, name: str) -> Texts:
     """A column of texts. Raises ValueError where it is damaged."""
     codes = read_numbers(archive, f"{name}.codes", np.dtype("<u4"))
     ends = read_numbers(archive, f"{name}.ends", np.dtype("<i8"))
@@ -130,12 +150,10 @@ def read_texts(archive: zipfile.ZipFile, name: str) -> Texts:
     return Texts(codes, ends, utf8)
 
 
-def read_numbers(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+def read_numbers(archive: Columns, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     """A column of numbers, or of records of them. Raises ValueError where it is damaged."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED:  # its bytes are then no more than the file's
-        raise ValueError(f"{name} is compressed")
+    stored = archive.bytes_of(f"{name}.npy")
     try:
-        return read_npy(np.frombuffer(archive.read(member), np.uint8), dtype)
+        return read_npy(stored, dtype)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from error

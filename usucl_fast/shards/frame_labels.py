@@ -1,13 +1,12 @@
 """Labels and values of single frames: which of them show a finding, and how large it is."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.shards.columns import Texts, read_columns, read_numbers, read_texts, write_columns
+from usucl_fast.shards.columns import Columns, Texts, read_columns, read_numbers, read_texts, write_columns
 
 FRAME_LABELS = "frame_labels.npz"
 SEGMENT = np.dtype(
@@ -61,7 +60,7 @@ class FrameLabels:
             DataError: it is damaged.
         """
 
-        def read(archive: zipfile.ZipFile) -> FrameLabels:
+        def read(archive: Columns) -> FrameLabels:
             label, value = read_texts(archive, "label"), read_numbers(archive, "value", np.dtype("<f4"))
             segments = read_numbers(archive, "segments", SEGMENT)
             if len(label) != frames or len(value) != frames:

@@ -181,11 +181,20 @@ def open_shards(shards: str | Path, cache: Path | None = None, cache_bytes: int 
         remote = RemoteFolder(str(shards))
         kept = Cache(cache or default_folder(), cache_bytes)
         manifest = Manifest.read(fetch_manifest(remote), remote.name)
-        table = _open_table(manifest, remote.name, lambda name, file: kept.get(remote, name, file.sha256, file.bytes))
+
+        def get(name: str, file: FileRecord) -> NDArray[np.uint8]:
+            return kept.get(remote, name, file.sha256, file.bytes)
+
+        table = _open_table(manifest, remote.name, get, lambda name, file: get(name, file).tobytes())
         return ShardStore(RemoteShards(remote, kept, manifest.shards), manifest, table)
     folder = Path(shards)
     manifest = read_manifest(folder)
-    table = _open_table(manifest, str(folder), lambda name, file: _map(folder / name, file.bytes))
+    table = _open_table(
+        manifest,
+        str(folder),
+        lambda name, file: _map(folder / name, file.bytes),
+        lambda name, file: read_small(folder / name, file.bytes),
+    )
     return ShardStore(LocalShards(folder, manifest.shards), manifest, table)
 
 
@@ -201,8 +210,13 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.read(read_small(path, MANIFEST_BYTES), str(folder))
 
 
-def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord], NDArray[np.uint8]]) -> FrameTable:
-    """Opens the tables of the shards at `place`; `get` maps a file of the shards."""
+def _open_table(
+    manifest: Manifest,
+    place: str,
+    get: Callable[[str, FileRecord], NDArray[np.uint8]],
+    get_bytes: Callable[[str, FileRecord], bytes],
+) -> FrameTable:
+    """Opens the tables of the shards at `place`; `get` maps a file of the shards, `get_bytes` reads one."""
     for name in (VIDEOS, FRAMES):
         if name not in manifest.files:
             raise DataError(f"SHARDS {place}: {MANIFEST} does not name {name}; pack the videos again")
@@ -210,10 +224,10 @@ def _open_table(manifest: Manifest, place: str, get: Callable[[str, FileRecord],
     def read(name: str) -> bytes:
         if manifest.files[name].bytes > TABLE_BYTES:
             raise DataError(f"SHARDS {place}: {MANIFEST} says that {name} has more than {TABLE_BYTES} bytes")
-        stored = get(name, manifest.files[name])
-        if hashlib.sha256(stored.data).hexdigest() != manifest.files[name].sha256:
+        stored = get_bytes(name, manifest.files[name])
+        if hashlib.sha256(stored).hexdigest() != manifest.files[name].sha256:
             raise DataError(f"{place}/{name} was changed since it was written; restore it, or pack the videos again")
-        return stored.tobytes()
+        return stored
 
     videos = VideoTable.read(read(VIDEOS), f"{place}/{VIDEOS}")
     frames = int(videos.frames.sum(dtype=np.int64))

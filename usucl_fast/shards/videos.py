@@ -1,6 +1,5 @@
 """The video table: a column for each field, so that a million videos open in a second."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.shards.columns import Texts, read_columns, read_numbers, read_texts, write_columns
+from usucl_fast.shards.columns import Columns, Texts, read_columns, read_numbers, read_texts, write_columns
 from usucl_fast.shards.members import ID_LETTERS, LONGEST_ID
 
 VIDEOS = "videos.npz"
@@ -107,7 +106,7 @@ class VideoTable(Sequence[VideoRecord]):
             DataError: it is damaged.
         """
 
-        def read(archive: zipfile.ZipFile) -> dict[str, Any]:
+        def read(archive: Columns) -> dict[str, Any]:
             names = [field.name for field in fields(cls)]
             columns = {
                 name: read_numbers(archive, name, NUMBERS[name]) if name in NUMBERS else read_texts(archive, name)
