@@ -1,6 +1,6 @@
 # make demo   environment, install, phantom videos, shards, training with DALI, evaluation, where to look
 # make test   environment, install, the tests
-# make test-all   the tests that make test leaves out: those that take long, or need FFCV or FFmpeg
+# make test-all   the tests that make test leaves out: those that take long, or need FFCV, FFmpeg or Chromium
 # make check  formatter, linter, type checker
 
 PYTHON ?= python3
