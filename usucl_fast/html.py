@@ -2,19 +2,25 @@
 
 import base64
 import html
+import io
 import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usucl_fast.errors import DataError, first_line, printable
 from usucl_fast.files import read_small, write_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever a page would fetch."""
 ASSETS = "assets"
 """The folder of this package with the styles and scripts of pages."""
+QUALITY = 85
+"""Of JPEG."""
 READ_BYTES = 1 << 26
 """A larger page is not read again."""
 _DATA, _END = '<script type="application/json" id="data">', "</script>"
@@ -42,6 +48,13 @@ def table_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def image_url(data: bytes, kind: str) -> str:
     """An encoded picture as a URL that holds all of it; `kind` is png, jpeg, …"""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def jpeg_url(image: "Image.Image") -> str:
+    """A picture, encoded as JPEG, as a URL that holds all of it."""
+    encoded = io.BytesIO()
+    image.save(encoded, "jpeg", quality=QUALITY)
+    return image_url(encoded.getvalue(), "jpeg")
 
 
 def figure_html(url: str, caption: str) -> str:

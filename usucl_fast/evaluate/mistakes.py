@@ -1,6 +1,5 @@
 """The mistakes of an evaluation: frames that are most confidently wrong, and the figures by group, worst first."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from usucl_fast.evaluate.samples import Predictions
-from usucl_fast.html import escape, image_url, paragraph, table_html
+from usucl_fast.html import escape, jpeg_url, paragraph, table_html
 
 SHOWN = 4
 """Frames that are shown of each true class, at most one a video."""
@@ -163,7 +162,5 @@ def _urls(pictures: Pictures | None, places: list[int]) -> dict[int, str]:
     for place, pixels in zip(places, pictures(np.array(places, np.int64)), strict=True):
         image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
         image.thumbnail((SIDE, SIDE))
-        file = io.BytesIO()
-        image.save(file, "jpeg", quality=85)
-        urls[place] = image_url(file.getvalue(), "jpeg")
+        urls[place] = jpeg_url(image)
     return urls

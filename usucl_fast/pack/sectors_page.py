@@ -18,7 +18,7 @@ from PIL import Image
 
 from usucl_fast.errors import DataError, printable
 from usucl_fast.files import link_or_copy, read_json
-from usucl_fast.html import image_url, paragraph, read_html_data, write_html
+from usucl_fast.html import jpeg_url, paragraph, read_html_data, write_html
 from usucl_fast.pack.contact_sheet import HEIGHT, SECTORS, SHEETS, WIDTH
 from usucl_fast.pack.sector import NOTHING
 from usucl_fast.pack.task import Spooled, Task
@@ -26,7 +26,6 @@ from usucl_fast.shards import ShardRecord, VideoRecord
 
 SECTORS_PAGE, NUMBERED_PAGES = "sectors.html", "sectors-*.html"
 VIDEOS_A_PAGE = 500
-QUALITY = 85
 
 INTRODUCTION = (
     "Above, left: a frame before packing, with the outline of what is kept; outside it, the frame is pixelated here."
@@ -77,7 +76,7 @@ class _Videos:
         kept, pair, warning = self.sectors.get(video.name), "", ""
         if video.name in self.spooled:
             spooled = Spooled.load(self.spooled[video.name])
-            pair, warning = _jpeg(Image.fromarray(spooled.pair)), spooled.warning
+            pair, warning = jpeg_url(Image.fromarray(spooled.pair)), spooled.warning
         return {
             "name": printable(video.name),
             "how": printable(str(kept["how"])) if isinstance(kept, dict) and "how" in kept else "unknown",
@@ -98,7 +97,7 @@ class _Videos:
                 file.seek(int(row["offset"]))
                 image = Image.open(io.BytesIO(file.read(int(row["length"]))))
                 image.thumbnail((WIDTH, HEIGHT), Image.Resampling.BOX)
-                found.append((int(row["frame"]), _jpeg(image)))
+                found.append((int(row["frame"]), jpeg_url(image)))
         return found
 
 
@@ -171,9 +170,3 @@ def _links(page: int, end: int, name: str) -> str:
     if not links:
         return ""
     return f"<nav>Videos {page * VIDEOS_A_PAGE + 1} to {end}. Other pages: {', '.join(links)}</nav>"
-
-
-def _jpeg(image: Image.Image) -> str:
-    encoded = io.BytesIO()
-    image.save(encoded, "jpeg", quality=QUALITY)
-    return image_url(encoded.getvalue(), "jpeg")

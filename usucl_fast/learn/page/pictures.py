@@ -1,6 +1,5 @@
 """The pictures of a page: each frame once, as it is stored or as a thumbnail in an atlas."""
 
-import io
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,14 +7,13 @@ import numpy as np
 from PIL import Image
 
 from usucl_fast.feed.decode import PNG, decode_frame
-from usucl_fast.html import image_url
+from usucl_fast.html import image_url, jpeg_url
 from usucl_fast.shards import ShardStore
 
 SIDE = 64
 """Pixels of a thumbnail's longer side."""
 ACROSS = 32
 """Thumbnails across an atlas, and down: 2,048 pixels a side, and no browser refuses 4,096."""
-QUALITY = 85
 READ_AT_ONCE = 256
 
 
@@ -50,9 +48,7 @@ def thumbnails(store: ShardStore, frame_ids: Iterable[int]) -> dict[str, Any]:
         for number, (frame_id, picture) in enumerate(zip(part, small, strict=True)):
             atlas.paste(picture, (number % ACROSS * SIDE, number // ACROSS * SIDE))
             places[str(frame_id)] = [start + number, picture.width, picture.height]
-        encoded = io.BytesIO()
-        atlas.save(encoded, "jpeg", quality=QUALITY)
-        atlases.append(image_url(encoded.getvalue(), "jpeg"))
+        atlases.append(jpeg_url(atlas))
     return {"side": SIDE, "across": ACROSS, "atlases": atlases, "places": places}
 
 
