@@ -18,7 +18,7 @@ from tests.helpers import SAMPLE
 from tests.helpers.commands import refused, usucl_train
 from tests.helpers.forged import change_videos
 from tests.helpers.training import EXECUTION, TINY
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import DataError, UsageError
 from usucl_fast.learn import page_of, train
 from usucl_fast.learn.page.bank_map import bank_map
 from usucl_fast.learn.page.curves import POINTS, curves
@@ -130,7 +130,19 @@ def test_a_run_whose_page_cannot_be_made(run: Path, tmp_path: Path) -> None:
     shutil.copytree(SAMPLE, tmp_path / "shards")
     change_videos(tmp_path / "shards", lambda video: dataclasses.replace(video, group=video.id))
     refused(usucl_train("page", tmp_path / "run", tmp_path / "shards"), "begun on other shards")
-    RunFolder(tmp_path / "run").metrics.write_text("")
+    folder = RunFolder(tmp_path / "run")
+    config = folder.config.read_bytes()
+    for damaged in ('[{"shards": 1}]', '{"started": [{"command": 1}, 7]}', "{"):
+        folder.config.write_text(damaged)
+        result = usucl_train("page", folder.path)
+        assert result.exit_code in (1, 2)
+        assert "config.json" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    folder.config.write_bytes(config)
+    folder.metrics.write_text('{"step": "x", "loss": 1}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl is damaged"):
+        page_of(folder.path, open_shards(SAMPLE))
+    folder.metrics.write_text("")
     with pytest.raises(UsageError, match="no steps yet"):
         page_of(tmp_path / "run", open_shards(SAMPLE))
 

@@ -280,9 +280,11 @@ class RunFolder:
 
     def _record(self) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = read_json(self.config, SMALL_JSON_BYTES)
+            record: Any = read_json(self.config, SMALL_JSON_BYTES)
         except DataError as error:
             raise DataError(f"{error}; {CONFIG_GONE}") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{self.config} is damaged; {CONFIG_GONE}")
         return record
 
 
