@@ -71,11 +71,15 @@ class _Videos:
     spooled: dict[str, Path]
     sectors: dict[str, Any]
 
-    def show(self, number: int) -> Shown:
+    def load(self, number: int) -> Spooled | None:
+        """What is kept of a video beside its frames; None where it was packed before."""
+        name = self.videos[number].name
+        return Spooled.load(self.spooled[name]) if name in self.spooled else None
+
+    def show(self, number: int, spooled: Spooled | None) -> Shown:
         video = self.videos[number]
         kept, pair, warning = self.sectors.get(video.name), "", ""
-        if video.name in self.spooled:
-            spooled = Spooled.load(self.spooled[video.name])
+        if spooled:
             pair, warning = jpeg_url(Image.fromarray(spooled.pair)), spooled.warning
         return {
             "name": printable(video.name),
@@ -132,7 +136,9 @@ def write_pages(
     with ThreadPoolExecutor(threads) as pool:
         for page in range(len(numbered), pages):
             start, end = page * VIDEOS_A_PAGE, min((page + 1) * VIDEOS_A_PAGE, len(videos))
-            shown += pool.map(known.show, range(start + len(shown), end))
+            numbers = range(start + len(shown), end)
+            # Loaded in this thread alone: Python before 3.11.9 may fail where several parse headers of NumPy's files.
+            shown += pool.map(known.show, numbers, list(map(known.load, numbers)))
             name = SECTORS_PAGE if page + 1 == pages else _name(page)
             parts = [_links(page, end, name), paragraph(INTRODUCTION), '<div id="videos"></div>']
             data = {"marked": NOTHING, "sheets": SHEETS, "videos": shown}
