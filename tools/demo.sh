@@ -30,8 +30,10 @@ Look at, in $demo:
   eval/along.png            the probability of each class along some videos, above what is true
   eval/page.html            all figures of the trained network; eval-random/ of the untrained one
   comparison/page.html      both side by side
+  run/page.html             curves, what was mined for some frames through the run, a map of the memory bank
   run/metrics.jsonl         loss, embedding spread, frames/s and data wait, a line a step
   run/backbone.safetensors  the trained backbone, with torchvision's names
+  shards/sectors.html       what was kept of each video
   shards/                   WebDataset tars, DALI indexes, frames.npy, frame_labels.npz, manifest.json
   videos/                   the videos, labels.csv, and frames.csv: what is true of each frame
 TEXT
