@@ -17,6 +17,7 @@ from PIL import Image
 from tests.helpers import SAMPLE
 from tests.helpers.commands import refused, usucl_train
 from tests.helpers.forged import change_videos
+from tests.helpers.servers import FaultyServer
 from tests.helpers.training import EXECUTION, TINY
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.learn import page_of, train
@@ -147,6 +148,24 @@ def test_a_run_whose_page_cannot_be_made(run: Path, tmp_path: Path) -> None:
         page_of(tmp_path / "run", open_shards(SAMPLE))
 
 
+def test_shards_at_a_url_are_not_fetched_for_thumbnails(run: Path, tmp_path: Path) -> None:
+    """Of a packing, nothing but the shards is there."""
+    shards = tmp_path / "shards"
+    shutil.copytree(SAMPLE, shards)
+    (shards / "summary.json").unlink()
+    shutil.copytree(run, tmp_path / "run")
+    with FaultyServer(shards).running() as server:
+        result = usucl_train("page", tmp_path / "run", server.url, "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    page = RunFolder(tmp_path / "run").page
+    assert "at a URL" in page.read_text()
+    assert "Which videos are copies" in page.read_text()
+    found, before = data_of(page), data_of(RunFolder(run).page)
+    assert found["thumbnails"]["places"] == {}
+    for name in ("pictures", "videos", "map", "negatives"):
+        assert found[name] == before[name]
+
+
 def test_pages_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second epoch, and at the end; of a method without a bank as well."""
     steps: list[int] = []
@@ -157,7 +176,7 @@ def test_pages_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     page = RunFolder(trained(tmp_path / "simclr", recipe="simclr")).page
     assert "no memory bank" in page.read_text()
-    assert {*data_of(page)} == {"curves", "thumbnails", "videos", "labels"}
+    assert {*data_of(page)} == {"curves", "pictures", "thumbnails", "videos", "labels"}
 
 
 def test_a_long_run_has_curves_of_a_few_points() -> None:
@@ -220,13 +239,15 @@ def test_near_duplicates_are_marked(sample: ShardStore) -> None:
     assert [one[1:] for one in found["cross"]] == [[0.2, 0.5, ["its video is a copy of the anchor's"]]] * 2
 
 
-def test_a_map_has_every_video_by_its_share() -> None:
+def test_a_map_has_every_video_by_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usucl_fast.learn.page.bank_map.DOTS", 100)
     rows = torch.nn.functional.normalize(torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     written = torch.arange(3000) % 3 - 1  # a third is not written
-    found = bank_map(rows[:1200], written[:1200], 5, 0)
+    found = bank_map(rows[:600], written[:600], 5, 0)
     assert found is not None
-    assert found["of"] == 800
-    assert len(found["frames"]) == 800
+    assert found["of"] == 400
+    parts = np.searchsorted(np.flatnonzero(written[:600].numpy() >= 0), found["frames"]) // 4
+    assert parts.tolist() == list(range(100))  # one of every four rows that are written
     assert {5 - 1 - age for age in found["age"]} == {0, 1}
     assert all(0 <= value <= 1 for value in found["x"] + found["y"])
     assert bank_map(rows, torch.full((3000,), -1), 5, 0) is None

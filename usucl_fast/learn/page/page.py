@@ -18,7 +18,7 @@ from usucl_fast.learn.page.negatives import negatives
 from usucl_fast.learn.page.pictures import thumbnails, whole_pictures
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.snapshots import read_snapshots
-from usucl_fast.pack.summary import read_summary
+from usucl_fast.pack.summary import SUMMARY, read_summary
 from usucl_fast.shards import ShardStore, is_url
 
 FIGURES = {
@@ -79,46 +79,40 @@ def write_page(folder: RunFolder, store: ShardStore, bank: dict[str, torch.Tenso
     if not data["curves"]:
         raise UsageError(f"the run in {folder.path} has no steps yet; there is nothing to show")
     table, notes = store.table, list[str]()
-    small: set[int] = set()
+    whole, small = set[int](), set[int]()
     if folder.mined.exists():
-        duplicates = _duplicates(store, notes)
         snapshots = read_snapshots(folder.mined, len(table))
-        data["negatives"] = negatives(snapshots, table, getattr(config, "tau", 1.0), duplicates)
+        tau = getattr(config, "tau", 1.0)
+        data["negatives"] = negatives(snapshots, table, tau, _duplicates(store, notes))
         whole = {
             int(frame) for name in ("anchors", "positive", "intra") for frame in snapshots[name].flat if frame >= 0
         }
-        small = {int(frame) for frame in snapshots["cross"].flat if frame >= 0} - whole
-        data["pictures"] = whole_pictures(store, whole)
-    if bank is not None:
-        found = bank_map(bank["embeddings"], bank["written_at"], step, config.seed)
-        if found is not None:
-            data["map"] = found
-            if is_url(store.name):
-                notes.append("The shards are at a URL: of the dots of the map, no frames were fetched.")
-            else:
-                small |= set(found["frames"]) - {int(frame) for frame in data.get("pictures", {})}
-    data["thumbnails"] = thumbnails(store, small)
-    data["videos"], data["labels"] = _videos(store, data)
+        small = {int(frame) for frame in snapshots["cross"].flat if frame >= 0}
+    if bank is not None and (found := bank_map(bank["embeddings"], bank["written_at"], step, config.seed)):
+        data["map"] = found
+        small |= set(found["frames"])
+    data["videos"], data["labels"] = _videos(store, whole | small)
+    if is_url(store.name):  # these frames lie in as many shards
+        notes.append("The shards are at a URL: no pictures but those of the anchors' videos were fetched.")
+        small = set()
+    data["pictures"], data["thumbnails"] = whole_pictures(store, whole), thumbnails(store, small - whole)
     write_html(folder.page, f"Run {folder.path.name}", _parts(folder, config, notes), "run.js", data)
     return folder.page
 
 
 def _duplicates(store: ShardStore, notes: list[str]) -> list[tuple[int, int]]:
     """Pairs of videos that `usucl-shard` found to show the same, by their numbers."""
-    if is_url(store.name):
-        notes.append("The shards are at a URL: which videos are copies of others is not known here.")
+    if is_url(store.name) or not (store.folder / SUMMARY).exists():
+        notes.append("Which videos are copies of others is not known: there is no summary of the packing here.")
         return []
     number = {name: video for video, name in enumerate(store.table.videos.name)}
     pairs = [pair["videos"] for pair in read_summary(store.folder)["duplicates"]]
     return [(number[pair[0]], number[pair[1]]) for pair in pairs if len(pair) == 2 and {*pair} <= {*number}]
 
 
-def _videos(store: ShardStore, data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the page says of each video that it shows a frame of, by number; and labels of frames, by frame id."""
-    frames = [int(frame) for name in ("pictures",) for frame in data.get(name, {})]
-    frames += [*map(int, data["thumbnails"]["places"]), *data.get("map", {}).get("frames", [])]
-    ids = np.array(sorted(set(frames)), np.int64)
-    table = store.table
+def _videos(store: ShardStore, frames: set[int]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the page says of the videos of some frames, by number; and labels of these frames, by frame id."""
+    ids, table = np.array(sorted(frames), np.int64), store.table
     videos = {}
     for video in np.unique(table.rows["video"][ids]).tolist():
         record = table.videos[video]
@@ -129,7 +123,6 @@ def _videos(store: ShardStore, data: dict[str, Any]) -> tuple[dict[str, Any], di
             "first": int(table.first_row[video]),
             "frames": record.frames,
             "rate": record.frame_rate,
-            "height": record.height,
             "width": record.width,
         }
     labels = {}
