@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.feeding import planner_of, table_of
-from usucl_fast.curriculum import Curriculum
+from usucl_fast.curriculum import Curriculum, window_bounds
 from usucl_fast.feed import AUGMENTATIONS, BatchPlan
 from usucl_fast.feed.tuples import draw_tuple
 from usucl_fast.shards import ShardStore
@@ -196,3 +196,27 @@ def test_parts_of_all_ranks_are_the_plan(store: ShardStore, accumulate: int, wor
         assert (whole.step, whole.epoch, whole.stage) == (plan.step, plan.epoch, plan.stage)
         sizes = [len(own.frame_ids) for own in owns]
         assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("tuples", ["pair", "mined", "full", "thirds"])
+def test_a_plan_around_given_anchors(store: ShardStore, tuples: str) -> None:
+    """Anchors as given, all else as a step draws it: of the anchor's video, within the window, the same each time."""
+    table = store.table
+    planner = planner_of(table, epochs=8, curriculum=Curriculum("step", intra_negatives=(3, 3)), tuples=tuples)
+    videos = np.arange(len(table.videos))
+    own_numbers = table.videos.frames.astype(np.int64) // 2
+    anchors = table.first_row[:-1] + own_numbers
+    for step in (0, planner.steps // 2, planner.steps - 1):
+        plan, again = planner.plan_around(anchors, step), planner.plan_around(anchors, step)
+        assert plan.digest() == again.digest()
+        assert plan.frame_ids[:, 0].tolist() == anchors.tolist()
+        assert plan.stage == planner.stage(step)
+        assert (table.rows["video"][plan.frame_ids] == videos[:, None]).all()
+        assert (plan.video == videos).all()
+        if tuples == "thirds":
+            continue
+        assert (abs(plan.frame_ids[:, 1] - anchors) <= planner.reach).all()
+        bounds = window_bounds(own_numbers, table.videos.frames.astype(np.int64), plan.stage.window)
+        for video, (left, left_end, right, right_end) in enumerate(bounds.tolist()):
+            own = set(plan.frame_ids[video, 2:][plan.valid[video, 2:]] - table.first_row[video])
+            assert own <= {*range(left, left_end), *range(right, right_end)}
