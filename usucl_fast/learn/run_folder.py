@@ -284,7 +284,7 @@ class RunFolder:
         except DataError as error:
             raise DataError(f"{error}; {CONFIG_GONE}") from error
         if not isinstance(record, dict):
-            raise DataError(f"{self.config} is damaged; {CONFIG_GONE}")
+            raise DataError(f"{self.config} is damaged (it holds no settings); {CONFIG_GONE}")
         return record
 
 
