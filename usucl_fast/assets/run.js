@@ -31,7 +31,7 @@ function frameText(frame) {
 /* A picture of a frame id: as it is stored where the page has it so, else its thumbnail, else a box that says so. */
 function picture(frame, width) {
   const name = frameText(frame);
-  if (DATA.pictures && DATA.pictures[frame]) {
+  if (DATA.pictures[frame]) {
     return make("img", { src: DATA.pictures[frame], alt: name, title: name, width, "data-frame": frame });
   }
   const { side, across, atlases, places } = DATA.thumbnails;
