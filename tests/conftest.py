@@ -73,6 +73,21 @@ def phantoms(made_once: Callable[..., Path]) -> Path:
     return made_once("phantoms", make) / "shards"
 
 
+@pytest.fixture(scope="session")
+def a_shard_each(phantoms: Path, made_once: Callable[..., Path]) -> Path:
+    """Shards of the same 12 phantoms, each in a shard of its own; all of about the same size."""
+
+    def make(folder: Path) -> None:
+        pack(
+            find_sources([phantoms.parent / "videos"])[0],
+            folder / "shards",
+            PackSettings(size=64, shard_mb=0),
+            workers=1,
+        )
+
+    return made_once("a-shard-each", make) / "shards"
+
+
 @pytest.fixture
 def store(shards: Path) -> ShardStore:
     return open_shards(shards)

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 def cores() -> int:
     """CPU cores for this process: those it may use, shared out among the ranks that torchrun started beside it."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable // ranks_here())
+
+
+def ranks_here() -> int:
+    """How many ranks torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def memory() -> int:

@@ -39,6 +39,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
     "encode": ("default", {"intra_mining": "encode", "symmetric": False, "intra_hard_share": (0.5, 1.0)}),
     "reference": ("reference", {}),
+    "lanes": ("fast", {"shuffle_shards": 3, "accumulate": 2, "batch_size": 8, "tuples_per_video": 2, "epochs": 3}),
 }
 METHODS = ("simclr", "mocov2", "byol", "simsiam", "dino", "cyclecontrast", "uscl")
 RUNS |= {recipe: (recipe, {"queue": 8} if recipe == "mocov2" else {}) for recipe in METHODS}
@@ -46,9 +47,10 @@ STOP = 5
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(a_shard_each: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs named by what is trained and on how many ranks, and `2-then-1` and `2-then-4`: stopped and resumed."""
     folder = tmp_path_factory.mktemp("ranks")
+    (folder / "shards").symlink_to(a_shard_each)
     in_processes(work, folder, count=4)
     return folder
 
@@ -83,7 +85,8 @@ def on_ranks(rank: int, count: int, folder: Path, out: str, name: str, resume: b
     config = make_config(recipe, {**TINY, **settings})
     how = dataclasses.replace(EXECUTION, **execution)
     with group_of(rank, count, folder, f"{out}-{resume}") as ranks:
-        train(config, open_shards(SAMPLE), folder / out, how, resume=resume, ranks=ranks)
+        store = open_shards(folder / "shards" if config.shuffle_shards else SAMPLE)
+        train(config, store, folder / out, how, resume=resume, ranks=ranks)
 
 
 def encode_shuffled_keys(rank: int, count: int, folder: Path) -> None:
@@ -99,7 +102,7 @@ def encode_shuffled_keys(rank: int, count: int, folder: Path) -> None:
         torch.save(network.encode_keys(pictures[own], plan), folder / f"keys-{count}-{rank}.pt")
 
 
-@pytest.mark.parametrize("name", ["default", "encode", "reference", *METHODS])
+@pytest.mark.parametrize("name", ["default", "encode", "reference", "lanes", *METHODS])
 def test_any_number_of_ranks_sees_the_same_tuples_and_learns_the_same(trained: Path, name: str) -> None:
     """Batch norm frozen, so that the pictures that a rank encodes together do not matter."""
     if name in METHODS:
@@ -113,6 +116,15 @@ def test_any_number_of_ranks_sees_the_same_tuples_and_learns_the_same(trained: P
         assert losses(more) == pytest.approx(losses(one), abs=1e-3)
         for tensor, value in load_file(more / "backbone.safetensors").items():
             assert torch.allclose(value, weights[tensor], atol=1e-4), tensor
+
+
+def test_ranks_share_out_the_shards(a_shard_each: Path) -> None:
+    store = open_shards(a_shard_each)
+    config = make_config("fast", {**TINY, **RUNS["lanes"][1]})
+    plan = config.make_planner(store.table).plan(0, 0)
+    assert len(set(plan.lane.tolist())) == 3
+    owns = [[set(part.own.lane.tolist()) for part in plan.parts(2, rank, 2)] for rank in range(2)]
+    assert all(max(first) <= min(second) for first, second in zip(*owns, strict=True))
 
 
 def test_ranks_write_what_one_process_writes(trained: Path) -> None:

@@ -23,12 +23,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from tests.helpers.feeding import delivery, plans_of
 from tests.helpers.servers import FaultyServer
 from usucl_fast.cli import bench, evaluate, shard, train
 from usucl_fast.errors import DataError, StoppedError, UsageError
 from usucl_fast.feed import make_loader
+from usucl_fast.feed.order import by_shards, shuffled
 from usucl_fast.learn import Execution
 from usucl_fast.learn import train as learn
 from usucl_fast.learn.recipes import make_config
@@ -154,6 +156,75 @@ def test_shards_are_fetched_ahead(server: FaultyServer, shards: Path, tmp_path: 
     while not all((tmp_path / record["sha256"]).exists() for record in records):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.fixture
+def even(server: FaultyServer, a_shard_each: Path) -> FaultyServer:
+    """Serves 12 shards of about the same size."""
+    server.folder = a_shard_each
+    return server
+
+
+def epoch_of(shards: int, lanes: int, epoch: int = 0) -> list[NDArray[np.int64]]:
+    """The shards of batches of 16 tuples, 60 of each shard."""
+    shard = np.arange(shards).repeat(60)
+    order = by_shards(shard, lanes, 0, epoch) if lanes else shuffled(0, epoch, len(shard))
+    return np.array_split(shard[order], len(shard) // 16)
+
+
+@pytest.mark.parametrize("lanes", [3, 0])
+def test_an_epoch_that_follows_its_plan_fetches_each_shard_once(even: FaultyServer, tmp_path: Path, lanes: int) -> None:
+    """With room for a few more than are read side by side; where all are shuffled, shards are fetched again."""
+    records = json.loads((even.folder / "manifest.json").read_bytes())["shards"]
+    limit = (3 + 2) * max(record["bytes"] for record in records)
+    streamed = open_shards(even.url, tmp_path, limit)
+    assert streamed.room == 5
+    frame_of = np.searchsorted(streamed.table.rows["shard"], np.arange(len(records)))
+    steps = epoch_of(len(records), lanes)
+    streamed.follow(iter(steps))
+    for step in steps:
+        streamed.read(frame_of[step])
+        time.sleep(0.03)  # as a network would take, so that there is time to fetch ahead
+        streamed.passed()
+    fetched = [even.requests[record["name"]] for record in records]
+    if lanes:  # where the machine is busy, a shard may be wanted before it is fetched ahead
+        assert sum(fetched) <= len(records) + 3
+    else:
+        assert sum(fetched) > 2 * len(records)
+
+
+def test_what_is_fetched_ahead_is_here_before_it_is_read(even: FaultyServer, tmp_path: Path) -> None:
+    records = json.loads((even.folder / "manifest.json").read_bytes())["shards"]
+    limit = 3 * max(record["bytes"] for record in records)
+    streamed = open_shards(even.url, tmp_path, limit)
+    streamed.follow(iter([[7], [7, 2], [5], [1]]))  # no order that could be guessed
+
+    def here() -> set[int]:
+        return {number for number, record in enumerate(records) if (tmp_path / record["sha256"]).exists()}
+
+    def come(wanted: set[int]) -> bool:
+        deadline = time.monotonic() + 5
+        while not wanted <= here() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return wanted <= here()
+
+    assert come({7, 2, 5})
+    time.sleep(0.1)
+    assert 1 not in here()
+    streamed.passed()
+    streamed.passed()
+    assert come({5, 1})
+
+
+def test_what_cannot_be_fetched_ahead_is_tried_when_it_is_read(even: FaultyServer, tmp_path: Path) -> None:
+    even.faults[SHARD] = ["500"] * 4
+    streamed = open_shards(even.url, tmp_path)
+    streamed.follow(iter([[0], [1], [2]]))
+    deadline = time.monotonic() + 5
+    while even.requests[SHARD] < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)  # until the last answer is a failure
+    assert len(streamed.read(np.array([0]))) == 1
 
 
 def test_reading_waits_for_no_other_shard(

@@ -2,6 +2,7 @@
 
 augmentation.py     what may be done to a picture: `Augmentation`
 tuples.py           which frames of a video make up a tuple
+order.py            the order of an epoch
 plan.py             which frames a step uses, and what is done to them: `Planner`, `BatchPlan`
 batch.py            the interface of loaders: `Delivery`, `Batch`, `Loader`
 registry.py         loaders by name: `choose_loader`, `make_loader`

@@ -7,7 +7,7 @@ a Philox stream keyed by (seed, epoch), so any tuple can be planned alone, in an
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,10 +27,11 @@ from usucl_fast.feed.augmentation import (
     draw_boxes,
     draw_photometry,
 )
+from usucl_fast.feed.order import by_shards, shuffled
 from usucl_fast.feed.tuples import EARLY, EVERYWHERE, REACH, draw_thirds, draw_tuple
 from usucl_fast.shards import FrameTable
 
-ORDER_STREAM, TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM, LOOK_STREAM = 0, 1, 2, 3, 4
+TUPLE_STREAM, AUGMENTATION_STREAM, MIX_STREAM, LOOK_STREAM = 1, 2, 3, 4  # `feed.order` has 0
 PICTURE_DRAWS = BOX_DRAWS + PHOTOMETRY_DRAWS
 TUPLES = ("mined", "full", "pair", "thirds")
 """The kinds of tuples, see `Planner`."""
@@ -53,6 +54,7 @@ class BatchPlan:
     photometry: `PHOTOMETRY` `[B, V]`, what is done to the grey levels.
     mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views; loaders ignore it.
     video, group: int64 `[B]`, the video of each tuple and that video's group, see `FrameTable`.
+    lane: int64 `[B]`, which ranks a tuple is dealt to goes by it, see `dealt`; 0 for all where it does not matter.
     step: of the run.
     epoch, stage: the step's, and what the curriculum asks for in it.
     """
@@ -65,6 +67,7 @@ class BatchPlan:
     mix: NDArray[np.float64]
     video: NDArray[np.int64]
     group: NDArray[np.int64]
+    lane: NDArray[np.int64]
     step: int = 0
     epoch: int = 0
     stage: Stage = NO_STAGE
@@ -72,15 +75,21 @@ class BatchPlan:
     def parts(self, accumulate: int = 1, rank: int = 0, world: int = 1) -> "list[Part]":
         """Cuts a batch into the parts that are encoded one after the other, each with this rank's share of it.
 
-        Sizes differ by one at most. All wholes joined are the plan, and all ranks' own shares joined are a whole.
+        Sizes differ by one at most. All wholes joined are the plan; all ranks' own shares joined are a whole, in the
+        order of `dealt`.
         """
-        wholes = [self._cut(number, accumulate) for number in range(accumulate)]
-        return [Part(whole, whole._cut(rank, world)) for whole in wholes]
+        return [Part(self._take(whole), self._take(own)) for whole, own in _cut(self.lane, accumulate, rank, world)]
 
-    def _cut(self, number: int, count: int) -> "BatchPlan":
-        first, end = (n * len(self.frame_ids) // count for n in (number, number + 1))
-        cut: dict[str, Any] = {name: getattr(self, name)[first:end] for name in _BY_TUPLE}
-        return dataclasses.replace(self, **cut)
+    def dealt(self) -> NDArray[np.int64]:
+        """The numbers of the tuples in the order in which ranks get them: by lane, so that each reads few shards.
+
+        int64 `[B]`.
+        """
+        return self.lane.argsort(kind="stable")
+
+    def _take(self, tuples: NDArray[np.int64]) -> "BatchPlan":
+        taken: dict[str, Any] = {name: getattr(self, name)[tuples] for name in _BY_TUPLE}
+        return dataclasses.replace(self, **taken)
 
     @staticmethod
     def joined(plans: Sequence["BatchPlan"]) -> "BatchPlan":
@@ -115,6 +124,19 @@ class Part(NamedTuple):
     own: BatchPlan
 
 
+def _cut(
+    lane: NDArray[np.int64], accumulate: int, rank: int, world: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The numbers of the tuples in each part of a batch, see `BatchPlan.parts`: of the whole, and of a rank's own."""
+    for number in range(accumulate):
+        whole = _share(np.arange(len(lane)), number, accumulate)
+        yield whole, whole[_share(lane[whole].argsort(kind="stable"), rank, world)]
+
+
+def _share(tuples: NDArray[np.int64], number: int, count: int) -> NDArray[np.int64]:
+    return tuples[number * len(tuples) // count : (number + 1) * len(tuples) // count]
+
+
 @dataclass(frozen=True, eq=False)
 class Planner:
     """Plans the batches of a run over `table`: an epoch is some tuples of every video, in shuffled order.
@@ -131,6 +153,7 @@ class Planner:
     reach: frames from an anchor to its positive, at most; 0 for the anchor's own frame, with other augmentations.
     small_crops: further views of the anchor's frame, of a pair: crops from anywhere in it.
     small_area: their share of the largest centred square.
+    shuffle_shards: shards that are read side by side, see `by_shards`; 0 for all of them.
     """
 
     table: FrameTable
@@ -146,11 +169,35 @@ class Planner:
     length: int = 0
     small_crops: int = 0
     small_area: tuple[float, float] = (0.05, 0.4)
+    shuffle_shards: int = 0
 
     @functools.cached_property
     def planned(self) -> NDArray[np.int64]:
         """Numbers of the videos that are planned."""
         return np.arange(len(self.table.videos)) if self.videos is None else self.videos
+
+    @functools.cached_property
+    def _shard(self) -> NDArray[np.int64]:
+        """The shard of each video."""
+        return self.table.rows["shard"][self.table.first_row[:-1]].astype(np.int64)
+
+    @functools.cached_property
+    def _lane(self) -> NDArray[np.int64]:
+        """The lane of each video, see `by_shards`; 0 for all where all shards are shuffled."""
+        return self._shard % (self.shuffle_shards or 1)
+
+    @functools.cached_property
+    def _order(self) -> Callable[[int], NDArray[np.int64]]:
+        """A function that returns the videos of an epoch's tuples, int64 `[tuples_per_epoch]`; thread-safe."""
+        return functools.lru_cache(maxsize=2)(self._draw_order)
+
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        if self.shuffle_shards:
+            shard = np.tile(self._shard[self.planned], self.tuples_per_video)
+            order = by_shards(shard, self.shuffle_shards, self.seed, epoch)
+        else:
+            order = shuffled(self.seed, epoch, self.tuples_per_epoch)
+        return self.planned[order % len(self.planned)]
 
     @property
     def tuples_per_epoch(self) -> int:
@@ -188,16 +235,27 @@ class Planner:
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
         """The plan of one step of one epoch, counted from 0."""
+        return self.plan_tuples(epoch, *self._tuples_of(step))
+
+    def _tuples_of(self, step: int) -> tuple[int, int]:
+        """The first tuple of a step of an epoch, and that after its last."""
         tuples, steps = self.tuples_per_epoch, self.steps_per_epoch
-        return self.plan_tuples(epoch, step * tuples // steps, (step + 1) * tuples // steps)
+        return step * tuples // steps, (step + 1) * tuples // steps
 
     def plan_tuples(self, epoch: int, first: int, end: int) -> BatchPlan:
         """The plan of the tuples `first` to `end - 1` of one epoch; every tuple is what it is in any batch."""
         steps = self.steps_per_epoch
         run_step = epoch * steps + ((first + 1) * steps - 1) // self.tuples_per_epoch  # that the first tuple is of
-        order = _order(self.seed, epoch, self.tuples_per_epoch)[first:end]
-        video = self.planned[order % len(self.planned)]
+        video = self._order(epoch)[first:end]
         return self._plan(run_step, epoch, range(first, first + len(video)), video)
+
+    def shards(self, start: int, accumulate: int, rank: int, world: int) -> Iterator[NDArray[np.int64]]:
+        """The shards that a rank reads in each step of the run from `start` on, each named once, see `parts`."""
+        for step in range(start, self.steps):
+            epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+            video = self._order(epoch)[slice(*self._tuples_of(step_of_epoch))]
+            own = [own for _, own in _cut(self._lane[video], accumulate, rank, world)]
+            yield np.unique(self._shard[video[np.concatenate(own)]])
 
     def plan_around(self, anchors: NDArray[np.int64], step: int) -> BatchPlan:
         """What a step of the run, counted from 0, would draw around anchors that it has not drawn itself.
@@ -252,6 +310,7 @@ class Planner:
             mix=mix,
             video=video,
             group=self.table.group[video],
+            lane=self._lane[video],
             step=run_step,
             epoch=epoch,
             stage=stage,
@@ -289,13 +348,8 @@ def whole_frames(table: FrameTable, frame_ids: NDArray[np.int64], batch_size: in
             mix=np.zeros((len(ids), 2)),
             video=video,
             group=table.group[video],
+            lane=np.zeros(len(ids), np.int64),
         )
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, tuples: int) -> NDArray[np.int64]:
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, ORDER_STREAM, 0, 0]))
-    return generator.permutation(tuples)
 
 
 def _uniform(seed: int, epoch: int, stream: int, tuples: range, count: int) -> NDArray[np.float64]:

@@ -58,6 +58,12 @@ class TrainConfig:
         1, "Tuples of every video in an epoch. With more, few videos fill large batches.", low=1
     )
     batch_size: int = setting(64, "Tuples a step.", low=1)
+    shuffle_shards: int = setting(
+        0,
+        "Shards that are read side by side and shuffled among each other, so that each is fetched once an epoch where"
+        " a cache holds a few of those at a URL. 0 shuffles all.",
+        low=0,
+    )
     seed: int = setting(0, "Seed of the weights and of all draws.", low=0)
     init: str = setting(
         RANDOM,

@@ -164,6 +164,8 @@ class Run:
         self.planner = config.make_planner(store.table)
         self.steps = self.planner.steps
         _check_shares(config, self.planner, ranks)
+        if ranks.first:
+            _look_at_cache(config, store, ranks)
         config.check_data(store.table, self.planner.planned, store.name)
         self.loader = loader or self._make_loader()
         torch.manual_seed(config.seed)
@@ -299,6 +301,8 @@ class Run:
 
     def shares(self) -> Iterator[BatchPlan]:
         """What this rank loads: its share of each part of every plan."""
+        shape = self.config.accumulate, self.ranks.rank, self.ranks.count
+        self.store.follow(self.planner.shards(self.step, *shape))
         for plan in self.plans:
             yield BatchPlan.joined([part.own for part in self._parts(plan)])
 
@@ -318,6 +322,7 @@ class Run:
         if self.network.bank is not None and plan.step % BANK_EVERY == 0:
             line["bank"] = bank_health(self.network.bank, plan.step)
         self.plans.advance()
+        self.store.passed()
         self.step += 1
         if self.ranks.first:
             self.snapshots.look(self.step)
@@ -388,6 +393,22 @@ def _check_delivered(batch: Batch, parts: list[Part]) -> None:
         raise DataError(
             f"step {parts[0].whole.step}: the loader delivered a batch of the plan {got}, not of {asked}; a loader"
             " executes plans in the order in which they come"
+        )
+
+
+def _look_at_cache(config: Method, store: ShardStore, ranks: Ranks) -> None:
+    """Says so where shards at a URL will be fetched more than once an epoch, for want of room."""
+    lanes, room = -(-config.shuffle_shards // ranks.count), store.room
+    if room is None or 0 < lanes < room:
+        return
+    held = f"the cache holds {room} of the {store.table.rows['shard'][-1] + 1} shards of {store.name} for each rank"
+    if lanes:
+        note(f"{held}, and --shuffle-shards {config.shuffle_shards} needs {lanes + 1}; lower it, or raise --cache-gb")
+    else:
+        fits = max(1, room * 3 // 4) * ranks.count
+        note(
+            f"{held}: shards are fetched again and again in each epoch; --shuffle-shards {fits} fetches each once, or"
+            " raise --cache-gb"
         )
 
 

@@ -95,6 +95,7 @@ class Method(TrainConfig):
             videos=videos_of_split(find_split(self.split, table, "the dataset"), table),
             tuples_per_video=self.tuples_per_video,
             length=self.steps,
+            shuffle_shards=self.shuffle_shards,
         )
 
     def max_row_age(self) -> int | None:

@@ -128,8 +128,12 @@ class Network(nn.Module):
         return self.normalise(frames.transpose(0, 1)[views].flatten(0, 1))
 
     def gather(self, z: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
-        """The embeddings of all ranks' tuples, `[b, ...]` -> `[B, ...]`."""
-        return self.ranks.gather(z, len(plan.frame_ids))
+        """The embeddings of all ranks' tuples, in the plan's order: `[b, ...]` -> `[B, ...]`."""
+        z = self.ranks.gather(z, len(plan.frame_ids))
+        if not plan.lane.any():
+            return z
+        places = torch.from_numpy(plan.dealt().argsort()).to(self.device, non_blocking=True)
+        return z[places]
 
     @torch.no_grad()
     def encode_keys(self, pictures: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
@@ -145,7 +149,7 @@ class Network(nn.Module):
         # Tuples are in shuffled order already: every count-th one is as good as any.
         order = torch.cat([torch.arange(first, tuples, count) for first in range(count)]).to(pictures.device)
         first, end = (number * tuples // count for number in (self.ranks.rank, self.ranks.rank + 1))
-        shuffled = self.gather(self.key(self.gather(pictures, plan)[order[first:end]]), plan)
+        shuffled = self.ranks.gather(self.key(self.gather(pictures, plan)[order[first:end]]), tuples)
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
         return keys

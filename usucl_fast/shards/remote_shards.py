@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
+from usucl_fast.machine import ranks_here
 from usucl_fast.shards.cache import Cache
 from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest, ShardRecord
-from usucl_fast.shards.remote import POLL_SECONDS, MissingFileError, RemoteFolder
+from usucl_fast.shards.remote import POLL_SECONDS, STALL_SECONDS, MissingFileError, RemoteFolder
 
 SIDE_BY_SIDE = 8
 """Shards that are downloaded at a time because a reader waits for them."""
@@ -26,11 +28,11 @@ AHEAD = 2
 
 
 class RemoteShards:
-    """The shards of a dataset at a URL; see `usucl_fast.feed.store.Shards`.
+    """The shards of a dataset at a URL; see `usucl_fast.shards.store.Shards`.
 
-    The first `maps` starts fetching ahead, in the order of the shards, as long as all that was asked for fits into the
-    cache. Reading waits for the shards it needs and for no other, and downloads wait for no reader: a batch that needs
-    more shards than the cache holds gets them one after the other, and the maps it has stay valid.
+    What `follow` says is fetched ahead as far as the cache has room; without it the first `maps` starts with all
+    shards in their order. Reading waits for the shards it needs and for no other, and downloads wait for no reader: a
+    batch that needs more shards than the cache holds gets them one after the other, and the maps it has stay valid.
     """
 
     def __init__(self, remote: RemoteFolder, cache: Cache, records: Sequence[ShardRecord]) -> None:
@@ -44,7 +46,7 @@ class RemoteShards:
         self._side_by_side = threading.Semaphore(SIDE_BY_SIDE)
         self._waiting = 0  # readers
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        self._ahead: Iterator[int] | None = None
+        self._ahead: _Ahead | None = None
         for record in records:
             cache.check_room(remote.place(record.name), record.bytes)
         _OPEN.add(self)
@@ -61,6 +63,23 @@ class RemoteShards:
         """
         raise UsageError(f"{self.place(shard)} is at a URL, and files are needed; copy the shards to a folder first")
 
+    @property
+    def room(self) -> int:
+        """How many shards the cache holds at a time, for this rank."""
+        return self._cache.limit // ranks_here() // max(record.bytes for record in self._records)
+
+    def follow(self, steps: Iterator[Iterable[int]]) -> None:
+        """Begins to fetch the shards that a reader will need, step by step; `passed` tells when one is done."""
+        with self._lock:
+            if self._ahead is not None:
+                self._ahead.end()
+            self._fetch_ahead(_Ahead(steps, self._records, self._cache.limit // ranks_here(), waits=True))
+
+    def passed(self) -> None:
+        """Says that the reader is done with another of the steps that `follow` was told."""
+        if self._ahead is not None:
+            self._ahead.passed()
+
     def maps(self, shards: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
         """The bytes of these shards, once all have arrived.
 
@@ -68,13 +87,14 @@ class RemoteShards:
             DataError: one cannot be fetched.
             StoppedError: one is not here, and `close` was called.
         """
-        futures = {shard: self._ask(shard, self._side_by_side) for shard in set(shards)}
+        # Those that are here count as just used before others are fetched, for which something has to go.
+        futures = {shard: here for shard in set(shards) if (here := self._here(shard))}
+        futures |= {shard: self._ask(shard, self._side_by_side) for shard in set(shards) - futures.keys()}
         with self._lock:
             self._waiting += 1
             if self._ahead is None:
-                self._ahead = iter(range(len(self._records)))
-                for _ in range(AHEAD):
-                    self._start(self._fetch_ahead)
+                in_order = ([shard] for shard in range(len(self._records)))
+                self._fetch_ahead(_Ahead(in_order, self._records, self._cache.limit, waits=False))
         try:
             return {shard: self._wait(shard, future) for shard, future in futures.items()}
         finally:
@@ -84,6 +104,8 @@ class RemoteShards:
     def close(self) -> None:
         """Stops all downloads, and all waiting for them, for good; may be called in a signal handler."""
         self._remote.closed = True
+        if self._ahead is not None:
+            self._ahead.end()
 
     def join(self, seconds: float) -> None:
         """Waits until the downloading threads have ended and cleaned up, at most for `seconds`."""
@@ -91,11 +113,17 @@ class RemoteShards:
         for thread in list(self._threads):
             thread.join(max(0.0, end - time.monotonic()))
 
+    def _here(self, shard: int) -> "Future[NDArray[np.uint8]] | None":
+        """The shard's bytes, if they are in the cache; they then count as just used."""
+        future = self._maps.get(shard)
+        is_here = future is not None and future.done() and self._cache.holds(self._records[shard].sha256)
+        return future if is_here else None
+
     def _ask(self, shard: int, turn: threading.Semaphore) -> "Future[NDArray[np.uint8]]":
         """The shard's bytes, or a future of them; `turn` is held while it is downloaded."""
         with self._lock:
             future = self._maps.get(shard)
-            if future is None or (future.done() and not self._cache.holds(self._records[shard].sha256)):
+            if future is None or (future.done() and not self._here(shard)):
                 self._remote.stop_if_closed(self._records[shard].name)
                 future = self._maps[shard] = Future()
                 self._start(self._fetch, shard, future, turn)
@@ -115,6 +143,8 @@ class RemoteShards:
         record = self._records[shard]
         try:
             with turn:
+                for other in self._ahead.needed() if self._ahead else ():
+                    self._cache.holds(self._records[other].sha256)  # so that it is not what has to make room
                 data = self._cache.get(self._remote, record.name, record.sha256, record.bytes)
         except BaseException as error:
             with self._lock:
@@ -127,20 +157,97 @@ class RemoteShards:
                 if done.done() and not (self._cache.folder / self._records[other].sha256).exists():
                     del self._maps[other]
 
-    def _fetch_ahead(self) -> None:
-        assert self._ahead is not None
-        turn = threading.Semaphore()
-        for shard in self._ahead:
+    def _fetch_ahead(self, ahead: "_Ahead") -> None:
+        self._ahead, turns = ahead, threading.Semaphore(AHEAD)
+        for _ in range(AHEAD):
+            self._start(self._fetch_next, ahead, turns)
+
+    def _fetch_next(self, ahead: "_Ahead", turns: threading.Semaphore) -> None:
+        for shard in ahead:
             while self._waiting and not self._remote.closed:
                 time.sleep(POLL_SECONDS)
-            with self._lock:
-                asked = sum(self._records[other].bytes for other in {*self._maps, shard})
-            if asked > self._cache.limit:
-                return
             try:
-                self._wait(shard, self._ask(shard, turn))
+                self._wait(shard, self._ask(shard, turns))
             except Exception:  # a reader that needs the shard asks again, and gets the error
-                return
+                ahead.rest(STALL_SECONDS)
+            if self._remote.closed:
+                ahead.end()
+
+
+class _Ahead:
+    """The shards to fetch for the next steps of a reader, as long as all between it and them fit; thread-safe.
+
+    steps: the shards that each step needs.
+    room: bytes that those of the steps in between may take.
+    waits: whether it waits for the reader where there is no more room, or ends.
+    """
+
+    def __init__(
+        self, steps: Iterator[Iterable[int]], records: Sequence[ShardRecord], room: int, *, waits: bool
+    ) -> None:
+        self._steps, self._records, self._room, self._waits = enumerate(steps), records, room, waits
+        self._done = 0  # steps that the reader is done with
+        self._between: deque[tuple[int, list[int]]] = deque()  # from the step that it is in to the last one taken
+        self._uses: Counter[int] = Counter()  # how many of these steps need a shard
+        self._new: deque[int] = deque()
+        self._ended = False
+        self._taking, self._moved = threading.Lock(), threading.Condition()
+
+    def __iter__(self) -> Iterator[int]:
+        while (shard := self._next()) is not None:
+            yield shard
+
+    def needed(self) -> list[int]:
+        """The shards of the steps in between."""
+        with self._moved:
+            return list(self._uses)
+
+    def passed(self) -> None:
+        """Takes the reader to its next step."""
+        with self._moved:
+            self._done += 1
+            if self._between and self._between[0][0] < self._done:
+                for shard in self._between.popleft()[1]:
+                    self._uses[shard] -= 1
+                    if not self._uses[shard]:
+                        del self._uses[shard]
+            self._moved.notify_all()
+
+    def end(self) -> None:
+        """Ends the iteration."""
+        self._ended = True
+
+    def rest(self, seconds: float) -> None:
+        """Waits before the next shard is tried, where it waits at all."""
+        end = time.monotonic() + seconds
+        if not self._waits:
+            self.end()
+        while not self._ended and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+
+    def _next(self) -> int | None:
+        with self._taking:  # one thread at a time goes to the next step
+            while not self._new and not self._ended:
+                number, step = next(self._steps, (0, None))
+                if step is None or len(self._uses) == len(self._records):  # at the end; or all fit
+                    self.end()
+                else:
+                    self._take(number, [int(shard) for shard in step])
+            return self._new.popleft() if self._new and not self._ended else None
+
+    def _take(self, number: int, step: list[int]) -> None:
+        """Takes a step, once there is room for it, or the reader has come to it; none that it is done with."""
+        with self._moved:
+            while not self._ended and number >= self._done:
+                taken = sum(self._records[shard].bytes for shard in {*self._uses, *step})
+                if taken <= self._room or (self._waits and number == self._done):
+                    self._new.extend(shard for shard in step if shard not in self._uses)
+                    self._between.append((number, step))
+                    self._uses.update(step)
+                    return
+                if not self._waits:
+                    self.end()
+                self._moved.wait(POLL_SECONDS)  # `end` may be called in a signal handler, and wakes nobody
 
 
 _OPEN: "weakref.WeakSet[RemoteShards]" = weakref.WeakSet()

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +32,19 @@ class Shards(Protocol):
     """The folder or URL, as messages show it."""
     folder: Path
     """Where their files lie on this machine."""
+
+    @property
+    def room(self) -> int | None:
+        """How many of them this machine keeps at a time for each rank; None for all."""
+        ...
+
+    def follow(self, steps: Iterator[Iterable[int]]) -> None:
+        """Is told which shards a reader will need, step by step, to fetch them ahead and to keep them until then."""
+        ...
+
+    def passed(self) -> None:
+        """Is told that the reader is done with another step."""
+        ...
 
     def place(self, shard: int) -> str:
         """The shard's name in messages."""
@@ -65,6 +78,7 @@ class ShardStore:
     table: the frames and videos.
     name: the folder or URL, as messages show it.
     folder: where their files lie on this machine.
+    room: how many shards this machine keeps at a time; None where all are here, or will be.
     fingerprint: hexadecimal digest of the frames, groups and splits: what a training depends on.
     """
 
@@ -73,6 +87,7 @@ class ShardStore:
         self.table = table
         self.name = shards.name
         self.folder = shards.folder
+        self.room = None if shards.room is None or shards.room >= len(manifest.shards) else shards.room
         self._is_whole = np.zeros(len(table), bool)  # the frames whose CRC-32 was found right
         digest = hashlib.sha256("".join(record.sha256 for record in manifest.shards).encode())
         for column in (table.videos.id, table.videos.group, table.videos.split):
@@ -91,6 +106,14 @@ class ShardStore:
     def place(self, shard: int) -> str:
         """The tar file or URL of a shard, for messages."""
         return self._shards.place(shard)
+
+    def follow(self, steps: Iterator[Iterable[int]]) -> None:
+        """Begins to fetch ahead the shards that a reader will need in each of its steps, those at a URL."""
+        self._shards.follow(steps)
+
+    def passed(self) -> None:
+        """Says that the reader is done with another of the steps that `follow` was told; thread-safe."""
+        self._shards.passed()
 
     def close(self) -> None:
         """Ends all waiting for shards at a URL, for good; those already here can still be read.
@@ -135,6 +158,8 @@ class ShardStore:
 class LocalShards:
     """The shards in a folder; see `Shards`. Nothing is copied, and nothing has to be waited for."""
 
+    room: int | None = None
+
     def __init__(self, folder: Path, records: Sequence[ShardRecord]) -> None:
         self.name = str(folder)
         self.folder = folder
@@ -143,6 +168,12 @@ class LocalShards:
     @functools.cached_property
     def _maps(self) -> list[NDArray[np.uint8]]:
         return [_map(self.folder / record.name, record.bytes) for record in self._records]
+
+    def follow(self, steps: Iterator[Iterable[int]]) -> None:
+        pass
+
+    def passed(self) -> None:
+        pass
 
     def place(self, shard: int) -> str:
         return str(self.path(shard))
