@@ -49,7 +49,7 @@ def test_lanes_are_read_evenly_and_change_shards_at_different_times() -> None:
     assert np.bincount(begins // BATCH).max() <= LANES / 2
 
 
-def test_one_lane_more_than_the_shards_is_all_of_them_at_once() -> None:
+def test_as_many_lanes_as_shards_are_all_of_them_at_once() -> None:
     order = shards()[by_shards(shards(), SHARDS, 1, 0)]
     assert len(set(order[: 2 * SHARDS].tolist())) > SHARDS * 0.9
 

@@ -54,7 +54,7 @@ class BatchPlan:
     photometry: `PHOTOMETRY` `[B, V]`, what is done to the grey levels.
     mix: float64 `[B, 2]`, uniform in [0, 1), for a method that mixes views; loaders ignore it.
     video, group: int64 `[B]`, the video of each tuple and that video's group, see `FrameTable`.
-    lane: int64 `[B]`, which ranks a tuple is dealt to goes by it, see `dealt`; 0 for all where it does not matter.
+    lane: int64 `[B]`, by which tuples are dealt to ranks, see `dealt`; 0 for all where it does not matter.
     step: of the run.
     epoch, stage: the step's, and what the curriculum asks for in it.
     """
@@ -85,7 +85,7 @@ class BatchPlan:
 
         int64 `[B]`.
         """
-        return self.lane.argsort(kind="stable")
+        return _dealt(self.lane)
 
     def _take(self, tuples: NDArray[np.int64]) -> "BatchPlan":
         taken: dict[str, Any] = {name: getattr(self, name)[tuples] for name in _BY_TUPLE}
@@ -130,7 +130,11 @@ def _cut(
     """The numbers of the tuples in each part of a batch, see `BatchPlan.parts`: of the whole, and of a rank's own."""
     for number in range(accumulate):
         whole = _share(np.arange(len(lane)), number, accumulate)
-        yield whole, whole[_share(lane[whole].argsort(kind="stable"), rank, world)]
+        yield whole, whole[_share(_dealt(lane[whole]), rank, world)]
+
+
+def _dealt(lane: NDArray[np.int64]) -> NDArray[np.int64]:
+    return lane.argsort(kind="stable")
 
 
 def _share(tuples: NDArray[np.int64], number: int, count: int) -> NDArray[np.int64]:
@@ -184,7 +188,7 @@ class Planner:
     @functools.cached_property
     def _lane(self) -> NDArray[np.int64]:
         """The lane of each video, see `by_shards`; 0 for all where all shards are shuffled."""
-        return self._shard % (self.shuffle_shards or 1)
+        return self._shard % self.shuffle_shards if self.shuffle_shards else np.zeros(len(self.table.videos), np.int64)
 
     @functools.cached_property
     def _order(self) -> Callable[[int], NDArray[np.int64]]:

@@ -40,6 +40,7 @@ class RemoteShards:
         self.folder = cache.folder
         self._remote = remote
         self._cache = cache
+        self._room = cache.limit // ranks_here()  # bytes of it for this rank
         self._records = records
         self._lock = threading.Lock()
         self._maps: dict[int, Future[NDArray[np.uint8]]] = {}  # those in the cache, and those on their way to it
@@ -66,14 +67,14 @@ class RemoteShards:
     @property
     def room(self) -> int:
         """How many shards the cache holds at a time, for this rank."""
-        return self._cache.limit // ranks_here() // max(record.bytes for record in self._records)
+        return self._room // max(record.bytes for record in self._records)
 
     def follow(self, steps: Iterator[Iterable[int]]) -> None:
         """Begins to fetch the shards that a reader will need, step by step; `passed` tells when one is done."""
         with self._lock:
             if self._ahead is not None:
                 self._ahead.end()
-            self._fetch_ahead(_Ahead(steps, self._records, self._cache.limit // ranks_here(), waits=True))
+            self._fetch_ahead(_Ahead(steps, self._records, self._room, waits=True))
 
     def passed(self) -> None:
         """Says that the reader is done with another of the steps that `follow` was told."""
@@ -159,6 +160,8 @@ class RemoteShards:
 
     def _fetch_ahead(self, ahead: "_Ahead") -> None:
         self._ahead, turns = ahead, threading.Semaphore(AHEAD)
+        if self._remote.closed:  # before `close` could end it
+            ahead.end()
         for _ in range(AHEAD):
             self._start(self._fetch_next, ahead, turns)
 
@@ -170,8 +173,6 @@ class RemoteShards:
                 self._wait(shard, self._ask(shard, turns))
             except Exception:  # a reader that needs the shard asks again, and gets the error
                 ahead.rest(STALL_SECONDS)
-            if self._remote.closed:
-                ahead.end()
 
 
 class _Ahead:
