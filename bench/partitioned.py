@@ -31,7 +31,7 @@ BLOCK = 100_000
 @click.option("--rows", default=1_000_000, show_default=True, help="Frames in the bank, in videos of 125.")
 @click.option("--ranks", multiple=True, default=(1, 2), show_default=True, help="Processes; may be given again.")
 @click.option("--dim", default=128, show_default=True, help="Numbers an embedding, stored in float16.")
-@click.option("--batch-size", default=64, show_default=True, help="Queries a step, of all ranks together.")
+@click.option("--batch-size", default=64, show_default=True, help="Queries a step, the same on every rank.")
 @click.option("--k", default=16, show_default=True, help="Answers a query.")
 @click.option("--runs", default=7, show_default=True, help="Steps measured, after one that is not.")
 def main(rows: int, ranks: tuple[int, ...], dim: int, batch_size: int, k: int, runs: int) -> None:
@@ -46,17 +46,16 @@ def main(rows: int, ranks: tuple[int, ...], dim: int, batch_size: int, k: int, r
 def work(rank: int, ranks: int, meet: Path, rows: int, dim: int, batch_size: int, k: int, runs: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=ranks)
-    generator = torch.Generator().manual_seed(rank)
     memory = psutil.Process().memory_info
     before = memory().rss
     bank = PartitionedBank([*range(0, rows, VIDEO), rows], dim)
-    fill(bank, ranks, generator)
-    own = len(range(rank, batch_size, ranks))
+    fill(bank, ranks, torch.Generator().manual_seed(rank))
+    generator = torch.Generator().manual_seed(0)  # all ranks ask the same
     write, cross, read = list[float](), list[float](), list[float]()
     for step in range(1, runs + 2):
-        anchors = torch.randint(rows, (own,), generator=generator)
+        anchors = torch.randint(rows, (batch_size,), generator=generator)
         query = bank.rows(anchors)
-        written = torch.randint(rows, (own * TUPLE,), generator=generator)
+        written = torch.randint(rows, (batch_size * TUPLE,), generator=generator)
         z = F.normalize(torch.randn(len(written), dim, generator=generator), dim=1)
         taken, _ = timed(bank.write, written, z, step)
         write.append(taken)
@@ -77,7 +76,7 @@ def work(rank: int, ranks: int, meet: Path, rows: int, dim: int, batch_size: int
 
 
 def fill(bank: PartitionedBank, ranks: int, generator: torch.Generator) -> None:
-    """Each rank writes the rows that it holds, as often as the others do."""
+    """Each rank writes the rows that it holds."""
     for block in torch.arange(bank.held.start, bank.held.stop).tensor_split(len(bank) // ranks // BLOCK + 1):
         video = block // VIDEO
         shape = (int(video[-1] - video[0]) + 1 if len(block) else 0, bank.embeddings.shape[1])

@@ -16,6 +16,7 @@ from usucl_fast.cli.bench import main
 from usucl_fast.feed import Batch
 from usucl_fast.learn.encoder import Encoder
 from usucl_fast.learn.engine import Run
+from usucl_fast.learn.health import StepMetrics
 
 
 def test_train_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,12 +30,13 @@ def test_train_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         frames.append([])
         make(run, *arguments, **options)
 
-    def seen(run: Run, batch: Batch) -> dict[str, Any]:
-        line = one_step(run, batch)
+    def seen(run: Run, batch: Batch) -> StepMetrics:
+        metrics = one_step(run, batch)
+        line = metrics.read()
         plans[-1].append(line["plan"])
         frames[-1].append(batch.frames.clone())
         assert line["intra"]
-        return line
+        return metrics
 
     def stepped(self: PublishedStep, pictures: torch.Tensor, epoch: int, intra: bool, second: Any) -> object:
         published.append((pictures.shape, intra, second is not None))

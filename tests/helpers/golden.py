@@ -40,7 +40,7 @@ def curve(recipe: str, store: ShardStore) -> list[tuple[str, float]]:
     config = make_config(recipe, {**SETTINGS, "precision": "fp32", "batch_norm": "frozen"})
     run = in_float64(Run(config, store, RunFolder(Path("/dev/null")), EXECUTION, Ranks()))
     draw_weights(run.network.encoders())
-    lines = [run.one_step(batch) for batch in run.loader.run(run.shares())]
+    lines = [run.one_step(batch).read() for batch in run.loader.run(run.shares())]
     return [(line["plan"], line["loss"]) for line in lines]
 
 

@@ -11,7 +11,7 @@ import torch.multiprocessing
 def warm_processes() -> ForkServerContext:
     """Starts processes by forking one that has imported what training needs, and nothing else has been done in."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["usucl_fast.cli.train", "usucl_fast.learn.engine", "timm"])
+    context.set_forkserver_preload(["usucl_fast.cli.train", "usucl_fast.learn.job", "timm"])
     return context
 
 

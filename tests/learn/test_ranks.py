@@ -26,6 +26,7 @@ from tests.helpers.processes import in_processes
 from tests.helpers.training import losses, plans
 from usucl_fast.errors import ResourceError, StoppedError, UsageError
 from usucl_fast.learn import Execution, train
+from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.network import Network
 from usucl_fast.learn.ranks import Ranks, meet, ranks_of_torchrun
 from usucl_fast.learn.recipes import make_config
@@ -43,6 +44,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 METHODS = ("simclr", "mocov2", "byol", "simsiam", "dino", "cyclecontrast", "uscl")
 RUNS |= {recipe: (recipe, {"queue": 8} if recipe == "mocov2" else {}) for recipe in METHODS}
+PARTITIONED = ("default", "encode", "cyclecontrast")
 STOP = 5
 
 
@@ -65,6 +67,11 @@ def work(rank: int, folder: Path) -> None:
     for count in (1, 4):
         on_ranks(rank, 2, folder, f"2-then-{count}", "default", stop_after=STOP)
         on_ranks(rank, count, folder, f"2-then-{count}", "default", resume=True)
+    for name in PARTITIONED:
+        if name in METHODS and not importlib.util.find_spec("lightly"):
+            continue
+        on_ranks(rank, 4, folder, f"{name}-spread", name, stop_after=STOP, bank="partitioned")
+        on_ranks(rank, 2, folder, f"{name}-spread", name, resume=True, bank="partitioned")
 
     for count in (1, 2, 3, 4):
         encode_shuffled_keys(rank, count, folder)
@@ -118,6 +125,23 @@ def test_any_number_of_ranks_sees_the_same_tuples_and_learns_the_same(trained: P
             assert torch.allclose(value, weights[tensor], atol=1e-4), tensor
 
 
+@pytest.mark.parametrize("name", PARTITIONED)
+def test_a_bank_spread_over_ranks_teaches_the_same(trained: Path, name: str) -> None:
+    """On four ranks, then resumed on two."""
+    if name in METHODS:
+        pytest.importorskip("lightly")
+    spread, whole = trained / f"{name}-spread", trained / f"{name}-2"
+    assert plans(spread) == plans(whole)
+    assert losses(spread) == pytest.approx(losses(whole), abs=1e-3)
+    saved, expected = (load_newest(RunFolder(folder)) for folder in (spread, whole))
+    assert saved is not None
+    assert expected is not None
+    assert saved.bank is not None
+    assert expected.bank is not None
+    assert torch.equal(saved.bank["written_at"], expected.bank["written_at"])
+    assert torch.allclose(saved.bank["embeddings"].float(), expected.bank["embeddings"].float(), atol=1e-2)
+
+
 def test_ranks_share_out_the_shards(a_shard_each: Path) -> None:
     store = open_shards(a_shard_each)
     config = make_config("fast", {**TINY, **RUNS["lanes"][1]})
@@ -155,6 +179,10 @@ def test_more_ranks_than_tuples_are_refused(tmp_path: Path) -> None:
     config = make_config("default", {**TINY, "batch_size": 3, "accumulate": 2})
     with pytest.raises(UsageError, match="batches of 2 tuples are too few for 2 ranks and --accumulate 2"):
         train(config, open_shards(SAMPLE), tmp_path / "run", EXECUTION, ranks=Ranks(0, 2))
+    config = make_config("simclr", TINY)
+    spread = dataclasses.replace(EXECUTION, bank="partitioned")
+    with pytest.raises(UsageError, match="--bank partitioned has no effect with --method simclr, which has none"):
+        train(config, open_shards(SAMPLE), tmp_path / "run", spread, ranks=Ranks(0, 2))
     config = make_config("default", {**TINY, "batch_norm": "sync"})
     with pytest.raises(UsageError, match="sync works on GPUs only"):
         train(config, open_shards(SAMPLE), tmp_path / "run", EXECUTION, ranks=Ranks(0, 2))

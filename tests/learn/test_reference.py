@@ -89,7 +89,7 @@ def compare(
         stage = run.planner.stage(step)
         pictures = normalise(batch.frames.flatten(0, 1)).unflatten(0, batch.frames.shape[:2])
         theirs = published.step(pictures, epoch, stage.intra)
-        line = run.one_step(batch)
+        line = run.one_step(batch).read()
         assert batch.plan.valid.all()
         buffer_ids = torch.from_numpy(batch.plan.frame_ids[:, 2:].ravel())
         yield Compared(stage, line, outcomes[-1], synthetics[-1], theirs, buffer_ids)

@@ -1,8 +1,10 @@
 """The bank over ranks: three processes, of which two are a group of their own as well."""
 
+import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ LENGTHS = [40, 1, 1, 25, 70, 1, 3, 90, 12, 1]
 FIRST_ROW = np.cumsum([0, *LENGTHS])
 GROUP = [0, 0, 1, 1, 2, 3, 3, 2, 4, 5]
 DIM = 16
+COLLECTIVES = ("all_gather", "all_reduce", "all_to_all_single", "broadcast", "send", "recv", "barrier")
 BANK: dict[str, Any] = {"first_row": FIRST_ROW, "dim": DIM, "dtype": torch.float16, "group": GROUP}
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -72,22 +75,26 @@ def writes_and_asks(group: dist.ProcessGroup | None, folder: Path) -> None:
     part, whole = PartitionedBank(**BANK, process_group=group), MemoryBank(**BANK)
     for step in range(STEPS):
         written = [some_frames(step, r) for r in range(ranks)]
-        part.write(*written[rank], step)
-        frame_ids, z = zip(*written, strict=True)
-        whole.write(torch.cat(frame_ids), torch.cat(z), step)
+        frame_ids, z = (torch.cat(parts) for parts in zip(*written, strict=True))
+        for bank in (part, whole):
+            bank.write(frame_ids, z, step)
         held = slice(part.held.start, part.held.stop)
         assert torch.equal(part.embeddings, whole.embeddings[held])
         assert torch.equal(part.written_at, whole.written_at[held])
         if step % ASK_EVERY == 0:
-            asks_the_same(part, whole, step, rank)
+            asks_the_same(part, whole, step)
+    state = part.whole_state_dict()
+    assert (state is None) == (rank > 0)
+    for name, tensor in (state or {}).items():
+        assert torch.equal(tensor, whole.state_dict()[name])
     torch.save(part.state_dict(), folder / f"part-{rank}-of-{ranks}.pt")
     if rank == 0:
         torch.save(whole.state_dict(), folder / f"whole-of-{ranks}.pt")
 
 
-def some_frames(step: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a rank writes in a step: some of the frames are other ranks' too, some rows are equal to others."""
-    generator = torch.Generator().manual_seed(1000 * step + rank)
+def some_frames(step: int, part: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some of what is written in a step: some frames are named twice, some rows are equal to others."""
+    generator = torch.Generator().manual_seed(1000 * step + part)
     count = int(torch.randint(8, (), generator=generator)) * int(torch.rand((), generator=generator) < 0.8)
     frame_ids = torch.randint(int(FIRST_ROW[-1]) if step % 5 else 6, (count,), generator=generator)
     z = F.normalize(torch.randn(count, DIM, generator=generator), dim=1)
@@ -96,33 +103,54 @@ def some_frames(step: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return frame_ids, z
 
 
-def asks_the_same(part: PartitionedBank, whole: MemoryBank, step: int, rank: int) -> None:
-    """Each rank asks other things, and other numbers of them; the options are the same on all."""
-    of_all, own = np.random.default_rng(step), np.random.default_rng([step, rank])
+def asks_the_same(part: PartitionedBank, whole: MemoryBank, step: int) -> None:
+    """The ranks ask the same, by a bounded number of collective calls."""
+    rng = np.random.default_rng(step)
     options = {**OPTIONS[step // ASK_EVERY % len(OPTIONS)], "step": step}
-    k = int(of_all.choice([1, 5, 30, len(whole) + 10]))
-    queries = int(own.integers(0, 6)) * int(step % 6 > 0 or rank == 0)
-    query = F.normalize(torch.from_numpy(own.standard_normal((queries, DIM)).astype(np.float32)), dim=1)
+    k = int(rng.choice([1, 5, 30, len(whole) + 10]))
+    queries = int(rng.integers(0, 6))
+    query = F.normalize(torch.from_numpy(rng.standard_normal((queries, DIM)).astype(np.float32)), dim=1)
     if step % 3 == 0:
         query[:] = torch.eye(DIM)[step // 7 * 7 % DIM]  # as similar to several rows
-    exclude = None if step % 8 == 0 else torch.from_numpy(own.integers(-1, len(LENGTHS), queries))
-    anchors = torch.from_numpy(own.integers(0, len(whole), queries))
-    window = tuple(sorted(of_all.random(2).tolist()))
+    exclude = None if step % 8 == 0 else torch.from_numpy(rng.integers(-1, len(LENGTHS), queries))
+    anchors = torch.from_numpy(rng.integers(0, len(whole), queries))
+    window = tuple(sorted(rng.random(2).tolist()))
     within = {name: option for name, option in options.items() if name != "band"}
-    for ask in (
-        lambda bank: bank.cross(query, exclude, k, **options),
-        lambda bank: bank.intra(anchors, query, window, k, **within),
+    named = torch.from_numpy(rng.integers(-1, len(whole), (queries, 3)))
+    for calls, ask in (
+        (1 + ("band" in options), lambda bank: bank.cross(query, exclude, k, **options)),
+        (1, lambda bank: bank.intra(anchors, query, window, k, **within)),
+        (1, lambda bank: [bank.rows(named)]),
+        (1, lambda bank: [bank.written(named)]),
     ):
-        for spread, expected in zip(ask(part), ask(whole), strict=True):
+        with Collectives() as collectives:
+            answers = ask(part)
+        for spread, expected in zip(answers, ask(whole), strict=True):
             assert torch.equal(spread, expected), (step, options, k, spread, expected)
-    named = torch.from_numpy(own.integers(-1, len(whole), (queries, 3)))
-    assert torch.equal(part.rows(named), whole.rows(named))
+        assert collectives.calls == calls
+
+
+class Collectives:
+    """Counts the collective calls made while it is entered."""
+
+    def __enter__(self) -> Self:
+        self.calls, self._before = 0, {name: getattr(dist, name) for name in COLLECTIVES}
+        for name, call in self._before.items():
+            setattr(dist, name, functools.partial(self._count, call))
+        return self
+
+    def _count(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        return call(*arguments, **options)
+
+    def __exit__(self, *error: object) -> None:
+        for name, call in self._before.items():
+            setattr(dist, name, call)
 
 
 def small_banks(group: dist.ProcessGroup | None) -> None:
     """Fewer videos or rows than ranks, no rows at all, no queries, no answers; cold and written."""
-    rank = dist.get_rank(group)
-    for first_row, queries, k in itertools.product(([0, 0], [0, 1], [0, 1, 2], [0, 7]), (0, 2 * rank), (0, 3)):
+    for first_row, queries, k in itertools.product(([0, 0], [0, 1], [0, 1, 2], [0, 7]), (0, 2), (0, 3)):
         part, whole = PartitionedBank(first_row, 4, process_group=group), MemoryBank(first_row, 4)
         query = torch.eye(4)[:queries]
         for written in range(2):
@@ -143,13 +171,13 @@ def small_banks(group: dist.ProcessGroup | None) -> None:
 
 
 def frames_that_are_not_there(group: dist.ProcessGroup | None) -> None:
-    """Named by one rank, refused on all: none of them waits."""
+    """Refused by each rank, before it waits for others."""
     part = PartitionedBank(**BANK, process_group=group)
-    bad = torch.tensor([len(part)] if dist.get_rank(group) == 1 else [], dtype=torch.int64)
-    with pytest.raises(ValueError, match="frame_ids has 244, and must be from 0 to 243"):
+    bad = torch.tensor([len(part)])
+    with pytest.raises(ValueError, match="frame_ids has 244, and must be from -1 to 243"):
         part.rows(bad)
     with pytest.raises(ValueError, match="frame_ids has 244"):
-        part.write(bad, torch.zeros(len(bad), DIM), 0)
+        part.write(bad, torch.zeros(1, DIM), 0)
 
 
 def restores(group: dist.ProcessGroup | None, folder: Path, saved_on: int) -> None:

@@ -21,6 +21,7 @@ from usucl_fast.feed import LOOKAHEAD, Batch, BatchPlan, Loader, Normaliser
 from usucl_fast.learn import Execution, Method, RunFolder
 from usucl_fast.learn.arithmetic import arithmetic, with_precision
 from usucl_fast.learn.engine import Run
+from usucl_fast.learn.health import StepMetrics
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.ranks import Ranks
 from usucl_fast.shards import ShardStore
@@ -115,8 +116,15 @@ class _Training:
             device = self.execution.device
             rows = torch.randn(len(self.store.table), self.config.dim, device=device)
             run.network.bank.write(torch.arange(len(rows), device=device), F.normalize(rows, dim=1), self.first)
+        unread: list[StepMetrics] = []
+
+        def train(batch: Batch) -> None:
+            unread.append(run.one_step(batch))
+            if len(unread) > 1:  # a step late, as in a run
+                unread.pop(0).read()
+
         with arithmetic(settings.precision, False), contextlib.closing(run.loader.run(run.shares())) as batches:
-            return self._rate(batches, run.one_step, seconds)
+            return self._rate(batches, train, seconds)
 
     def published(self, name: str, seconds: dict[str, float]) -> float:
         torch.manual_seed(self.config.seed)

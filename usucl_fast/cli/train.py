@@ -82,6 +82,13 @@ main.add_command(page)
     help="Keep what does not fit into --resident-gb in a memory-mapped file beside SHARDS, until the run ends.",
 )
 @click.option("--beton", type=path, help="What the loader ffcv reads: SHARDS as usucl-shard export-ffcv wrote them.")
+@option(
+    "--bank",
+    default=learn.BANKS[0],
+    type=click.Choice(learn.BANKS),
+    help="Under torchrun: whether every rank holds all rows of the memory bank, or they are spread over the ranks, for"
+    " more than fit a device. What is learned is the same; a checkpoint has all rows and goes on with either.",
+)
 @option("--checkpoint-every", default=100, type=count, help="Steps between checkpoints.")
 @option("--keep", default=2, type=count, help="How many of the newest checkpoints are kept.")
 @click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, to OUT/tensorboard.")
@@ -168,7 +175,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
 
 
 _EXECUTION = (
-    *("threads", "resident_file", "beton", "checkpoint_every", "keep", "stop_after"),
+    *("threads", "resident_file", "beton", "bank", "checkpoint_every", "keep", "stop_after"),
     *("tensorboard", "profile", "rank_timeout", "deterministic"),
 )
 """Options that are fields of `Execution`."""

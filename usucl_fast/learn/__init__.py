@@ -23,7 +23,11 @@ origin.py      the command, versions and commit of a run
 run_folder.py  every file in it, and whether a run may be written there
 checkpoint.py  what it holds; saved whole, the newest good one found again
 arithmetic.py  the numbers that the device computes in, and whether always in the same order
-engine.py      the loop: `train`
+execution.py   how a run is carried out, as opposed to what it learns
+preflight.py   whether it can be carried out so
+engine.py      the loop: plans, batches, steps, checkpoints
+result.py      what a run leaves behind
+job.py         `train`: all of that, in order
 """
 
 import lazy_loader

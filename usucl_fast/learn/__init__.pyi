@@ -1,9 +1,10 @@
 from .config import IMAGENET as IMAGENET
 from .config import TrainConfig as TrainConfig
-from .engine import Execution as Execution
-from .engine import train as train
+from .execution import BANKS as BANKS
+from .execution import Execution as Execution
 from .exporting import EXPORT_FORMATS as EXPORT_FORMATS
 from .exporting import export as export
+from .job import train as train
 from .losses import usucl_loss as usucl_loss
 from .method import Method as Method
 from .page import page_of as page_of

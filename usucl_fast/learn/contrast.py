@@ -112,7 +112,7 @@ def mine(
     intra, negatives = tuples.frame_ids[:, 2:].masked_fill(~tuples.valid[:, 2:], -1), encoded
     if config.intra_mining == "bank" and stage.intra and stage.intra_negatives:
         intra = bank.intra(
-            tuples.frame_ids[:, view],
+            plan.frame_ids[:, view],
             query.detach(),
             stage.window,
             stage.intra_negatives,

@@ -23,19 +23,19 @@ SAMPLE = 1024
 def bank_health(bank: MemoryBank, step: int) -> dict[str, Any]:
     """The state of the bank after a step.
 
-    written: share of its rows that have been written.
+    written: share of its rows held here that have been written.
 
-    Of up to `SAMPLE` written rows, evenly spaced:
+    Of up to `SAMPLE` of them, evenly spaced:
     age: steps since they were written, the quantiles .1, .5 and .9.
     mean_cosine, effective_rank: as of a batch, see below.
     """
     written = torch.nonzero(bank.written_at >= 0)[:, 0]
-    health: dict[str, Any] = {"written": len(written) / len(bank)}
+    health: dict[str, Any] = {"written": len(written) / max(1, len(bank.held))}
     if len(written):
         count = min(SAMPLE, len(written))
         sample = written[torch.arange(count, device=written.device) * len(written) // count]
         age = (step - bank.written_at[sample]).double()
-        rows = bank.rows(sample)
+        rows = bank.embeddings[sample].float()
         health["age"] = age.quantile(age.new_tensor([0.1, 0.5, 0.9])).tolist()
         health |= {"mean_cosine": mean_cosine(rows), "effective_rank": effective_rank(rows)}
     return health
@@ -81,37 +81,65 @@ def effective_rank(z: torch.Tensor) -> float:
     return float(torch.special.entr(p).sum().exp())
 
 
-def read_metrics(
-    plan: BatchPlan, loss: torch.Tensor, norm: torch.Tensor, outcomes: list[Outcome], first_row: NDArray[np.int64]
-) -> dict[str, Any]:
-    """The metrics of a step. All are read from the device in one transfer, which waits for the step.
+class StepMetrics:
+    """The metrics of a step, on their way from the device: `read` them a step later, and no GPU is waited for.
 
-    Raises:
-        DataError: the loss or the gradient is not finite.
+    Args:
+        known: what is known of the step already.
+        plan: of the step.
+        loss, norm: scalars; `norm` of the gradient.
+        outcomes: of the parts of the batch.
+        first_row: int64 `[videos + 1]`, see `MemoryBank`.
     """
-    query = torch.cat([outcome.query for outcome in outcomes])
-    members = [outcome.members for outcome in outcomes if outcome.members is not None]
-    tensors = [loss, norm, query, *members]
-    flat = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu()  # exact: frame ids are below 2^53
-    sizes = [tensor.numel() for tensor in tensors]
-    read = [
-        values.view(tensor.shape).to(tensor.dtype) for values, tensor in zip(flat.split(sizes), tensors, strict=True)
-    ]
-    found_loss, found_norm, query = float(read[0]), float(read[1]), read[2]
-    if not (math.isfinite(found_loss) and math.isfinite(found_norm)):
-        raise DataError(
-            f"step {plan.step} diverged: the loss is {found_loss}, the gradient's norm {found_norm}; frame ids"
-            f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
-        )
-    line = {
-        "loss": found_loss,
-        "gradient": found_norm,
-        "mean_cosine": mean_cosine(query),
-        "effective_rank": effective_rank(query),
-        "tuples": len(plan.frame_ids),
-        "frames": int(plan.frame_ids.size),
-        "plan": plan.digest(),
-    }
-    if members:
-        line["near_duplicates"] = near_duplicates(torch.cat(read[3:]).numpy(), first_row)
-    return line
+
+    def __init__(
+        self,
+        known: dict[str, Any],
+        plan: BatchPlan,
+        loss: torch.Tensor,
+        norm: torch.Tensor,
+        outcomes: list[Outcome],
+        first_row: NDArray[np.int64],
+    ) -> None:
+        self._known, self._plan, self._first_row = known, plan, first_row
+        query = torch.cat([outcome.query for outcome in outcomes])
+        members = [outcome.members for outcome in outcomes if outcome.members is not None]
+        self._tensors = [loss, norm, query, *members]
+        # All in one transfer, and exact: frame ids are below 2^53.
+        flat = torch.cat([tensor.double().flatten() for tensor in self._tensors])
+        self._flat = flat.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if flat.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> dict[str, Any]:
+        """The metrics, once the device has done the step.
+
+        Raises:
+            DataError: the loss or the gradient is not finite.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        plan, sizes = self._plan, [tensor.numel() for tensor in self._tensors]
+        read = [
+            values.view(tensor.shape).to(tensor.dtype)
+            for values, tensor in zip(self._flat.split(sizes), self._tensors, strict=True)
+        ]
+        loss, norm, query = float(read[0]), float(read[1]), read[2]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DataError(
+                f"step {plan.step} diverged: the loss is {loss}, the gradient's norm {norm}; frame ids"
+                f" {plan.frame_ids.tolist()}; lower --lr, or raise --warm-up, and start again"
+            )
+        line = self._known | {
+            "loss": loss,
+            "gradient": norm,
+            "mean_cosine": mean_cosine(query),
+            "effective_rank": effective_rank(query),
+            "tuples": len(plan.frame_ids),
+            "frames": int(plan.frame_ids.size),
+            "plan": plan.digest(),
+        }
+        if read[3:]:
+            line["near_duplicates"] = near_duplicates(torch.cat(read[3:]).numpy(), self._first_row)
+        return line

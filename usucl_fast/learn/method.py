@@ -70,8 +70,9 @@ class Method(TrainConfig):
         """The momentum of the key encoder at this share of the run."""
         raise NotImplementedError
 
-    def make_bank(self, table: FrameTable, device: "torch.device") -> "MemoryBank | None":
-        """The memory bank, where there is one. What `forward` returns as rows is written to it when the step ends."""
+    def make_bank(self, table: FrameTable, device: "torch.device", kind: "type[MemoryBank]") -> "MemoryBank | None":
+        """The memory bank, of this kind, where there is one. What `forward` returns as rows is written to it when the
+        step ends."""
         return None
 
     def tuples(self) -> str:
@@ -197,11 +198,9 @@ class BankMethod(Method):
         choices=("group", "video", "none"),
     )
 
-    def make_bank(self, table: FrameTable, device: "torch.device") -> "MemoryBank":
-        from usucl_fast.mining import MemoryBank
-
+    def make_bank(self, table: FrameTable, device: "torch.device", kind: "type[MemoryBank]") -> "MemoryBank":
         group = table.group if self.exclude == "group" else None
-        return MemoryBank(table.first_row, self.dim, device=device, group=group)
+        return kind(table.first_row, self.dim, device=device, group=group)
 
     def check_data(self, table: FrameTable, videos: NDArray[np.int64], name: str) -> None:
         kinds = {"group": len(set(table.group[videos])), "video": len(videos), "none": 2}[self.exclude]

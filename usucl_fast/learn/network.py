@@ -11,8 +11,10 @@ from torch import nn
 from usucl_fast.feed import BatchPlan, Normaliser
 from usucl_fast.learn.backbones import normalisation
 from usucl_fast.learn.encoder import Encoder
+from usucl_fast.learn.execution import BANKS, PARTITIONED
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.ranks import Ranks
+from usucl_fast.mining import MemoryBank, PartitionedBank
 from usucl_fast.optional import needed
 from usucl_fast.shards import FrameTable
 
@@ -58,12 +60,15 @@ class Network(nn.Module):
         table: of the shards.
         device: of the frames.
         ranks: that train together.
+        bank: of `BANKS`.
 
     Raises:
         UsageError: the method needs lightly, which is not installed, or there is no such backbone.
     """
 
-    def __init__(self, config: Method, table: FrameTable, device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self, config: Method, table: FrameTable, device: torch.device, ranks: Ranks, bank: str = BANKS[0]
+    ) -> None:
         super().__init__()
         if config.needs_lightly:
             with needed("lightly", f"--method {config.method}", "baselines"):
@@ -76,7 +81,8 @@ class Network(nn.Module):
             self.key.requires_grad_(False)
             self.key.load_state_dict(self.query.state_dict())
         self.parts = nn.ModuleDict(config.make_parts())
-        self.bank = config.make_bank(table, device)
+        spread = bank == PARTITIONED and ranks.count > 1
+        self.bank = config.make_bank(table, device, PartitionedBank if spread else MemoryBank)
 
     def _make_encoder(self) -> Encoder:
         config = self.config

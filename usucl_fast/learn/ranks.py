@@ -38,12 +38,10 @@ class Ranks:
         self,
         rank: int = 0,
         count: int = 1,
-        device: torch.device | None = None,
         store: dist.Store | None = None,
     ) -> None:
         """store: a connection of its own to where the ranks have met; None for no `heartbeat`."""
-        self.rank, self.count = rank, count
-        self._device, self._store = device, store
+        self.rank, self.count, self._store = rank, count, store
 
     @property
     def first(self) -> bool:
@@ -67,7 +65,7 @@ class Ranks:
         """Whether the flag is set on any rank; collective."""
         if self.count == 1:
             return flag
-        number = torch.tensor([flag], dtype=torch.int32, device=self._device)
+        number = torch.tensor([flag], dtype=torch.int32)  # on the CPU, so that no GPU is waited for
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return bool(number.item())
 
@@ -75,7 +73,7 @@ class Ranks:
         """Whether all ranks have the same number; collective."""
         if self.count == 1:
             return True
-        ends = torch.tensor([number, -number], dtype=torch.int64, device=self._device)
+        ends = torch.tensor([number, -number], dtype=torch.int64)
         dist.all_reduce(ends, dist.ReduceOp.MAX)
         return bool(ends.sum() == 0)
 
@@ -157,7 +155,7 @@ def ranks_of_torchrun(name: str) -> Iterator[tuple[Ranks, torch.device]]:
     with Ranks(rank, count).reporting_lost_ranks():
         name_of_all = meet(place, rank, count)
         dist.init_process_group(
-            "nccl" if device.type == "cuda" and name in ("auto", "cuda") else "gloo",
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" and name in ("auto", "cuda") else "gloo",
             store=dist.PrefixStore(name_of_all, place),
             rank=rank,
             world_size=count,
@@ -165,7 +163,7 @@ def ranks_of_torchrun(name: str) -> Iterator[tuple[Ranks, torch.device]]:
         )
     another = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=TIMEOUT)
     try:
-        yield Ranks(rank, count, device, dist.PrefixStore(name_of_all, another)), device
+        yield Ranks(rank, count, dist.PrefixStore(name_of_all, another)), device
     finally:
         dist.destroy_process_group()
 

@@ -74,7 +74,7 @@ class Snapshots:
             self.taken.append(self._take(step))
 
     def _choose_anchors(self) -> NDArray[np.int64]:
-        planner, bank = self._planner, self._network.bank
+        planner, network, bank = self._planner, self._network, self._network.bank
         assert bank is not None
         table, videos = planner.table, planner.planned
         generator = np.random.Generator(np.random.Philox(key=[planner.seed, 0]))
@@ -83,7 +83,8 @@ class Snapshots:
         chosen = np.sort(longest[first[generator.permutation(len(groups))[:ANCHORS]]])
         anchors = []
         for start, end in zip(table.first_row[chosen], table.first_row[chosen + 1], strict=True):
-            written = torch.nonzero(bank.written_at[start:end] >= 0)[:, 0].cpu().numpy() + start
+            of_video = torch.arange(start, end, device=network.device)
+            written = torch.nonzero(bank.written(of_video) >= 0)[:, 0].cpu().numpy() + start
             middle = (start + end) // 2
             anchors.append(written[np.argmin(abs(written - middle))] if len(written) else middle)
         return np.array(anchors, np.int64)
@@ -94,7 +95,7 @@ class Snapshots:
         assert bank is not None
         assert self.anchors is not None
         plan = self._planner.plan_around(self.anchors.numpy(), step - 1)  # as the step that has just been done
-        written = (bank.written_at[torch.from_numpy(plan.frame_ids).to(network.device)] >= 0).cpu().numpy()
+        written = (bank.written(torch.from_numpy(plan.frame_ids).to(network.device)) >= 0).cpu().numpy()
         plan = dataclasses.replace(plan, valid=plan.valid & written)
         tuples = network.tuples(plan)
         anchors, positive = tuples.frame_ids[:, 0], tuples.frame_ids[:, 1]
@@ -112,7 +113,7 @@ class Snapshots:
             step=torch.tensor(step),
             counted=torch.tensor(plan.stage.intra),
             window=torch.tensor(plan.stage.window, dtype=torch.float64),
-            written_at=bank.written_at[anchors],
+            written_at=bank.written(anchors),
             positive=positive,
             positive_similarity=alike.masked_fill(positive == anchors, 1),
             intra=intra,

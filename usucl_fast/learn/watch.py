@@ -15,6 +15,7 @@ import torch
 
 from usucl_fast.files import naming, write_whole
 from usucl_fast.learn.config import IMAGENET, RANDOM
+from usucl_fast.learn.health import StepMetrics
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.run_folder import RunFolder, parse_metrics
 from usucl_fast.optional import needed
@@ -188,6 +189,7 @@ class Watch:
     ) -> None:
         self._frames, self._collapse, self._stack, self._first = 0, collapse, contextlib.ExitStack(), first
         self._board = self._trace = None
+        self._expected: tuple[StepMetrics, dict[str, float]] | None = None
         if not first:
             return
         if not run.metrics_text().startswith(metrics):
@@ -209,8 +211,22 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def step(self, line: dict[str, Any]) -> None:
-        """Writes and shows the metrics of a step. Adds to `line` the rates that follow from its times."""
+    def expect(self, metrics: StepMetrics, waited: float, seconds: float) -> None:
+        """Takes the metrics of a step, which `report` reads, and its times in seconds: for data, and in all."""
+        self._expected = metrics, {"wait": round(waited, 6), "seconds": round(seconds, 6)}
+
+    def report(self) -> None:
+        """Writes and shows the metrics of the step that is expected, if there is one, and the rates that follow from
+        its times.
+
+        Raises:
+            DataError: its loss or gradient is not finite.
+        """
+        if self._expected is None:
+            return
+        metrics, times = self._expected
+        self._expected = None
+        line = metrics.read() | times  # on every rank: all end where it is not finite
         if not self._first:
             return
         line["frames_per_second"] = round(line["frames"] / line["seconds"], 1)

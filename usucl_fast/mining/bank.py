@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from usucl_fast.checks import FLOATING, check_count, check_number, check_range, check_shares, check_tensor
+from usucl_fast.checks import FLOATING, check_array, check_count, check_number, check_range, check_shares, check_tensor
 from usucl_fast.curriculum import window_bounds
 from usucl_fast.mining.cpu.search import CompiledSearch
 from usucl_fast.mining.search import Allowed, MakeSearch, Rows, TorchSearch
@@ -40,7 +40,9 @@ class MemoryBank:
     float64 on a CPU and in float32 elsewhere; of equal ones, any. A query that is not finite has no answers. Rows are
     changed by `write` and `load_state_dict` alone, which keep the bounds that a search on a CPU relies on.
 
-    Every method raises ValueError for an argument of another shape, type, device or range than it says.
+    Every method raises ValueError for an argument of another shape, type, device or range than it says; whether frame
+    ids on a GPU are in range it leaves to torch's own checks there, since looking would wait for the GPU. Neither do
+    `write`, `rows` and searches wait for it, but for `cross` with a band.
 
     Both `cross` and `intra` take, by name:
         max_age, step: rows written more than `max_age` steps before `step` are no answers.
@@ -115,31 +117,34 @@ class MemoryBank:
             step: the present step, not negative.
         """
         step = self._check_write(frame_ids, z, step)
-        check_range("frame_ids", frame_ids, 0, len(self))
         self._write(frame_ids, z, step)
 
     def _check_write(self, frame_ids: torch.Tensor, z: torch.Tensor, step: int) -> int:
         check_tensor("frame_ids", frame_ids, ("M",), "int64", device=self._device)
         check_tensor("z", z, (len(frame_ids), self.embeddings.shape[1]), *FLOATING, device=self._device)
+        check_range("frame_ids", frame_ids, 0, len(self))
         return check_count("step", step, 0)
 
     def _write(self, rows: torch.Tensor, z: torch.Tensor, step: int) -> None:
         """`write` for rows of those held, int64 `[M]`."""
-        unique, place = torch.unique(rows, return_inverse=True)
-        order = torch.arange(len(rows), device=place.device)
-        last = torch.zeros_like(unique).scatter_reduce_(0, place, order, "amax", include_self=False)
+        ordered, order = rows.sort(stable=True)
+        last = order[torch.searchsorted(ordered, rows.contiguous(), right=True) - 1]  # where each row is named last
         new = z[last].to(self.embeddings.dtype)
         kept = _storable(new)
-        if not kept.all():
-            unique, new = unique[kept], new[kept]
-        self.embeddings[unique] = new
-        self.written_at[unique] = step
-        self._index.touch(unique)
+        self.embeddings[rows] = torch.where(kept[:, None], new, self.embeddings[rows])
+        self.written_at[rows] = torch.where(kept, step, self.written_at[rows])
+        self._index.touch(rows)
 
     def rows(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[..., D]` of the frames `[...]`; zeros where the frame id is -1."""
         self._check_ids(frame_ids, -1)
         return self.embeddings[frame_ids.clamp_min(0)].float() * (frame_ids >= 0).unsqueeze(-1)
+
+    def written(self, frame_ids: torch.Tensor) -> torch.Tensor:
+        """The step at which the row of each frame was written, both int64 `[...]`; -1 for never, and where the frame
+        id is -1."""
+        self._check_ids(frame_ids, -1)
+        return torch.where(frame_ids >= 0, self.written_at[frame_ids.clamp_min(0)], -1)
 
     def video_of(self, frame_ids: torch.Tensor) -> torch.Tensor:
         """The videos of frames, both int64 `[...]`, as `cross` excludes them."""
@@ -185,20 +190,21 @@ class MemoryBank:
             exclude = torch.full((len(query),), -1, device=query.device)
         excluded = torch.where(exclude >= 0, self._group_of_video[exclude.clamp_min(0)], -1)
         allowed = self._allowed(excluded, max_age, step, below)
-        skip, most = None, torch.full_like(excluded, k)
+        skip, wanted, most = None, torch.full_like(excluded, k), k
         if band is not None:
             band = check_shares("band", band)
             if allowed.below < float("inf") or band[0] > band[1]:
                 raise ValueError(f"band {band} must be two shares in order, and does not go with below")
             count = self._count(allowed).double()
             skip = (count * band[0]).floor().long()
-            most = torch.minimum(skip + k, (count * band[1]).ceil().long())
-        return _columns(*self._search(query.float().contiguous(), allowed, most, None, approximate), k, skip)
+            wanted = torch.minimum(skip + k, (count * band[1]).ceil().long())
+            most = int(wanted.max()) if len(wanted) else 0
+        return _columns(*self._search(query.float().contiguous(), allowed, wanted, most, None, approximate), k, skip)
 
     @torch.no_grad()
     def intra(
         self,
-        frame_ids: torch.Tensor,
+        frame_ids: torch.Tensor | NDArray[np.int64],
         query: torch.Tensor,
         window: tuple[float, float],
         k: int,
@@ -210,44 +216,45 @@ class MemoryBank:
         """The k written rows most similar to each query within a window around a frame of its own video.
 
         Args:
-            frame_ids: int64 `[B]`, the anchors.
+            frame_ids: int64 `[B]`, the anchors: an array, or a tensor on any device, which is waited for.
             query: `[B, D]`.
             window: (d0, d1) as fractions of the video's length, see `window_bounds`.
             k: answers a query.
         """
         check_tensor("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
-        check_tensor("frame_ids", frame_ids, (len(query),), "int64", device=self._device)
-        check_range("frame_ids", frame_ids, 0, len(self))
+        anchor = frame_ids.cpu().numpy() if isinstance(frame_ids, torch.Tensor) else frame_ids
+        check_array("frame_ids", anchor, (len(query),), "int64")
+        check_range("frame_ids", anchor, 0, len(self))
         k = check_count("k", k, 0, MOST_ANSWERS)
         window = check_shares("window", window)
-        anchor = frame_ids.cpu().numpy()
         video = np.searchsorted(self.first_row, anchor, side="right") - 1
         first = self.first_row[video]
         bounds = window_bounds(anchor - first, self.first_row[video + 1] - first, window) + first[:, None]
-        ranges_BS2 = torch.as_tensor(bounds.reshape(-1, 2, 2), device=query.device)
-        allowed = self._allowed(torch.full_like(frame_ids, -1), max_age, step, below)
-        most = torch.full_like(frame_ids, k)
-        return _columns(*self._search(query.float().contiguous(), allowed, most, ranges_BS2, False), k)
+        ranges_BS2 = bounds.reshape(-1, 2, 2)
+        none = torch.full((len(query),), -1, device=self._device)
+        allowed = self._allowed(none, max_age, step, below)
+        wanted = torch.full_like(none, k)
+        return _columns(*self._search(query.float().contiguous(), allowed, wanted, k, ranges_BS2, False), k)
 
     def _search(
         self,
         query: torch.Tensor,
         allowed: Allowed,
         k: torch.Tensor,
-        ranges_BS2: torch.Tensor | None,
+        most: int,
+        ranges_BS2: NDArray[np.int64] | None,
         approximate: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The `k` int64 `[B]` most similar of the allowed rows, or of those of them in the ranges: similarities and
-        frame ids `[B, K]`, the most similar first, -inf and -1 where there are fewer."""
-        k = k.clamp_max(len(self.embeddings))
-        finite = query.abs().amax(dim=1).isfinite()
-        if not finite.all():
-            query, k = torch.where(finite[:, None], query, 0), torch.where(finite, k, 0)
-        if not query.numel() or not k.any():
+        frame ids `[B, K]`, the most similar first, -inf and -1 where there are fewer. No k is above `most`."""
+        most = min(most, len(self.embeddings))
+        if not query.numel() or not most:
             return query.new_empty(len(query), 0), k.new_empty(len(query), 0)
+        finite = query.abs().amax(dim=1).isfinite()
+        query, k = torch.where(finite[:, None], query, 0), torch.where(finite, k, 0).clamp_max(most)
         if ranges_BS2 is not None:
-            return self._index.among(query, allowed, k, ranges_BS2)
-        return self._index.nearest(query, allowed, k, approximate)
+            return self._index.among(query, allowed, k, most, ranges_BS2)
+        return self._index.nearest(query, allowed, k, most, approximate)
 
     def _count(self, allowed: Allowed) -> torch.Tensor:
         """int64 `[B]`, the rows that each query allows."""
@@ -275,6 +282,10 @@ class MemoryBank:
             "written_at": self.written_at,
             "first_frame": torch.tensor(self.held.start),
         }
+
+    def whole_state_dict(self) -> dict[str, torch.Tensor] | None:
+        """`state_dict` of all rows, wherever they are held."""
+        return self.state_dict()
 
     def load_state_dict(self, *parts: dict[str, torch.Tensor]) -> None:
         """Restores what `state_dict` returned: of a bank spread over ranks, on each of those ranks, in any order.

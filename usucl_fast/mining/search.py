@@ -36,22 +36,22 @@ class Allowed(NamedTuple):
 class Search(Protocol):
     """Finds the rows most similar to queries float32 `[B, D]`, by dot product.
 
-    Both searches take `k` int64 `[B]`, the answers that each query asks for, and return similarities and rows int64,
-    `[B, K]`, K being the greatest k: the most similar first; -inf and -1 where there are fewer.
+    Both searches take `k` int64 `[B]`, the answers that each query asks for, none above `most`, and return similarities
+    and rows int64, `[B, most]`: the most similar first; -inf and -1 where there are fewer.
     """
 
     def touch(self, rows: torch.Tensor | None = None) -> None:
         """Says that rows have changed, all of them if none are named."""
 
     def nearest(
-        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, approximate: bool
+        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, approximate: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The most similar of all allowed rows; if `approximate`, some may be missed."""
 
     def among(
-        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, ranges_BS2: torch.Tensor
+        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, ranges_BS2: NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The most similar of the allowed rows in S ranges for each query, int64 `[B, S, 2]`: starts and ends."""
+        """The most similar of the allowed rows in S ranges for each query, `[B, S, 2]`: starts and ends."""
 
 
 class MakeSearch(Protocol):
@@ -70,9 +70,9 @@ class TorchSearch:
         pass
 
     def nearest(
-        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, approximate: bool
+        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, approximate: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, best = _scaled(query, allowed, k, self._rows)
+        query, best = _scaled(query, allowed, k, most, self._rows)
         count = len(self._rows.embeddings)
         block = max(LEAST_BLOCK, BLOCK_SCORES // len(query))
         for start in range(0, count, block):
@@ -81,34 +81,37 @@ class TorchSearch:
         return best.answers()
 
     def among(
-        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, ranges_BS2: torch.Tensor
+        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, ranges_BS2: NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, best = _scaled(query, allowed, k, self._rows)
-        lengths = (ranges_BS2[:, :, 1] - ranges_BS2[:, :, 0]).clamp_min(0)
+        query, best = _scaled(query, allowed, k, most, self._rows)
+        sizes = np.maximum(ranges_BS2[:, :, 1] - ranges_BS2[:, :, 0], 0)
+        count, block = int(sizes.sum(axis=1).max()), max(LEAST_BLOCK, BLOCK_SCORES // query.numel())
+        starts, lengths = torch.from_numpy(np.stack((ranges_BS2[:, :, 0], sizes))).to(query.device, non_blocking=True)
         ends = lengths.cumsum(dim=1)
-        count, block = int(ends[:, -1].max()), max(LEAST_BLOCK, BLOCK_SCORES // query.numel())
         for start in range(0, count, block):
             place = torch.arange(start, min(start + block, count), device=query.device).expand(len(query), -1)
             part = torch.searchsorted(ends, place.contiguous(), right=True).clamp_max(ends.shape[1] - 1)
-            row = ranges_BS2[:, :, 0].gather(1, part) + place - (ends - lengths).gather(1, part)
+            row = starts.gather(1, part) + place - (ends - lengths).gather(1, part)
             past_end = place >= ends[:, -1:]
             row = row.masked_fill(past_end, 0)
             best.update(torch.einsum("bd,brd->br", query, self._rows.embeddings[row].float()), row, past_end)
         return best.answers()
 
 
-def _scaled(query: torch.Tensor, allowed: Allowed, k: torch.Tensor, rows: Rows) -> "tuple[torch.Tensor, _Best]":
+def _scaled(
+    query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, rows: Rows
+) -> "tuple[torch.Tensor, _Best]":
     """The queries brought to about 1, by powers of two, so that no product leaves float32; and their top k, of which
     none is found yet."""
     scale = torch.frexp(query.abs().amax(dim=1)).exponent.double().exp2()
-    return (query.double() / scale[:, None]).float(), _Best(scale, allowed, k, rows)
+    return (query.double() / scale[:, None]).float(), _Best(scale, allowed, k, most, rows)
 
 
 class _Best:
     """The top k of each query so far; scale: what similarities are to be multiplied by, float64 `[B]`."""
 
-    def __init__(self, scale: torch.Tensor, allowed: Allowed, k: torch.Tensor, rows: Rows) -> None:
-        self._allowed, self._k, self._rows, self._most = allowed, k, rows, int(k.max())
+    def __init__(self, scale: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, rows: Rows) -> None:
+        self._allowed, self._k, self._rows, self._most = allowed, k, rows, most
         self._scale, self._below = scale, (allowed.below / scale).float()[:, None]
         self._similarity = torch.full((len(scale), self._most), -torch.inf, device=scale.device)
         self._row = torch.full((len(scale), self._most), -1, dtype=torch.int64, device=scale.device)

@@ -23,12 +23,10 @@ def hardest_in_window(
         int64 `[B, k]`; -1 where fewer rows of the window are written, and for an anchor that is not.
 
     Raises:
-        ValueError: as `MemoryBank.intra`; or the bank is spread over ranks.
+        ValueError: as `MemoryBank.intra`.
     """
-    if len(bank.held) < len(bank):
-        raise ValueError("bank holds some of its rows alone, being spread over ranks, and must hold all")
     found = bank.intra(anchors, bank.rows(anchors), window, k, max_age=max_age, step=step).frame_ids
-    return found.masked_fill((bank.written_at[anchors] < 0)[:, None], -1)
+    return found.masked_fill((bank.written(anchors) < 0)[:, None], -1)
 
 
 def soft_negative(query: torch.Tensor, candidates: torch.Tensor, valid: torch.Tensor, tau: float) -> torch.Tensor:

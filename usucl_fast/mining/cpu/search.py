@@ -49,23 +49,23 @@ class CompiledSearch:
         self.levels[0].touch(None if rows is None else rows.numpy())
 
     def nearest(
-        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, approximate: bool
+        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, approximate: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self._refresh()
         parts = []
         for first in range(0, len(query), BLOCK_QUERIES):
             part = slice(first, first + BLOCK_QUERIES)
             queries = _Queries(query[part], allowed._replace(excluded=allowed.excluded[part]))
-            parts.append(self._nearest(queries, k[part], int(k.max()), approximate))
+            parts.append(self._nearest(queries, k[part], most, approximate))
         return torch.cat([similarity for similarity, _ in parts]), torch.cat([found for _, found in parts])
 
     def among(
-        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, ranges_BS2: torch.Tensor
+        self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, ranges_BS2: NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self._refresh()
         queries, blocks = _Queries(query, allowed), self.levels[0]
-        topk = queries.nothing_found(k, int(k.max()))
-        scan.visit_ranges(blocks.rows, queries.of(blocks, queries.below), topk, ranges_BS2.numpy())
+        topk = queries.nothing_found(k, most)
+        scan.visit_ranges(blocks.rows, queries.of(blocks, queries.below), topk, np.ascontiguousarray(ranges_BS2))
         return queries.best([topk])
 
     def _refresh(self) -> None:
