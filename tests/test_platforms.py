@@ -18,7 +18,7 @@ from usucl_fast.pack.task import make_task
 from usucl_fast.shards import PackSettings
 
 HIDDEN = """
-import ctypes, os, signal, sys
+import ctypes, mmap, os, signal, sys
 import platformdirs  # these ask which system this is, and go another way on each
 import psutil
 
@@ -27,6 +27,7 @@ for name in ("fcntl", "resource", "pwd", "grp", "termios"):
 for module, names in (
     (os, "fork forkpty getuid geteuid posix_fadvise sched_getaffinity sched_setaffinity"),
     (signal, "SIGALRM SIGCHLD SIGHUP SIGKILL SIGUSR1 ITIMER_REAL alarm pause setitimer getitimer pthread_sigmask"),
+    (mmap, "MADV_DONTNEED"),
 ):
     for name in names.split():
         delattr(module, name)

@@ -5,9 +5,11 @@ signal comes; then the file is named.
 """
 
 import ctypes
+import mmap
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,18 @@ def map_file(path: Path, later: Path | None = None) -> NDArray[np.uint8]:
         ctypes.CDLL(None).signal(signal.SIGBUS, _tell)
     _LENGTHS[(later or path).absolute()] = len(data)
     return data
+
+
+def release(array: NDArray[Any]) -> None:
+    """Gives the memory of a mapped array back to the system; what is read of it again comes from the file.
+
+    array: of what `map_file` returned, or of no file, to which nothing happens.
+    """
+    holder: Any = array
+    while holder is not None and not isinstance(holder, mmap.mmap):
+        holder = holder.obj if isinstance(holder, memoryview) else getattr(holder, "base", None)
+    if holder is not None and hasattr(mmap, "MADV_DONTNEED"):  # Windows has none
+        holder.madvise(mmap.MADV_DONTNEED)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.shards.frame_labels import FrameLabels
+from usucl_fast.shards.mapped import release
 from usucl_fast.shards.videos import VideoTable
 
 ROW = np.dtype(
@@ -37,8 +38,7 @@ MEMBER_SUFFIX = {"jpeg": "jpg", "png": "png"}
 """File name extension of the frames, by codec."""
 
 CHECKED_ROWS = 1 << 15
-"""Rows that are looked at together when a table is opened, which may be larger than memory: they stay in the cache of
-the processor."""
+"""Rows that are looked at together when a table is opened: they stay in the cache of the processor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,7 @@ class FrameTable:
                 if not right.all():
                     place = int(np.argmin(right))
                     raise ValueError(f"{field} of frame {start + place} is {rows[field][place]}")
+            release(rows)  # it may be larger than memory
 
     @cached_property
     def first_row(self) -> NDArray[np.int64]:
