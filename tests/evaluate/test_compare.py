@@ -2,13 +2,15 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from usucl_fast.errors import UsageError
-from usucl_fast.evaluate.comparison import COLUMNS, compare, show_comparison, write_comparison
+from usucl_fast.evaluate.comparison import COLUMNS, ArmFigure, compare
+from usucl_fast.evaluate.comparison_page import show_comparison, write_comparison
 from usucl_fast.evaluate.metrics import fold_scores
 from usucl_fast.evaluate.samples import Predictions, Samples
 
@@ -40,7 +42,7 @@ def test_a_better_arm_is_above_zero_and_a_worse_one_below() -> None:
     assert [(pair["arm"], pair["other"]) for pair in found["differences"]] == [("good", "bad"), ("bad", "good")]
     for score, level in COLUMNS["video"]:
         up, down = (pair[level][score] for pair in found["differences"])
-        good, bad = (found["arms"][name][level][score] for name in ("good", "bad"))
+        good, bad = (known(found["arms"][name][level][score]) for name in ("good", "bad"))
         assert 0 < up["low"] < up["mean"] < up["high"]
         assert up["mean"] == pytest.approx(good["mean"] - bad["mean"])
         assert [down["low"], down["high"]] == pytest.approx([-up["high"], -up["low"]])
@@ -54,9 +56,15 @@ def test_a_better_arm_is_above_zero_and_a_worse_one_below() -> None:
         assert "std_seeds" not in bad
 
 
+def known(figure: ArmFigure) -> dict[str, Any]:
+    """The figure, of which nothing is missing."""
+    assert None not in figure.values()
+    return dict(figure)
+
+
 def test_what_is_hard_for_all_does_not_widen_a_difference() -> None:
     found = compare({"a": [made_up(0.8, 0, shared=1.5)], "b": [made_up(0.5, 1, shared=1.5)]})
-    a, b = (found["arms"][name]["frame"]["accuracy"] for name in "ab")
+    a, b = (known(found["arms"][name]["frame"]["accuracy"]) for name in "ab")
     paired = found["differences"][0]["frame"]["accuracy"]
     unpaired = np.hypot(a["high"] - a["low"], b["high"] - b["low"])
     assert paired["high"] - paired["low"] < 0.7 * unpaired
@@ -65,8 +73,8 @@ def test_what_is_hard_for_all_does_not_widen_a_difference() -> None:
 def test_seeds_that_disagree_widen_the_interval() -> None:
     alike = compare({"a": [made_up(0.8, 0), made_up(0.8, 0)], "b": [made_up(0.8, 1)]}, baseline="b")
     apart = compare({"a": [made_up(0.1, 0), made_up(2.0, 0)], "b": [made_up(0.8, 1)]}, baseline="b")
-    (alike,), (apart,) = alike["differences"], apart["differences"]
-    widths = [pair["frame"]["accuracy"]["high"] - pair["frame"]["accuracy"]["low"] for pair in (alike, apart)]
+    pairs = [*alike["differences"], *apart["differences"]]
+    widths = [pair["frame"]["accuracy"]["high"] - pair["frame"]["accuracy"]["low"] for pair in pairs]
     assert widths[1] > 1.5 * widths[0]
 
 

@@ -15,7 +15,7 @@ from tests.helpers.forged import change_videos
 from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.feed import LOOKAHEAD
-from usucl_fast.learn import Execution, arithmetic, engine, train
+from usucl_fast.learn import Execution, RunSummary, arithmetic, engine, train
 from usucl_fast.learn.health import effective_rank, mean_cosine
 from usucl_fast.learn.methods.usucl import Usucl
 from usucl_fast.learn.network import Network
@@ -49,7 +49,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 """Recipe and settings of the runs below, by name."""
 
 
-def run(store: ShardStore, out: Path, name: str = "default", resume: bool = False, **execution: Any) -> dict[str, Any]:
+def run(store: ShardStore, out: Path, name: str = "default", resume: bool = False, **execution: Any) -> RunSummary:
     recipe, settings = RUNS[name]
     config = make_config(recipe, {**TINY, **settings})
     return train(config, store, out, dataclasses.replace(EXECUTION, **execution), resume=resume)

@@ -10,7 +10,7 @@ probes.py       features -> predictions, fold by fold; logistic.py of a linear c
 finetuning.py   pictures -> predictions of networks trained whole
 metrics.py      predictions -> figures with intervals; presence.py of whole videos, values.py of numbers
 folders.py      the folders of evaluations and comparisons
-comparison.py   predictions of several models -> paired differences
+comparison.py   predictions of several models -> paired differences; comparison_page.py shows them
 table.py, page.py, mistakes.py, plots.py, retrieval.py    what a person looks at
 """
 

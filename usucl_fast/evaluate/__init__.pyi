@@ -1,6 +1,6 @@
 from .comparison import compare as compare
-from .comparison import show_comparison as show_comparison
-from .comparison import write_comparison as write_comparison
+from .comparison_page import show_comparison as show_comparison
+from .comparison_page import write_comparison as write_comparison
 from .embedding import BATCH as BATCH
 from .embedding import RANDOM as RANDOM
 from .embedding import Embeddings as Embeddings

@@ -1,6 +1,7 @@
 """Writes the plots of an evaluation, and a self-contained HTML page that shows all of them."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def write_page(
     write_html(out / "page.html", title, parts)
 
 
-def counts_text(counts: dict[str, Any]) -> str:
+def counts_text(counts: Mapping[str, Any]) -> str:
     """`frames`, `videos` and `groups` as one line."""
     return ", ".join(f"{counts[key]:,} {key}" for key in ("frames", "videos", "groups") if key in counts)
 

@@ -14,6 +14,7 @@ from .recipes import RECIPES as RECIPES
 from .recipes import all_settings as all_settings
 from .recipes import make_config as make_config
 from .recipes import with_overrides as with_overrides
+from .result import RunSummary as RunSummary
 from .run_folder import RunFolder as RunFolder
 from .splits import describe_split as describe_split
 from .splits import videos_of_split as videos_of_split

@@ -22,7 +22,7 @@ from usucl_fast.learn.optimizer import learning_rate, make_optimizer
 from usucl_fast.learn.page import write_page
 from usucl_fast.learn.preflight import check_fit, least_share, look_at_cache
 from usucl_fast.learn.ranks import Ranks
-from usucl_fast.learn.result import write_result
+from usucl_fast.learn.result import RunSummary, write_result
 from usucl_fast.learn.run_folder import RunFolder, record_of
 from usucl_fast.learn.snapshots import Snapshots
 from usucl_fast.learn.watch import Collapse, Watch
@@ -136,7 +136,7 @@ class Run:
         ).save(self.folder, self.execution.keep)
         self.snapshots.save(self.folder.mined)
 
-    def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    def go(self, should_stop: Callable[[], bool]) -> RunSummary:
         """Trains to the end, or until `should_stop()`, and returns the summary."""
         first, last = self.step, min(self.steps, self.execution.stop_after or self.steps)
         execution, finished = self.execution, True
@@ -179,7 +179,7 @@ class Run:
             watch.report()
             if self.step > first:
                 self.save()
-        summary = write_result(self) if self.ranks.first else {}
+        summary = write_result(self) if self.ranks.first else RunSummary()
         if execution.page_every is not None and finished:  # who stops a run does not want to wait
             self._write_page()
         return summary

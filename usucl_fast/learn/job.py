@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from usucl_fast.errors import ResourceError, UsageError
 from usucl_fast.files import NO_SPACE
@@ -13,6 +12,7 @@ from usucl_fast.learn.execution import Execution
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.origin import Origin
 from usucl_fast.learn.ranks import Ranks
+from usucl_fast.learn.result import RunSummary
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.splits import with_split
 from usucl_fast.learn.watch import import_tensorboard
@@ -29,7 +29,7 @@ def train(
     overwrite: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Trains into the run folder `out`, and returns the summary (also in `summary.json`).
 
     Stops early, with a checkpoint, when `should_stop()` is true before a step, or when a wait for data is interrupted.

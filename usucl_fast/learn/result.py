@@ -1,6 +1,6 @@
 """What a run leaves behind when it ends: the backbone, and a summary."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -12,7 +12,34 @@ if TYPE_CHECKING:
     from usucl_fast.learn.engine import Run
 
 
-def write_result(run: "Run") -> dict[str, Any]:
+class RunSummary(TypedDict, total=False):
+    """What `summary.json` says of a run, finished or stopped; nothing on ranks but the first.
+
+    steps, of: done, and of the whole run.
+    videos: that were trained on.
+    loss, mean_cosine, effective_rank: of the last step.
+    frames_per_second, data_wait, seconds: over all steps; `data_wait` is the share of the time spent waiting for data.
+    gpu_memory_gb: the most that tensors took on the GPU.
+    """
+
+    steps: int
+    of: int
+    split: str
+    videos: int
+    loss: float
+    mean_cosine: float | None
+    effective_rank: float
+    warnings: list[str]
+    frames_per_second: float
+    data_wait: float
+    seconds: float
+    loader: str
+    ranks: int
+    device: str
+    gpu_memory_gb: float
+
+
+def write_result(run: "Run") -> RunSummary:
     """Writes the backbone and `summary.json` into the run folder, and returns the summary."""
     backbone = {name: tensor.contiguous() for name, tensor in run.network.query.backbone.state_dict().items()}
     with write_whole(run.folder.backbone) as file:
@@ -20,7 +47,7 @@ def write_result(run: "Run") -> dict[str, Any]:
     lines = run.folder.read_metrics()
     seconds = sum(line["seconds"] for line in lines)
     collapse = Collapse(run.config, run.steps)
-    summary = {
+    summary: RunSummary = {
         "steps": run.step,
         "of": run.steps,
         "split": run.config.split,
@@ -35,12 +62,8 @@ def write_result(run: "Run") -> dict[str, Any]:
         "loader": run.execution.loader,
         "ranks": run.ranks.count,
         "device": str(run.execution.device),
-        **_gpu_memory(run.execution.device),
     }
+    if run.execution.device.type == "cuda":
+        summary["gpu_memory_gb"] = torch.cuda.max_memory_allocated(run.execution.device) / 1e9
     write_json(run.folder.summary, summary)
     return summary
-
-
-def _gpu_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that tensors took on the GPU, in GB; nothing on a CPU."""
-    return {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}
