@@ -214,7 +214,7 @@ def _resident_bytes(options: dict[str, Any]) -> int:
     return int(options["resident_gb"] * 1e9)
 
 
-def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: learn.RunSummary) -> None:
+def _report(run_folder: learn.RunFolder, store: "ShardStore", summary: "learn.RunSummary") -> None:
     losses = [line["loss"] for line in run_folder.read_metrics()]
     say(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     say(
