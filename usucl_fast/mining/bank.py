@@ -216,13 +216,17 @@ class MemoryBank:
         """The k written rows most similar to each query within a window around a frame of its own video.
 
         Args:
-            frame_ids: int64 `[B]`, the anchors: an array, or a tensor on any device, which is waited for.
+            frame_ids: int64 `[B]`, the anchors: an array, or a tensor on the CPU or the bank's device, which is then
+                waited for.
             query: `[B, D]`.
             window: (d0, d1) as fractions of the video's length, see `window_bounds`.
             k: answers a query.
         """
         check_tensor("query", query, ("B", self.embeddings.shape[1]), *FLOATING, device=self._device)
-        anchor = frame_ids.cpu().numpy() if isinstance(frame_ids, torch.Tensor) else frame_ids
+        anchor = frame_ids
+        if not isinstance(anchor, np.ndarray):
+            check_tensor("frame_ids", anchor, (len(query),), "int64", device=_host_or(self._device, anchor))
+            anchor = anchor.cpu().numpy()
         check_array("frame_ids", anchor, (len(query),), "int64")
         check_range("frame_ids", anchor, 0, len(self))
         k = check_count("k", k, 0, MOST_ANSWERS)
@@ -338,6 +342,12 @@ def _storable(rows: torch.Tensor) -> torch.Tensor:
     parts = rows.split(1 << 16) if len(rows) > 1 << 16 else (rows,)  # without a copy of a whole bank
     greatest = [part.abs().amax(dim=1) for part in parts]
     return (torch.cat(greatest) if greatest[1:] else greatest[0]).float() <= LONGEST  # not so for NaN
+
+
+def _host_or(device: torch.device, tensor: object) -> torch.device:
+    """The CPU, if the tensor is there, else the device."""
+    host = torch.device("cpu")
+    return host if getattr(tensor, "device", None) == host else device
 
 
 def _whole_numbers(name: str, given: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
