@@ -15,7 +15,7 @@ from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
 from usucl_fast.errors import UsageError, printable
 from usucl_fast.machine import cores
-from usucl_fast.shards import CHOICES, PackSettings
+from usucl_fast.shards import CHOICES, SIDECARS, PackSettings
 
 option = functools.partial(click.option, show_default=True)
 positive, count = click.FloatRange(0, min_open=True), click.IntRange(1)
@@ -31,6 +31,7 @@ def main() -> None:
       usucl-shard verify SHARDS     checks that every byte is as it was written
       usucl-shard list SHARDS       shows the videos as a table
       usucl-shard names SOURCE...   shows which hash stands for which video
+      usucl-shard export-webdataset SHARDS OUT     writes tars with the labels beside the frames
       usucl-shard export-ffcv SHARDS OUT.beton     writes the frames as a dataset of FFCV
     """
 
@@ -261,6 +262,41 @@ def list_videos(shards: str, cache: Path | None, cache_gb: float) -> None:
             str(first), str(video.frames), size, video.color, rate, *(escape(printable(text)) for text in texts)
         )
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+@main.command("export-webdataset", cls=Command)
+@shards_argument
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--sidecar",
+    default=SIDECARS[0],
+    type=click.Choice(SIDECARS),
+    help="json: what is known of each frame and its video; cls: the number of the video's label.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def export_webdataset(
+    shards: str, cache: Path | None, cache_gb: float, out: Path, sidecar: str, overwrite: bool
+) -> None:
+    """Writes SHARDS to the folder OUT as tars in which labels lie beside the frames.
+
+    For readers that know no manifest: WebDataset, DALI and Hugging Face's load_dataset(OUT). SHARDS themselves are such
+    tars without labels. Where videos have splits, each split has a folder.
+
+    \b
+    Example:
+      usucl-shard export-webdataset my-shards my-tars --sidecar json
+    """
+    from usucl_fast.shards import export_webdataset
+
+    started = time.monotonic()
+    frames = export_webdataset(open_given(shards, cache, cache_gb), out, sidecar, overwrite)
+    seconds = time.monotonic() - started
+    of_splits = ", ".join(f"{name} {count:,}" for name, count in sorted(frames.items()) if name)
+    total = sum(frames.values())
+    say(
+        f"{out}: {total:,} frames{f' ({of_splits})' if of_splits else ''}; exported in {seconds:.1f} s,"
+        f" {total / seconds:,.0f} frames/s"
+    )
 
 
 @main.command("export-ffcv", cls=Command)

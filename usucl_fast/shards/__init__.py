@@ -12,6 +12,7 @@ mapped.py         files mapped into memory, and what is said where one is cut of
 store.py          shards, opened: frame ids -> encoded bytes
 remote_shards.py  those at a URL; remote.py fetches their files, cache.py keeps them
 verification.py   is every byte what was written?
+webdataset.py     tars with labels beside the frames, for readers that know no manifest
 """
 
 import lazy_loader

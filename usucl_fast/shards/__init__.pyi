@@ -12,6 +12,7 @@ from .manifest import ShardRecord as ShardRecord
 from .manifest import is_manifest as is_manifest
 from .mapped import map_file as map_file
 from .members import BLOCK as BLOCK
+from .members import SIDECARS as SIDECARS
 from .members import MemberHeader as MemberHeader
 from .settings import CHOICES as CHOICES
 from .settings import PackSettings as PackSettings
@@ -27,3 +28,4 @@ from .verification import verify as verify
 from .videos import VIDEOS as VIDEOS
 from .videos import VideoRecord as VideoRecord
 from .videos import VideoTable as VideoTable
+from .webdataset import export_webdataset as export_webdataset

@@ -7,6 +7,9 @@ BLOCK = tarfile.BLOCKSIZE
 ID_LETTERS, LONGEST_ID = f"{string.ascii_letters}{string.digits}-_~%", 85
 """What the id of a video is made of; `<id>/000000.jpg` stays within the 100 bytes of a plain tar header."""
 
+SIDECARS = ("json", "cls")
+"""Suffixes of what an export puts beside each frame: all that is known of it, or the number of its video's label."""
+
 
 class MemberHeader:
     """Makes the 512-byte ustar headers of a video's frames, without owner or time: equal input gives equal bytes."""

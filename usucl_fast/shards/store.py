@@ -76,6 +76,7 @@ class ShardStore:
     """The encoded frames of a dataset.
 
     table: the frames and videos.
+    settings: how they were packed.
     name: the folder or URL, as messages show it.
     folder: where their files lie on this machine.
     room: how many shards this machine keeps at a time; None where all are here, or will be.
@@ -84,7 +85,7 @@ class ShardStore:
 
     def __init__(self, shards: Shards, manifest: Manifest, table: FrameTable) -> None:
         self._shards = shards
-        self.table = table
+        self.table, self.settings = table, manifest.settings
         self.name = shards.name
         self.folder = shards.folder
         self.room = None if shards.room is None or shards.room >= len(manifest.shards) else shards.room
