@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from usucl_fast import __version__, feed, pack
 from usucl_fast.cli.command import Command, DefaultGroup, gather, say
@@ -141,6 +142,12 @@ main.add_command(names)
     type=count,
     help="Videos decoded at the same time; the shards do not depend on it.",
 )
+@click.option(
+    "--on",
+    metavar="ray[://HOST:PORT]",
+    help="Pack on a Ray cluster whose machines share the folders of SOURCE and OUT, a video a core: the one that this"
+    " machine belongs to or RAY_ADDRESS names, else one of this machine alone; or that at HOST:PORT.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT, or an unfinished packing into it.")
 @gather(PackSettings)
 def pack_command(
@@ -173,6 +180,8 @@ def pack_command(
     """
     if config.fps and config.every > 1:
         raise UsageError("--every and --fps: give one of them")
+    if how["on"] is not None:
+        _check_cluster(how["on"])
     sources, others, notes = find_given(source, follow_links)
     sources, more = pack.read_labels(map(Path, labels), sources, label_fps)
     notes += more
@@ -201,6 +210,13 @@ def pack_command(
         say(f"skipped files that are not videos: {kinds}", err=True)
     if summary["quarantined"] or summary["torn_groups"]:
         click.get_current_context().exit(1)
+
+
+def _check_cluster(on: str) -> None:
+    if on != "ray" and not on.startswith("ray://"):
+        raise UsageError(f"--on {on}: write ray, or ray://HOST:PORT")
+    if click.get_current_context().get_parameter_source("workers") is ParameterSource.COMMANDLINE:
+        raise UsageError("--workers has no effect with --on: each core of the cluster packs a video; remove it")
 
 
 def _tell(out: Path, summary: "pack.PackSummary") -> None:

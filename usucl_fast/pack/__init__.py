@@ -20,7 +20,7 @@ picture.py       one picture -> the pixels and bytes that are stored
 task.py          one video to pack, and the packed video: what passes between the main process and its workers
 spool.py         one video -> its encoded frames as tar members in a spool file (in a worker process)
 limits.py        the time and the memory that one video may take
-workers.py       all videos -> spool files, in processes that may crash
+workers.py       all videos -> spool files, in processes that may crash; on_ray.py, on the machines of a cluster
 writer.py        spool files -> shards, indexes, tables
 motion.py        pictures -> which pixels move, and the sector around them
 fan.py           live cells of a grid -> the outline of a probe's sector

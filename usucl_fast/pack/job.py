@@ -37,7 +37,7 @@ from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits
 from usucl_fast.pack.summary import SUMMARY, Outcome, PackSummary, read_summary, summarise
 from usucl_fast.pack.task import Spooled, Task, make_task
-from usucl_fast.pack.workers import spool_all
+from usucl_fast.pack.workers import LocalPool, Pool, spool_all
 from usucl_fast.pack.writer import ShardWriter
 from usucl_fast.progress import Progress
 from usucl_fast.shards import (
@@ -62,6 +62,7 @@ class _Job:
 
     existing: the shards that `out` holds and keeps; None where there are none.
     partial: the folder that everything is made in.
+    workers: processes of this machine, for what is done when all videos are packed.
     """
 
     tasks: list[Task]
@@ -71,7 +72,6 @@ class _Job:
     out: Path
     partial: Path
     workers: int
-    memory_limit: int
     notes: Sequence[str]
 
     @property
@@ -91,17 +91,20 @@ def pack(
     memory_limit: int | None = None,
     overwrite: bool = False,
     notes: Sequence[str] = (),
+    on: str | None = None,
 ) -> PackSummary:
     """Packs `sources` into the shard folder `out` and returns its summary (also in `summary.json`).
 
     A video that does not decode, crashes its decoder, gives no picture for `time_limit` seconds or takes more than
-    `memory_limit` bytes of memory (None: `share_of_memory`) is left out and listed under `quarantined`. After an
-    interruption at any moment the same call continues; the shards are the same as without it, for any number of
-    `workers`. Where `out` holds shards already, videos that are new to it are appended and its frame ids stay.
+    `memory_limit` bytes of memory (None: `share_of_memory`, on a cluster `MOST`) is left out and listed under
+    `quarantined`. After an interruption at any moment the same call continues; the shards are the same as without it,
+    for any number of `workers`. Where `out` holds shards already, videos that are new to it are appended and its frame
+    ids stay.
 
     outlines: polygons to keep of the pictures, by name of the source, for the setting `sector="file"`.
     pseudonyms: hashes names and patients; needed where DICOM files are among the sources or names are hashed.
     notes: how lists and labels were read, for the summary.
+    on: the cluster that packs, see `RayPool`; None for `workers` processes of this machine.
 
     Raises:
         UsageError: `out` holds something else, shards of other settings or changed videos; another job is unfinished
@@ -122,14 +125,14 @@ def pack(
     tasks = new_tasks(tasks, existing, out)
     if existing and not tasks:
         return read_summary(out)
-    memory_limit = share_of_memory(workers) if memory_limit is None else memory_limit
-    job = _Job(tasks, settings, pseudonyms, existing, out, partial, workers, memory_limit, notes)
+    job = _Job(tasks, settings, pseudonyms, existing, out, partial, workers, notes)
+    pool = _make_pool(on, workers, memory_limit)  # before anything is written, or thrown away
     partial.mkdir(parents=True, exist_ok=True)
     lock = partial.with_name(f"{partial.name}.lock")  # not in it: Windows renames no folder with an open file
     with locked(lock, f"another usucl-shard is at work on the same OUT, in {partial}; wait for it"):
         _claim(job, overwrite)
         if not (partial / MANIFEST).exists():
-            _fill(job)
+            _fill(job, pool)
         for pattern in SCAFFOLDING:
             for path in partial.glob(pattern):
                 _remove(path)
@@ -138,6 +141,14 @@ def pack(
         partial.rename(out)
         shutil.rmtree(replaced, ignore_errors=True)
     return read_summary(out)
+
+
+def _make_pool(on: str | None, workers: int, memory_limit: int | None) -> Pool:
+    if on is None:
+        return LocalPool(workers, share_of_memory(workers) if memory_limit is None else memory_limit)
+    from usucl_fast.pack.on_ray import RayPool
+
+    return RayPool(on, memory_limit)
 
 
 def _claim(job: _Job, overwrite: bool) -> None:
@@ -179,7 +190,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _fill(job: _Job) -> None:
+def _fill(job: _Job, pool: Pool) -> None:
     """Packs the job into its partial folder.
 
     Raises:
@@ -187,7 +198,7 @@ def _fill(job: _Job) -> None:
         DataError: the disk is full.
     """
     try:
-        _pack(job)
+        _pack(job, pool)
     except UsageError:
         shutil.rmtree(job.partial)
         raise
@@ -199,7 +210,7 @@ def _fill(job: _Job) -> None:
         ) from error
 
 
-def _pack(job: _Job) -> None:
+def _pack(job: _Job, pool: Pool) -> None:
     """Packs the job into its partial folder, after the existing shards; the manifest comes last."""
     started = time.perf_counter()
     old = job.existing.manifest if job.existing else None
@@ -210,7 +221,7 @@ def _pack(job: _Job) -> None:
         old.shards if old else (),
         job.existing.table if job.existing else None,
     )
-    outcome = _append_all(job, writer)
+    outcome = _append_all(job, writer, pool)
     for shard in old.shards if old else ():
         for name in (shard.name, Path(shard.name).with_suffix(".idx").name):
             link_or_copy(job.out / name, job.partial / name)
@@ -242,7 +253,7 @@ def _pack(job: _Job) -> None:
     manifest.write(job.partial, writer.videos)
 
 
-def _append_all(job: _Job, writer: ShardWriter) -> Outcome:
+def _append_all(job: _Job, writer: ShardWriter, pool: Pool) -> Outcome:
     """Packs all videos, and appends those that can be packed to the shards.
 
     Raises:
@@ -251,7 +262,7 @@ def _append_all(job: _Job, writer: ShardWriter) -> Outcome:
     outcome = Outcome()
     fresh = [not task.path.with_suffix(".npz").exists() for task in job.tasks]
     with Progress("videos", len(job.tasks), megabytes=job.megabytes) as progress:
-        packed = zip(job.tasks, spool_all(job.tasks, job.workers, job.memory_limit), fresh, strict=True)
+        packed = zip(job.tasks, spool_all(job.tasks, pool), fresh, strict=True)
         for task, video, is_fresh in packed:
             if isinstance(video, Spooled):
                 writer.append(video, task.path)

@@ -9,15 +9,16 @@ import sys
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from usucl_fast.errors import DecodeError
+from usucl_fast.errors import DataError, DecodeError
 from usucl_fast.files import write_json
 from usucl_fast.pack.limits import is_late
 from usucl_fast.pack.spool import TooShortError, spool
@@ -35,43 +36,82 @@ class NotPacked:
     fault: bool
 
 
-def spool_all(tasks: Sequence[Task], workers: int, memory_limit: int) -> Iterator[Spooled | NotPacked]:
-    """Packs every video into its spool file, `workers` at a time; yields what became of each, in the order of `tasks`.
+class Pool(Protocol):
+    """What packs videos: the processes of this machine, or those of a cluster."""
 
-    A worker that takes more than `memory_limit` bytes of memory is ended, and its video left out.
+    def pack(self, tasks: Sequence[Task]) -> Generator[NotPacked | None, None, None]:
+        """Packs each video into its spool file; yields why it cannot be packed, or None, in the order of `tasks`.
+
+        Raises:
+            OSError: a spool file cannot be written.
+        """
+        ...
+
+
+def spool_all(tasks: Sequence[Task], pool: Pool) -> Iterator[Spooled | NotPacked]:
+    """Packs every video into its spool file; yields what became of each, in the order of `tasks`.
 
     What an earlier call has done is not done again: a `.npz` beside the spool file says that a video is packed, a
     `.json` that it is left out.
 
     Raises:
         OSError: a spool file cannot be written.
+        DataError: one was written where this process does not find it.
     """
-    # A fresh interpreter a worker: nothing of this process (threads, locks, CUDA) leaks into it.
-    context = multiprocessing.get_context("spawn")
-    watch = _MemoryWatch(memory_limit, context.SimpleQueue())
-    pool = ProcessPool(workers, context=context, initializer=_prepare, initargs=(watch.begun,))
-    watch.start()
-    try:
-        with _uninterrupted():
-            jobs: deque[ProcessFuture[None] | None] = deque(
-                None if _read(task.path) else pool.schedule(_spool, [task]) for task in tasks
-            )
+    to_do = [task for task in tasks if _read(task.path) is None]
+    next_task = iter([*to_do, None])
+    with contextlib.closing(pool.pack(to_do)) as reasons:
+        waiting = next(next_task)
         for task in tasks:
-            job = jobs.popleft()
-            if job is not None:
-                reason = _reason(job, task, watch)
+            if task is waiting:
+                waiting = next(next_task)
+                reason = next(reasons)
                 if reason:
                     write_json(task.path.with_suffix(".json"), asdict(reason))
             outcome = _read(task.path)
-            assert outcome is not None
+            if outcome is None:
+                raise DataError(
+                    f"{task.name} was packed, but {task.path} is not there: OUT must be in a folder that all machines"
+                    " share"
+                )
             yield outcome
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        watch.stop()
-        pool.join()
+
+
+class LocalPool:
+    """The processes of this machine, see `Pool`.
+
+    A worker that takes more than `memory_limit` bytes of memory is ended, and its video left out.
+
+    workers: how many videos are packed at a time.
+    """
+
+    def __init__(self, workers: int, memory_limit: int) -> None:
+        # A fresh interpreter a worker: nothing of this process (threads, locks, CUDA) leaks into it.
+        context = multiprocessing.get_context("spawn")
+        self._watch = _MemoryWatch(memory_limit, context.SimpleQueue())
+        self._pool = ProcessPool(workers, context=context, initializer=_prepare, initargs=(self._watch.begun,))
+
+    def begin(self, task: Task) -> Callable[[], NotPacked | None]:
+        """Begins to pack a video; the function that is returned waits for it."""
+        if self._watch.ident is None:
+            self._watch.start()
+        job = self._pool.schedule(_spool, [task])
+        return lambda: _reason(job, task, self._watch)
+
+    def pack(self, tasks: Sequence[Task]) -> Generator[NotPacked | None, None, None]:
+        """See `Pool`; to be called once."""
+        try:
+            with _uninterrupted():
+                jobs = deque(map(self.begin, tasks))
+            while jobs:
+                yield jobs.popleft()()
+            self._pool.close()
+        except BaseException:
+            self._pool.stop()
+            raise
+        finally:
+            self._watch.stop()
+            self._pool.join()
 
 
 @contextlib.contextmanager
@@ -154,7 +194,8 @@ class _MemoryWatch(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
     def _may_go_on(self, worker: psutil.Process) -> bool:
         try:
