@@ -1,9 +1,34 @@
 """What this machine is, and what it is told to be."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from tests.helpers import REPOSITORY
 from usucl_fast import machine
+
+FAULTS = """
+import platform, resource
+import numpy as np
+from usucl_fast.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        np.ones(1 << 23)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if platform.libc_ver()[0] == "glibc":
+    faults()
+    given_back = faults()
+    keep_freed_memory()
+    faults()
+    assert faults() < given_back / 4, given_back
+else:
+    keep_freed_memory()
+"""
 
 
 @pytest.mark.parametrize(
@@ -46,3 +71,9 @@ def test_a_rank_begins_nothing_on_the_gpu_of_another(
     monkeypatch.setattr(torch, "empty", lambda size, device: seen.append(str(device)))
     assert str(machine.pick_device(name, gpu)) == begun
     assert seen == [begun]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="counts page faults")
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own: it is for good."""
+    subprocess.run([sys.executable, "-c", FAULTS], check=True, cwd=REPOSITORY)

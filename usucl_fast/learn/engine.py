@@ -27,6 +27,7 @@ from usucl_fast.learn.run_folder import RunFolder, record_of
 from usucl_fast.learn.snapshots import Snapshots
 from usucl_fast.learn.watch import Collapse, Watch
 from usucl_fast.learn.weights import read_backbone
+from usucl_fast.machine import keep_freed_memory
 from usucl_fast.progress import note
 from usucl_fast.shards import ShardStore
 
@@ -57,6 +58,8 @@ class Run:
         if ranks.first:
             look_at_cache(config, store, ranks)
         config.check_data(store.table, self.planner.planned, store.name)
+        if execution.device.type == "cpu":
+            keep_freed_memory()
         self.loader = loader or self._make_loader()
         torch.manual_seed(config.seed)
         self.network = Network(config, store.table, execution.device, ranks, execution.bank)
