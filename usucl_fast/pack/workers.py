@@ -59,15 +59,11 @@ def spool_all(tasks: Sequence[Task], pool: Pool) -> Iterator[Spooled | NotPacked
         DataError: one was written where this process does not find it.
     """
     to_do = [task for task in tasks if _read(task.path) is None]
-    next_task = iter([*to_do, None])
+    paths = {task.path for task in to_do}
     with contextlib.closing(pool.pack(to_do)) as reasons:
-        waiting = next(next_task)
         for task in tasks:
-            if task is waiting:
-                waiting = next(next_task)
-                reason = next(reasons)
-                if reason:
-                    write_json(task.path.with_suffix(".json"), asdict(reason))
+            if task.path in paths and (reason := next(reasons)):
+                write_json(task.path.with_suffix(".json"), asdict(reason))
             outcome = _read(task.path)
             if outcome is None:
                 raise DataError(
