@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import refused, usucl_shard
+from tests.helpers.ray import cluster_of
 from tests.helpers.videos import moving_texture, write_video
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="Ray packs on Linux and macOS")]
@@ -53,20 +54,14 @@ def whole(some: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Any]:
     """A node without a core, to which the driver belongs, and two with one each."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(POISON)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)])
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, memory=1 << 30)
-        yield made
+        with cluster_of((1, 1), memory=1 << 30) as made:
+            yield made
     finally:
-        made.shutdown()
         os.environ["PYTHONPATH"] = before or ""
         if before is None:
             del os.environ["PYTHONPATH"]

@@ -15,6 +15,7 @@ import pytest
 
 from tests.helpers import REPOSITORY, SAMPLE
 from tests.helpers.commands import usucl_shard, usucl_train
+from tests.helpers.ray import check_ray
 from tests.helpers.training import ARCH, curve, plans
 from tests.helpers.videos import moving_texture, write_video
 from usucl_fast.learn.run_folder import RunFolder
@@ -117,7 +118,7 @@ def test_a_failed_job_says_so(slurm: dict[str, str], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_nodes_of_slurm_pack(slurm: dict[str, str], tmp_path: Path) -> None:
     """Two, both of which are this machine."""
-    pytest.importorskip("ray")
+    check_ray()
     for number in range(4):
         write_video(tmp_path / "in" / f"{number}.mp4", moving_texture(20, 64, 64, number), "libx264")
     assert usucl_shard(tmp_path / "in", tmp_path / "one", "--size", 48).exit_code == 0
