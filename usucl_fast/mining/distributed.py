@@ -64,7 +64,7 @@ class PartitionedBank(MemoryBank):
     @torch.no_grad()
     def written(self, frame_ids: torch.Tensor) -> torch.Tensor:
         self._check_ids(frame_ids, -1)
-        return self._sum(self._read(self.written_at + 1, frame_ids)) - 1
+        return self._sum(self._read(self.written_at, frame_ids) + self._is_held(frame_ids)) - 1
 
     def _read(self, column: torch.Tensor, frame_ids: torch.Tensor) -> torch.Tensor:
         """Entries of the rows held, zeros for others."""
