@@ -80,6 +80,7 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pkill"), reason="the script needs pkill, of Debian's procps")
 def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm: dict[str, str], tmp_path: Path) -> None:
     """Equal to the run that was not disturbed, and the second job asks for nothing more."""
     whole, out = tmp_path / "whole", tmp_path / "run"
