@@ -4,19 +4,19 @@ python bench/augmentation.py SHARDS
 """
 
 import itertools
-import statistics
 import time
+from functools import partial
 
 import click
 import torch
 
+from usucl_fast.bench.harness import Arm, compare
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, BatchPlan, Delivery, Loader, Planner, make_loader
 from usucl_fast.machine import cores
 from usucl_fast.shards import ShardStore, open_shards
 
 COMPARED = ("geometric", "gain", "look")
-"""Beside the first one."""
 
 
 @click.command()
@@ -26,25 +26,16 @@ COMPARED = ("geometric", "gain", "look")
 @click.option("--batches", default=60, show_default=True, help="Of 32 pairs, that a run is timed over.")
 @click.option("--runs", default=5, show_default=True, help="Of each augmentation, in turn with the others.")
 def main(shards: str, loaders: str, size: int, batches: int, runs: int) -> None:
-    """Prints a table: median, least and greatest of the runs, and the median ratio to the first augmentation."""
+    """Prints a table for each loader, in the form of `usucl-bench`."""
     store, device = open_shards(shards), torch.device("cpu")
     plans = {name: make_plans(store, name, batches) for name in COMPARED}
-    click.echo(f"| loader | {' | '.join(COMPARED)} |\n|{'---|' * (1 + len(COMPARED))}")
+    delivery = Delivery(size=size, channels=1, device=device, threads=cores(), most_frames=64)
     for name in loaders.split(","):
-        delivery = Delivery(size=size, channels=1, device=device, threads=cores(), most_frames=64)
         loader = make_loader(name, store, delivery)
-        for first in COMPARED:
-            rate(loader, plans[first])  # compiles, and fills what is resident
-        rates: dict[str, list[float]] = {augmentation: [] for augmentation in COMPARED}
-        for run in range(runs):
-            for augmentation in COMPARED if run % 2 else COMPARED[::-1]:
-                rates[augmentation].append(rate(loader, plans[augmentation]))
-        cells = []
-        for augmentation, found in rates.items():
-            beside = statistics.median(a / b for a, b in zip(found, rates[COMPARED[0]], strict=True))
-            text = f"{statistics.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})"
-            cells.append(text if augmentation == COMPARED[0] else f"{text}, {beside:.2f}")
-        click.echo(f"| `{name}` | {' | '.join(cells)} |")
+        for augmentation in COMPARED:
+            rate(loader, plans[augmentation])  # compiles, and fills what is resident
+        arms = [Arm(one, f"{size} pixels, grey", partial(rate, loader, plans[one])) for one in COMPARED]
+        compare(f"augmentation, loader {name},", "frames/s", arms, runs, None)
 
 
 def make_plans(store: ShardStore, augmentation: str, batches: int) -> list[BatchPlan]:

@@ -67,6 +67,32 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(old, new)
 
 
+class NewFolder:
+    """A folder that is made as `partial`, beside `out`, and takes its place once it is whole.
+
+    Ends what was begun where a process was killed while the two changed places.
+
+    maker: what makes it; another maker's unfinished folder beside the same `out` is not touched.
+    """
+
+    def __init__(self, out: Path, maker: str = "usucl") -> None:
+        self.out = out.absolute()
+        self.partial, self._replaced = (
+            self.out.with_name(f".{self.out.name}.{maker}-{state}") for state in ("partial", "replaced")
+        )
+        if self._replaced.exists():
+            if not self.out.exists():
+                self.partial.rename(self.out)
+            shutil.rmtree(self._replaced)
+
+    def take_place(self) -> None:
+        """Replaces `out`, if it is there."""
+        if self.out.exists():
+            self.out.rename(self._replaced)
+        self.partial.rename(self.out)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
     """Holds the lock file `path` while the block runs. The system releases it, however this process ends.

@@ -88,7 +88,7 @@ def test_numbers_of_labels(sample: ShardStore, tmp_path: Path) -> None:
     assert [classes[number] for number in numbers] == [labels[video] for video in sample.table.rows["video"]]
 
 
-def test_what_others_read(split: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_read(split: ShardStore, tmp_path: Path) -> None:
     datasets, webdataset = pytest.importorskip("datasets"), pytest.importorskip("webdataset")
     export_webdataset(split, tmp_path / "out")
     read: Any = datasets.load_dataset(str(tmp_path / "out"), streaming=True)
@@ -159,6 +159,14 @@ def test_nothing_is_lost(sample: ShardStore, tmp_path: Path) -> None:
     assert export(sample.folder, out, "--overwrite", "--sidecar", "cls").exit_code == 0
     assert [*members(out)] != [*before]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_packing_into_the_same_folder_stays(sample: ShardStore, tmp_path: Path) -> None:
+    packed = tmp_path / ".out.usucl-partial" / "spool"
+    packed.mkdir(parents=True)
+    (packed / "video").write_text("hours of work")
+    export_webdataset(sample, tmp_path / "out")
+    assert (packed / "video").read_text() == "hours of work"
 
 
 def test_damage_leaves_nothing_behind(sample: ShardStore, tmp_path: Path) -> None:

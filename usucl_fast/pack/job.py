@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import SMALL_JSON_BYTES, holds_only, link_or_copy, locked, read_json, write_json
+from usucl_fast.files import SMALL_JSON_BYTES, NewFolder, holds_only, link_or_copy, locked, read_json, write_json
 from usucl_fast.pack.contact_sheet import report_sectors
 from usucl_fast.pack.duplicates import find_duplicates
 from usucl_fast.pack.existing import OUTPUT, Existing, new_tasks, open_existing
@@ -111,12 +111,8 @@ def pack(
             there; or no video decodes.
         DataError: the disk is full; what is done is kept.
     """
-    out, outlines = out.absolute(), outlines or {}
-    partial, replaced = (out.with_name(f".{out.name}.usucl-{state}") for state in ("partial", "replaced"))
-    if replaced.exists():  # killed while the folders changed places
-        if not out.exists():
-            partial.rename(out)
-        shutil.rmtree(replaced)
+    folder, outlines = NewFolder(out), outlines or {}
+    out, partial = folder.out, folder.partial
     existing = open_existing(out, settings, pseudonyms, overwrite)
     tasks = [
         make_task(source, settings, pseudonyms, outlines.get(source.name, ()), time_limit, partial / SPOOL)
@@ -136,10 +132,7 @@ def pack(
         for pattern in SCAFFOLDING:
             for path in partial.glob(pattern):
                 _remove(path)
-        if out.exists():
-            out.rename(replaced)
-        partial.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        folder.take_place()
     return read_summary(out)
 
 

@@ -11,7 +11,6 @@ import sys
 import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from usucl_fast.errors import UsageError, first_line
@@ -107,7 +106,7 @@ def _pack_here(task: Task, memory_limit: int) -> NotPacked | None:
             own.path.replace(task.path)
             own.path.with_suffix(".npz").replace(task.path.with_suffix(".npz"))
     finally:
-        for left in Path(own.path.parent).glob(f"{own.path.name}*"):
+        for left in own.path.parent.glob(f"{own.path.name}*"):
             left.unlink(missing_ok=True)
     return reason
 

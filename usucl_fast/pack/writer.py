@@ -15,6 +15,7 @@ from usucl_fast.files import SMALL_JSON_BYTES, open_file, read_json, write_json,
 from usucl_fast.pack.segments import VideoLabels
 from usucl_fast.pack.spool import Spooled
 from usucl_fast.shards import (
+    END_OF_ARCHIVE,
     FRAME_LABELS,
     FRAMES,
     ROW,
@@ -26,9 +27,8 @@ from usucl_fast.shards import (
     Texts,
     VideoRecord,
     VideoTable,
+    index_text,
 )
-
-END_OF_ARCHIVE = bytes(1024)
 
 
 class ShardWriter:
@@ -101,7 +101,7 @@ class ShardWriter:
         rows["shard"] = len(self.shards)
         rows["video"] = len(self.videos)
         self._index += [
-            f"{self.suffix} {row['offset']} {row['length']} {video.record.id}/{row['frame']:06d}.{self.suffix}\n"
+            f"{self.suffix} {row['offset']} {row['length']} {video.record.id}/{row['frame']:06d}.{self.suffix}"
             for row in rows
         ]
         self._rows.append(rows)
@@ -113,8 +113,7 @@ class ShardWriter:
         if self._tar:
             self._tar.write(END_OF_ARCHIVE)
             self._checksum.update(END_OF_ARCHIVE)
-            # The format of DALI's wds2idx, version 1.2.
-            index = (f"v1.2 {len(self._index)}\n" + "".join(self._index)).encode()
+            index = index_text(self._index).encode()
             self._path.with_suffix(".idx").write_bytes(index)
             self._tar.flush()
             os.fsync(self._tar.fileno())

@@ -12,8 +12,10 @@ from .manifest import ShardRecord as ShardRecord
 from .manifest import is_manifest as is_manifest
 from .mapped import map_file as map_file
 from .members import BLOCK as BLOCK
+from .members import END_OF_ARCHIVE as END_OF_ARCHIVE
 from .members import SIDECARS as SIDECARS
 from .members import MemberHeader as MemberHeader
+from .members import index_text as index_text
 from .settings import CHOICES as CHOICES
 from .settings import PackSettings as PackSettings
 from .store import ShardStore as ShardStore

@@ -2,6 +2,7 @@
 
 import string
 import tarfile
+from collections.abc import Sequence
 
 BLOCK = tarfile.BLOCKSIZE
 ID_LETTERS, LONGEST_ID = f"{string.ascii_letters}{string.digits}-_~%", 85
@@ -9,6 +10,14 @@ ID_LETTERS, LONGEST_ID = f"{string.ascii_letters}{string.digits}-_~%", 85
 
 SIDECARS = ("json", "cls")
 """Suffixes of what an export puts beside each frame: all that is known of it, or the number of its video's label."""
+
+END_OF_ARCHIVE = bytes(2 * BLOCK)
+
+
+def index_text(samples: Sequence[str]) -> str:
+    """DALI's index of a tar, as its wds2idx writes it, version 1.2: a line a sample, with `<suffix> <offset> <length>
+    <name>` of each of its members."""
+    return "\n".join([f"v1.2 {len(samples)}", *samples, ""])
 
 
 class MemberHeader:

@@ -1,10 +1,12 @@
 """Exports shards as tars that carry their labels, for readers that know no manifest: WebDataset, DALI, Hugging Face."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import urllib.parse
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import UsageError
+from usucl_fast.files import NewFolder
 from usucl_fast.progress import Progress
 from usucl_fast.shards.manifest import ShardRecord
-from usucl_fast.shards.members import BLOCK, MemberHeader
+from usucl_fast.shards.members import BLOCK, END_OF_ARCHIVE, MemberHeader, index_text
 from usucl_fast.shards.store import ShardStore
 from usucl_fast.shards.table import MEMBER_SUFFIX
 
@@ -45,9 +48,9 @@ def export_webdataset(store: ShardStore, out: Path, sidecar: str = "json", overw
     classes = sorted(filter(None, videos.label.different))
     if sidecar == "cls" and not classes:
         raise UsageError(f"--sidecar cls: no video of {store.name} has a label; pack with --labels, or use json")
-    out = out.absolute()
-    _check_out(out, overwrite)
-    partial, replaced = (out.with_name(f".{out.name}.usucl-{state}") for state in ("partial", "replaced"))
+    folder = NewFolder(out, "usucl-export")
+    _check_out(folder.out, overwrite)
+    partial = folder.partial
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     beside = _Sidecars(store, sidecar, classes)
@@ -66,10 +69,7 @@ def export_webdataset(store: ShardStore, out: Path, sidecar: str = "json", overw
         for writer in writers.values():
             writer.close()
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        if out.exists():
-            out.rename(replaced)
-        partial.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        folder.take_place()
     return dict(frames)
 
 
@@ -95,23 +95,25 @@ class _Sidecars:
         self.suffix = suffix
         self._table, self._number = store.table, {name: number for number, name in enumerate(classes)}
 
-    def of(self, video: int, frame_id: int) -> bytes:
-        record = self._table.videos[video]
+    def of(self, video: int, frame_ids: NDArray[np.int64]) -> Iterator[bytes]:
+        """What lies beside each of some frames of a video."""
+        record, labels = self._table.videos[video], self._table.labels
         if self.suffix == "cls":
-            return str(self._number.get(record.label, -1)).encode()
-        row, labels = self._table.rows[frame_id], self._table.labels
-        known: dict[str, Any] = {
-            "video": record.name,
-            "frame": int(row["frame"]),
-            "time": float(row["time"]),
-            "group": record.group,
-            "label": record.label,
-            "split": record.split,
-        }
-        if labels is not None:
-            value = float(labels.value[frame_id])
-            known |= {"frame_label": labels.label[frame_id], "value": None if np.isnan(value) else value}
-        return json.dumps(known, ensure_ascii=False).encode(errors="replace")
+            yield from itertools.repeat(str(self._number.get(record.label, -1)).encode(), len(frame_ids))
+            return
+        for frame_id, row in zip(frame_ids.tolist(), self._table.rows[frame_ids], strict=True):
+            known: dict[str, Any] = {
+                "video": record.name,
+                "frame": int(row["frame"]),
+                "time": float(row["time"]),
+                "group": record.group,
+                "label": record.label,
+                "split": record.split,
+            }
+            if labels is not None:
+                value = float(labels.value[frame_id])
+                known |= {"frame_label": labels.label[frame_id], "value": None if np.isnan(value) else value}
+            yield json.dumps(known, ensure_ascii=False).encode(errors="replace")
 
 
 class _Tars:
@@ -143,10 +145,9 @@ class _Tars:
         id = self._store.table.videos.id[video]
         suffixes = (self._suffix, beside.suffix)
         headers = [MemberHeader(id, suffix) for suffix in suffixes]
-        for number, frame_id in enumerate(frame_ids.tolist()):
-            contents = (self._store.read(np.array([frame_id]))[0].tobytes(), beside.of(video, frame_id))
-            line = []
-            for suffix, header, content in zip(suffixes, headers, contents, strict=True):
+        for number, (frame_id, known) in enumerate(zip(frame_ids, beside.of(video, frame_ids), strict=True)):
+            (frame,), line = self._store.read(np.array([frame_id])), []
+            for suffix, header, content in zip(suffixes, headers, (frame.tobytes(), known), strict=True):
                 line.append(f"{suffix} {self._length + BLOCK} {len(content)} {id}/{number:06d}.{suffix}")
                 member = header.of(number, len(content)) + content + bytes(-len(content) % BLOCK)
                 self._length += self._tar.write(member)
@@ -157,8 +158,7 @@ class _Tars:
         if self._tar is None:
             return
         with self._tar as tar:
-            tar.write(bytes(2 * BLOCK))
-        # The format of DALI's wds2idx, version 1.2: a line a sample.
-        self._path.with_suffix(".idx").write_text("\n".join([f"v1.2 {len(self._index)}", *self._index, ""]))
+            tar.write(END_OF_ARCHIVE)
+        self._path.with_suffix(".idx").write_text(index_text(self._index))
         self._number += 1
         self._begin()
