@@ -1,6 +1,6 @@
 # make demo   environment, install, phantom videos, shards, training with DALI, evaluation, where to look
 # make test   environment, install, the tests
-# make test-all   the tests that make test leaves out: those that take long, or need FFCV, FFmpeg or Chromium
+# make test-all   the tests that make test leaves out: those that take long, or need FFCV, FFmpeg, Chromium or Swift
 # make check  formatter, linter, type checker
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "usucl_fast needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[baselines,bench,dali,dev,excel,imagenet,onnx,parquet,ray,tensorboard,timm$(addprefix $(COMMA),$(FFCV))]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[baselines,bench,dali,dev,excel,imagenet,onnx,parquet,ray,s3,tensorboard,timm$(addprefix $(COMMA),$(FFCV))]'
 	touch $(READY)
 
 demo: $(READY)

@@ -25,7 +25,7 @@ from tools.hostile_shards import huge_png
 from usucl_fast.errors import UsuclError
 from usucl_fast.pack import find_sources, pack
 from usucl_fast.pack.identity import Pseudonyms
-from usucl_fast.shards import MANIFEST, PackSettings, open_shards, remote
+from usucl_fast.shards import MANIFEST, PackSettings, attempts, open_shards
 from usucl_fast.shards.manifest import MANIFEST_BYTES
 
 SAMPLE = Path(__file__).parent.parent / "shards" / "sample"
@@ -100,7 +100,7 @@ def _manifest(start: bytes, text: bytes, end: bytes) -> Callable[[Path], None]:
 
 def _served(fault: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        remote.BACKOFF_SECONDS = 0.01
+        attempts.BACKOFF_SECONDS = 0.01
         name = "frames.npy" if "table" in fault else MANIFEST
         server = FaultyServer(folder / "shards")
         server.faults[name] = [fault.split()[0], "always"]

@@ -36,7 +36,7 @@ from usucl_fast.curriculum import Curriculum
 from usucl_fast.errors import UsuclError
 from usucl_fast.feed import Augmentation, BatchPlan, Delivery, Planner, make_loader
 from usucl_fast.pack import find_sources, pack, read_labels
-from usucl_fast.shards import PackSettings, ShardStore, open_shards, remote, verify
+from usucl_fast.shards import PackSettings, ShardStore, attempts, open_shards, remote, verify
 
 KINDS = (*FOLDERS, *SERVERS)
 
@@ -142,7 +142,7 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _hurry() -> None:
-    remote.BACKOFF_SECONDS, remote.STALL_SECONDS, remote.POLL_SECONDS = 0.01, 0.3, 0.02
+    attempts.BACKOFF_SECONDS, remote.STALL_SECONDS, attempts.POLL_SECONDS = 0.01, 0.3, 0.02
 
 
 @click.command()

@@ -3,10 +3,13 @@
 UsuclError            one line: what is wrong with which file, video or option, and the way out
 ├── UsageError        the request cannot be carried out; nothing was written       (exit 2)
 ├── DataError         a file that should be readable is not                        (exit 1)
-│   └── DecodeError   a video or a frame that does not decode
+│   ├── DecodeError       a video or a frame that does not decode
+│   └── MissingFileError  a server answers that it has no such file
 ├── ResourceError     memory or disk ran out                                       (exit 1)
 └── StoppedError      a stop was requested, or another process has ended         (exit 1)
 """
+
+import re
 
 
 class UsuclError(Exception):
@@ -29,6 +32,10 @@ class DecodeError(DataError):
     """A video or a frame cannot be decoded."""
 
 
+class MissingFileError(DataError):
+    """The server answers that it has no such file."""
+
+
 class ResourceError(UsuclError):
     """Memory or disk ran out."""
 
@@ -49,3 +56,13 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """The text in one line, with what a terminal would obey (control characters, newlines) as Python escapes it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(url: str) -> str:
+    """A URL, or a text with URLs, without users, passwords, queries and fragments."""
+    return re.sub(r"[?#][^\s'\"]*", "", re.sub(r"://[^/\s]*@", "://", url))
+
+
+def shown_place(place: str) -> str:
+    """A path as it is, or a URL as `shown`."""
+    return shown(place) if "://" in place else place

@@ -24,6 +24,11 @@ SMALL_JSON_BYTES = 1 << 20
 """The same of one that says a few things."""
 
 
+def is_url(place: str | Path) -> bool:
+    """Whether `place` is a URL rather than a path."""
+    return "://" in str(place)
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Names the file in errors of the system that do not, as when no space is left.

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 FAULTS = ("drop", "stall", "drip", "short", "long", "endless", "bomb", "wrong", "words", "garbage", "500", "404", "403")
 HOSTILE = b"\x1b]0;owned\x07\xe2\x80\xaeOops"
@@ -36,6 +37,9 @@ class FaultyServer:
                 with contextlib.suppress(ConnectionError):
                     outer.serve(self)
 
+            def do_HEAD(self) -> None:
+                outer.tell(self)
+
             def log_message(self, *_: object) -> None:
                 pass
 
@@ -51,9 +55,28 @@ class FaultyServer:
                 return ""
             return faults[0] if faults[1:] == ["always"] else faults.pop(0)
 
+    def tell(self, handler: BaseHTTPRequestHandler) -> None:
+        """Tells the length of a file; no fault happens to it."""
+        path = self.folder / unquote(handler.path.partition("?")[0]).strip("/")
+        handler.send_response(200 if path.is_file() else 404)
+        handler.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
+        handler.end_headers()
+
+    def _list(self, handler: BaseHTTPRequestHandler, folder: Path) -> None:
+        """A page of links, as web servers write one."""
+        names = [quote(path.name) + "/" * path.is_dir() for path in sorted(folder.iterdir())]
+        links = "".join(f'<a href="{name}">{name}</a>' for name in ["../", "?C=M;O=A", *names])
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.end_headers()
+        handler.wfile.write(f"<html>{links}</html>".encode())
+
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
-        name = handler.path.partition("?")[0].strip("/")
+        name = unquote(handler.path.partition("?")[0]).strip("/")
         fault, path = self.next_fault(name), self.folder / name
+        if path.is_dir() and not fault:
+            self._list(handler, path)
+            return
         if fault.isdigit() or not path.is_file():
             handler.send_error(int(fault or 404))
             return

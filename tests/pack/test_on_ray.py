@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def cluster(tmp_path: Path) -> Iterator[Any]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "summary.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "summary.json"}
 
 
 def begin(cluster: Any, *arguments: object) -> subprocess.Popen[str]:
@@ -131,6 +132,31 @@ def test_a_driver_that_is_killed_goes_on(cluster: Any, some: Path, whole: dict[s
     output, _ = command.communicate(timeout=200)
     assert command.returncode == 0, output
     assert content(out) == whole
+
+
+def test_machines_that_share_no_folder(cluster: Any, some: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """Videos and spool files travel by URL; the command is killed in the middle, and packs no video twice."""
+    started = time.time()
+    out = tmp_path / "out"
+    arguments = [f"file://{some}", f"file://{out}", "--work", tmp_path / "work"]
+    command = begin(cluster, *arguments)
+    wait_until(lambda: len(list((tmp_path / "work").glob("*/spool/*.npz"))) >= 3)
+    os.killpg(command.pid, signal.SIGKILL)
+    command.communicate()
+    time.sleep(2)  # for videos that nodes have begun
+    there = {path: path.stat().st_mtime_ns for path in out.glob(".usucl-spool-*/*.npz")}
+    here = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/spool/*.npz")}
+    assert len(here) >= 3
+    assert not (out / "manifest.json").exists()
+    command = begin(cluster, *arguments)
+    wait_until(lambda: command.poll() is not None or len(list((tmp_path / "work").glob("*/spool/*.npz"))) > len(here))
+    now = {path: path.stat().st_mtime_ns for path in [*here, *there] if path.exists()}
+    assert now.items() <= (here | there).items()  # not done again
+    output, _ = command.communicate(timeout=200)
+    assert command.returncode == 0, output
+    assert content(out) == whole
+    assert not list((tmp_path / "work").glob("*/*"))
+    assert not [path for path in Path(tempfile.gettempdir()).glob("usucl-*/*") if path.stat().st_mtime > started]
 
 
 def test_a_poisoned_video_costs_itself_alone(cluster: Any, tmp_path: Path) -> None:

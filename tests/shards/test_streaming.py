@@ -36,7 +36,7 @@ from usucl_fast.learn import train as learn
 from usucl_fast.learn.recipes import make_config
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.pack import find_sources, pack, read_labels
-from usucl_fast.shards import PackSettings, ShardStore, open_shards, remote, remote_shards
+from usucl_fast.shards import PackSettings, ShardStore, attempts, open_shards, remote, remote_shards
 from usucl_fast.shards import cache as cache_module
 
 SHARD = "usucl-000000.tar"
@@ -58,9 +58,9 @@ def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
     """Serves the shards; the client is in a hurry."""
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(attempts, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(attempts, "POLL_SECONDS", 0.02)
     with FaultyServer(shards).running() as running:
         yield running
 
@@ -379,7 +379,7 @@ def test_a_full_disk_is_told(shards: Path, tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(type(memory), "get_file", write)
-    with pytest.raises(DataError, match=rf"cannot be kept in the cache {tmp_path} \(No space left on device\)"):
+    with pytest.raises(DataError, match=rf"cannot be kept in {tmp_path} \(No space left on device\)"):
         streamed.read(np.array([0]))
     kept(tmp_path)
 

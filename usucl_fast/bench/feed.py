@@ -27,9 +27,10 @@ from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, BatchPlan, Delivery, Loader, Normaliser, Planner, make_loader
 from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.beton import export_beton, import_ffcv
+from usucl_fast.files import is_url
 from usucl_fast.optional import needed
 from usucl_fast.pack import Source
-from usucl_fast.shards import ShardStore, is_url
+from usucl_fast.shards import ShardStore
 
 Batches = Generator[torch.Tensor, None, None]
 Start = Callable[[], Batches]

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from usucl_fast.bench.stock import Transform
 from usucl_fast.feed import BatchPlan
 from usucl_fast.pack.decode import open_video
-from usucl_fast.pack.sources import Source
+from usucl_fast.pack.kinds import Source
 from usucl_fast.progress import Progress
 from usucl_fast.shards import FrameTable
 

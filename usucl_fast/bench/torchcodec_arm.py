@@ -17,7 +17,7 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from usucl_fast.errors import UsageError, first_line
 from usucl_fast.feed import BatchPlan
 from usucl_fast.feed.batch import PREFETCH
-from usucl_fast.pack.sources import Source
+from usucl_fast.pack.kinds import Source
 from usucl_fast.shards import FrameTable
 
 if torchcodec.ffmpeg_major_version is None:  # it reports that only when a video is opened

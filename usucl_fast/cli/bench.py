@@ -91,7 +91,7 @@ def feed_command(
     Example:
       usucl-bench feed my-shards --videos my-videos --json feed.json
     """
-    from usucl_fast.shards import is_url
+    from usucl_fast.files import is_url
 
     if page_cache == "cold" and is_url(shards):
         raise UsageError(f"--page-cache cold needs SHARDS in a folder, and {shards} is a URL; copy them first")

@@ -14,7 +14,8 @@ from usucl_fast import __version__, feed, pack
 from usucl_fast.cli.command import Command, DefaultGroup, gather, say
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
-from usucl_fast.errors import UsageError, printable
+from usucl_fast.errors import UsageError, printable, shown_place
+from usucl_fast.files import is_url
 from usucl_fast.machine import cores
 from usucl_fast.shards import CHOICES, SIDECARS, PackSettings
 
@@ -42,7 +43,7 @@ main.add_command(names)
 
 @main.command("pack", cls=Command)
 @source_argument
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
 @click.option(
     "--labels",
     multiple=True,
@@ -145,14 +146,21 @@ main.add_command(names)
 @click.option(
     "--on",
     metavar="ray[://HOST:PORT]",
-    help="Pack on a Ray cluster whose machines share the folders of SOURCE and OUT, a video a core: the one that this"
+    help="Pack on a Ray cluster whose machines share SOURCE and OUT, folders or URLs, a video a core: the one that this"
     " machine belongs to or RAY_ADDRESS names, else one of this machine alone; or that at HOST:PORT.",
+)
+@click.option(
+    "--work",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    show_default="in your cache folder",
+    help="Where OUT is a URL: folder for what is packed and not uploaded yet.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace finished shards in OUT, or an unfinished packing into it.")
 @gather(PackSettings)
 def pack_command(
-    source: tuple[Path, ...],
-    out: Path,
+    source: tuple[str, ...],
+    out: str,
     config: PackSettings,
     labels: tuple[str, ...],
     label_fps: float | None,
@@ -167,7 +175,7 @@ def pack_command(
 
     SOURCE is a video file (mp4, avi, mov, mpeg, gif and whatever else FFmpeg opens, or DICOM), a folder that is
     searched for these and for folders of numbered images (video/00000.jpg), or a list: a .csv, .tsv, .xlsx or .jsonl
-    with path and any of id, label, group, split.
+    with path and any of id, label, group, split. SOURCE and OUT may be URLs, as s3://bucket/videos.
 
     After an interruption the same command continues. It also adds videos that are new in SOURCE to finished shards.
 
@@ -202,7 +210,7 @@ def pack_command(
         context = click.get_current_context()
         say(f"{context.command_path}: interrupted; run the same command again to continue", err=True)
         context.exit(130)
-    _tell(out, summary)
+    _tell(out, summary, config.sector != "none")
     if hashed and (summary["quarantined"] or summary["warnings"]):
         say("usucl-shard names SOURCE... tells which hash stands for which video", err=True)
     if others:
@@ -219,9 +227,10 @@ def _check_cluster(on: str) -> None:
         raise UsageError("--workers has no effect with --on: each core of the cluster packs a video; remove it")
 
 
-def _tell(out: Path, summary: "pack.PackSummary") -> None:
+def _tell(out: str, summary: "pack.PackSummary", has_page: bool) -> None:
+    place = shown_place(out)
     say(
-        f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
+        f"{place}: {summary['videos']} videos, {summary['frames']} frames, {summary['megabytes']} MB,"
         f" {len(summary['quarantined'])} quarantined; packed in {summary['seconds']:.1f} s,"
         f" {summary['frames_per_second']:,.0f} frames/s"
     )
@@ -229,14 +238,14 @@ def _tell(out: Path, summary: "pack.PackSummary") -> None:
         say(f"left out {len(summary['left_out'])} videos that are too short")
     if summary["splits"]:
         say("splits: " + ", ".join(f"{name} {count} videos" for name, count in sorted(summary["splits"].items())))
-    if (out / pack.SECTORS_PAGE).exists():
-        say(f"look at what was kept of each picture: {out / pack.SECTORS_PAGE}")
-    elif (out / pack.SECTORS).exists():  # shards of an earlier version
-        say(f"look at what was kept of each picture: {out / pack.SHEETS}")
+    if has_page:
+        of_earlier_version = not is_url(out) and not (Path(out) / pack.SECTORS_PAGE).exists()
+        page = pack.SHEETS if of_earlier_version else pack.SECTORS_PAGE
+        say(f"look at what was kept of each picture: {place.rstrip('/')}/{page}")
     for pair in summary["duplicates"][:5]:
         say(f"{pair['kind']} duplicates in different groups: {' and '.join(pair['videos'])}", err=True)
     if len(summary["duplicates"]) > 5:
-        say(f"{len(summary['duplicates']) - 5} more duplicates are in {out / pack.SUMMARY}", err=True)
+        say(f"{len(summary['duplicates']) - 5} more duplicates are in {place.rstrip('/')}/{pack.SUMMARY}", err=True)
     for group in summary["torn_groups"]:
         say(f"group {group} has videos in more than one split: its patient is on both sides", err=True)
 
@@ -246,7 +255,7 @@ def _tell(out: Path, summary: "pack.PackSummary") -> None:
 @click.pass_context
 def verify_command(ctx: click.Context, shards: str) -> None:
     """Reads SHARDS again in full; prints a line for each fault, with shard, video and frame, and exits with 1."""
-    from usucl_fast.shards import is_url, verify
+    from usucl_fast.shards import verify
 
     if is_url(shards):
         raise UsageError("SHARDS is at a URL, and verify reads a folder; downloads are always verified")

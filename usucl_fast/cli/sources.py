@@ -7,9 +7,10 @@ import click
 
 from usucl_fast import pack
 from usucl_fast.cli.command import Command, say
-from usucl_fast.errors import UsageError
+from usucl_fast.errors import UsageError, shown
+from usucl_fast.files import is_url
 
-source_argument = click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
+source_argument = click.argument("source", nargs=-1, required=True, type=click.Path())
 salt_option = click.option(
     "--salt",
     type=click.Path(path_type=Path),
@@ -20,14 +21,17 @@ salt_option = click.option(
 follow_links_option = click.option("--follow-links", is_flag=True, help="Follow symbolic links out of SOURCE.")
 
 
-def find_given(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:
+def find_given(given: tuple[str, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:
     """Finds the sources; also returns the number of other files by kind, and notes on how a list was read."""
-    lists = [path for path in paths if path.suffix.lower() in pack.LISTS and path.is_file()]
+    lists = [one for one in given if Path(one.partition("?")[0]).suffix.lower() in pack.LISTS]
+    lists = [one for one in lists if is_url(one) or Path(one).is_file()]
     if not lists:
-        return *pack.find_sources(paths, follow_links=follow_links), []
-    if len(paths) > 1:
-        raise UsageError(f"SOURCE {lists[0]} is a list; give it alone")
-    sources, note = pack.read_list(lists[0])
+        return *pack.find_sources(given, follow_links=follow_links), []
+    if len(given) > 1:
+        raise UsageError(f"SOURCE {shown(lists[0])} is a list; give it alone")
+    if is_url(lists[0]):
+        raise UsageError(f"SOURCE {shown(lists[0])} is a list at a URL; copy it here, its column path may hold URLs")
+    sources, note = pack.read_list(Path(lists[0]))
     return sources, Counter(), [note]
 
 
@@ -35,7 +39,7 @@ def find_given(paths: tuple[Path, ...], follow_links: bool) -> tuple[list[pack.S
 @source_argument
 @salt_option
 @follow_links_option
-def names(source: tuple[Path, ...], salt: Path, follow_links: bool) -> None:
+def names(source: tuple[str, ...], salt: Path, follow_links: bool) -> None:
     """Shows which hash stands for which video in SOURCE, in shards that were packed with hashed names.
 
     This list undoes the hashing: keep it where the videos are.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import usucl_fast
-from usucl_fast.shards import is_url
+from usucl_fast.errors import shown
+from usucl_fast.files import is_url
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "ffcv", "lightly", "timm")
 """Those besides ours that a result may depend on, where they are installed."""
@@ -36,8 +37,6 @@ class Origin:
     def of_process(cls, shards: str) -> "Origin":
         """That of this process; `shards` is their name, see `ShardStore`."""
         import importlib.metadata  # and not before: both bring much
-
-        from usucl_fast.shards.remote import shown
 
         versions = {"usucl-fast": usucl_fast.__version__, "python": platform.python_version()}
         for package in PACKAGES:

@@ -1,6 +1,8 @@
 """Videos in, shards out.
 
+kinds.py         what a video to pack is, and which files are one
 sources.py       files and folders -> the list of videos
+remote_sources.py   the same at a URL, and their files while they are packed
 lists.py         a list of videos in place of a folder
 labels.py        what is known of them: labels, also of single frames, groups, splits
 label_tables.py  rows of a table of labels -> labelled segments
@@ -27,8 +29,9 @@ fan.py           live cells of a grid -> the outline of a probe's sector
 splits.py        groups -> splits
 contact_sheet.py pictures before and after, for a person to look at
 sectors_page.py  `sectors.html`: the same as a page to filter, with stored frames
-duplicates.py    shards -> videos that are in them twice
+duplicates.py    encoded frames -> videos that are there twice
 existing.py      the shards that OUT already holds, and which videos are new
+output.py        OUT: a folder here, or one at a URL
 summary.py       `summary.json`: what a packing did
 job.py           all of it: `pack`
 """

@@ -3,6 +3,7 @@ from .contact_sheet import SHEETS as SHEETS
 from .identity import default_secret as default_secret
 from .identity import read_pseudonyms as read_pseudonyms
 from .job import pack as pack
+from .kinds import Source as Source
 from .labels import by_name as by_name
 from .labels import read_labels as read_labels
 from .limits import TIME_LIMIT as TIME_LIMIT
@@ -11,7 +12,6 @@ from .lists import LISTS as LISTS
 from .lists import read_list as read_list
 from .outlines import read_outlines as read_outlines
 from .sectors_page import SECTORS_PAGE as SECTORS_PAGE
-from .sources import Source as Source
 from .sources import find_sources as find_sources
 from .splits import check_splits as check_splits
 from .splits import parse_split as parse_split

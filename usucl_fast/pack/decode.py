@@ -2,7 +2,7 @@
 
 from usucl_fast.pack.container import open_container
 from usucl_fast.pack.images import open_images
-from usucl_fast.pack.sources import Source
+from usucl_fast.pack.kinds import Source
 from usucl_fast.pack.video import Video
 
 

@@ -1,9 +1,7 @@
 """Finds videos that are in a dataset twice, under different groups: a leak that splits by group do not prevent."""
 
 import io
-import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from usucl_fast.shards import VideoRecord
+from usucl_fast.shards import VideoRecord, read_members
 
 LOOKS = 8  # frames of a video that are compared, evenly spaced
 SIDE = 24  # pixels along a side that they are reduced to
@@ -32,9 +30,7 @@ class Duplicate(TypedDict):
     similarity: float
 
 
-def find_duplicates(
-    tars: Sequence[Path], rows: NDArray[np.void], videos: Sequence[VideoRecord], threads: int
-) -> list[Duplicate]:
+def find_duplicates(looks: Sequence[NDArray[np.float32]], videos: Sequence[VideoRecord]) -> list[Duplicate]:
     """Finds pairs of videos of different groups that show the same.
 
     `exact` are equal byte for byte. `near` are those whose fine structure changes alike, with a correlation above
@@ -42,12 +38,8 @@ def find_duplicates(
     the same in all videos of a machine. Copies in another size, quality or frame rate are found, and most whose ends
     differ a little; a part of a video is not, nor a recoded copy of a picture that does not move.
 
-    tars: the shard files that the rows are of.
+    looks: of each video, from `look_at`.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        first_row = np.cumsum([0] + [video.frames for video in videos])
-        spans = itertools.pairwise(first_row)
-        looks = list(pool.map(lambda span: _look(tars, rows[span[0] : span[1]]), spans))
     vectors = np.stack(looks) if looks else np.empty((0, 1), np.float32)
     content = np.unique([video.checksum for video in videos], return_inverse=True)[1]
     found: list[Duplicate] = []
@@ -62,18 +54,19 @@ def find_duplicates(
     return found
 
 
-def _look(tars: Sequence[Path], rows: NDArray[np.void]) -> NDArray[np.float32]:
-    """A vector `[LOOKS * SIDE * SIDE]` of unit length that describes how a video changes; 0 if it hardly does."""
+def look_at(file: Path, rows: NDArray[np.void]) -> NDArray[np.float32]:
+    """A vector `[LOOKS * SIDE * SIDE]` of unit length that describes how a video changes; 0 if it hardly does.
+
+    file: its shard or spool file; rows: its frames in it.
+    """
     chosen = rows[((np.arange(LOOKS) + 0.5) * len(rows) / LOOKS).astype(int)]
     looks = []
-    with tars[chosen[0]["shard"]].open("rb") as file:
-        for row in chosen:
-            file.seek(int(row["offset"]))
-            image = Image.open(io.BytesIO(file.read(int(row["length"]))))
-            image.draft("L", (4 * SIDE, 4 * SIDE))  # libjpeg decodes it small at once
-            small = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
-            fine = small - BLUR @ small @ BLUR.T
-            looks.append(fine / max(float(np.linalg.norm(fine)), 1.0))
+    for encoded in read_members(file, chosen):
+        image = Image.open(io.BytesIO(encoded))
+        image.draft("L", (4 * SIDE, 4 * SIDE))  # libjpeg decodes it small at once
+        small = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+        fine = small - BLUR @ small @ BLUR.T
+        looks.append(fine / max(float(np.linalg.norm(fine)), 1.0))
     change = np.stack(looks) - np.mean(looks, axis=0)
     length = float(np.linalg.norm(change))
     vector: NDArray[np.float32] = (change / length if length > STILL * LOOKS**0.5 else 0 * change).astype(np.float32)

@@ -31,10 +31,14 @@ OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, FRAME_LABELS, MANIFEST, 
 
 @dataclass(frozen=True)
 class Existing:
-    """The shards that OUT already holds and keeps."""
+    """The shards that OUT already holds and keeps.
+
+    folder: where they are; None where they are at a URL.
+    """
 
     manifest: Manifest
     table: FrameTable
+    folder: Path | None
 
 
 def open_existing(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | None, overwrite: bool) -> Existing | None:
@@ -61,6 +65,12 @@ def open_existing(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | No
     if overwrite:
         return None
     manifest = read_manifest(out)
+    check_addable(manifest, str(out), settings, pseudonyms)
+    return Existing(manifest, open_shards(out).table, out)
+
+
+def check_addable(manifest: Manifest, out: str, settings: PackSettings, pseudonyms: Pseudonyms | None) -> None:
+    """Raises UsageError where videos packed in this way cannot be added to the shards that `out` holds."""
     if manifest.settings != settings:
         raise UsageError(
             f"OUT {out} holds finished shards of other settings, {asdict(manifest.settings)};"
@@ -68,14 +78,13 @@ def open_existing(out: Path, settings: PackSettings, pseudonyms: Pseudonyms | No
         )
     if pseudonyms and manifest.salt not in ("", pseudonyms.fingerprint):
         raise UsageError(f"OUT {out} holds names hashed with another --salt; give that one, or name another folder")
-    return Existing(manifest, open_shards(out).table)
 
 
-def new_tasks(tasks: Iterable[Task], existing: Existing | None, out: Path) -> list[Task]:
+def new_tasks(tasks: Iterable[Task], existing: Existing | None, out: str) -> list[Task]:
     """The tasks whose videos are not in the existing shards, sorted by the names that videos have there.
 
     Raises:
-        UsageError: a video has changed since it was packed.
+        UsageError: a video has changed since it was packed, or `out` is at a URL, where none can be added.
     """
     digests: dict[str, str] = {}
     if existing:
@@ -90,5 +99,10 @@ def new_tasks(tasks: Iterable[Task], existing: Existing | None, out: Path) -> li
                 f"OUT {out} holds {task.name} of another size, label, group, split or sector;"
                 " name another folder, or add --overwrite to pack all again"
             )
+    if new and existing and not existing.folder:
+        raise UsageError(
+            f"OUT {out} holds finished shards, and {new[0].name} is not among them; videos cannot be added at a URL:"
+            " name another, or add --overwrite to pack all again"
+        )
     # By these names and not the sources', so that the order of hashed names tells nothing.
     return sorted(new, key=lambda task: task.name)

@@ -1,6 +1,7 @@
 """From sources to a finished shard folder.
 
-Everything is made in the folder `.OUT.usucl-partial` beside OUT, which takes OUT's place when it is whole:
+Everything is made in the folder `.OUT.usucl-partial` beside OUT, which takes OUT's place when it is whole; where OUT is
+at a URL, in a folder of the cache or of `--work`, from which finished shards are uploaded and the rest at the end:
 
     job.json            which job this is; another one is refused
     spool/<hash>        encoded frames of a video whose shard is not finished
@@ -16,26 +17,32 @@ So a process that is killed at any moment leaves a state from which the same com
 """
 
 import errno
+import functools
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import SMALL_JSON_BYTES, NewFolder, holds_only, link_or_copy, locked, read_json, write_json
+from usucl_fast.files import SMALL_JSON_BYTES, holds_only, link_or_copy, locked, read_json, write_json
 from usucl_fast.pack.contact_sheet import report_sectors
-from usucl_fast.pack.duplicates import find_duplicates
-from usucl_fast.pack.existing import OUTPUT, Existing, new_tasks, open_existing
+from usucl_fast.pack.duplicates import find_duplicates, look_at
+from usucl_fast.pack.existing import OUTPUT, Existing, new_tasks
 from usucl_fast.pack.identity import Pseudonyms
+from usucl_fast.pack.kinds import Source
 from usucl_fast.pack.limits import TIME_LIMIT, share_of_memory
+from usucl_fast.pack.output import EXCHANGE, Output, open_output
 from usucl_fast.pack.sector import Polygon
 from usucl_fast.pack.sectors_page import write_pages
-from usucl_fast.pack.sources import Source
 from usucl_fast.pack.splits import assign_splits
-from usucl_fast.pack.summary import SUMMARY, Outcome, PackSummary, read_summary, summarise
+from usucl_fast.pack.summary import SUMMARY, Outcome, PackSummary, summarise
 from usucl_fast.pack.task import Spooled, Task, make_task
 from usucl_fast.pack.workers import LocalPool, Pool, spool_all
 from usucl_fast.pack.writer import ShardWriter
@@ -47,9 +54,11 @@ from usucl_fast.shards import (
     MEMBER_SUFFIX,
     VIDEOS,
     FileRecord,
+    FrameTable,
     LeftOut,
     Manifest,
     PackSettings,
+    ShardRecord,
 )
 
 SPOOL = "spool"
@@ -61,7 +70,6 @@ class _Job:
     """What is to be packed, how, and where to.
 
     existing: the shards that `out` holds and keeps; None where there are none.
-    partial: the folder that everything is made in.
     workers: processes of this machine, for what is done when all videos are packed.
     """
 
@@ -69,8 +77,7 @@ class _Job:
     settings: PackSettings
     pseudonyms: Pseudonyms | None
     existing: Existing | None
-    out: Path
-    partial: Path
+    out: Output
     workers: int
     notes: Sequence[str]
 
@@ -78,10 +85,21 @@ class _Job:
     def megabytes(self) -> float:
         return sum(task.source.bytes for task in self.tasks) / 1e6
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells this job from others."""
+        facts = [
+            asdict(self.settings),
+            self.pseudonyms and self.pseudonyms.fingerprint,
+            self.existing and self.existing.folder and FileRecord.of(self.existing.folder / MANIFEST).sha256,
+            [[task.name, task.digest, task.source.versions] for task in self.tasks],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
 
 def pack(
     sources: list[Source],
-    out: Path,
+    out: Path | str,
     settings: PackSettings,
     *,
     workers: int,
@@ -92,8 +110,9 @@ def pack(
     overwrite: bool = False,
     notes: Sequence[str] = (),
     on: str | None = None,
+    work: Path | None = None,
 ) -> PackSummary:
-    """Packs `sources` into the shard folder `out` and returns its summary (also in `summary.json`).
+    """Packs `sources` into the shard folder `out`, here or at a URL, and returns its summary (also in `summary.json`).
 
     A video that does not decode, crashes its decoder, gives no picture for `time_limit` seconds or takes more than
     `memory_limit` bytes of memory (None: `share_of_memory`, on a cluster `MOST`) is left out and listed under
@@ -105,24 +124,25 @@ def pack(
     pseudonyms: hashes names and patients; needed where DICOM files are among the sources or names are hashed.
     notes: how lists and labels were read, for the summary.
     on: the cluster that packs, see `RayPool`; None for `workers` processes of this machine.
+    work: see `open_output`.
 
     Raises:
         UsageError: `out` holds something else, shards of other settings or changed videos; another job is unfinished
             there; or no video decodes.
-        DataError: the disk is full; what is done is kept.
+        DataError: the disk is full, or a URL cannot be read or written; what is done is kept.
     """
-    folder, outlines = NewFolder(out), outlines or {}
-    out, partial = folder.out, folder.partial
-    existing = open_existing(out, settings, pseudonyms, overwrite)
+    output, outlines = open_output(out, work), outlines or {}
+    partial = output.partial
+    existing = output.existing(settings, pseudonyms, overwrite)
     tasks = [
         make_task(source, settings, pseudonyms, outlines.get(source.name, ()), time_limit, partial / SPOOL)
         for source in sources
     ]
-    tasks = new_tasks(tasks, existing, out)
+    tasks = new_tasks(tasks, existing, output.name)
     if existing and not tasks:
-        return read_summary(out)
-    job = _Job(tasks, settings, pseudonyms, existing, out, partial, workers, notes)
-    pool = _make_pool(on, workers, memory_limit)  # before anything is written, or thrown away
+        return output.summary()
+    job = _Job(tasks, settings, pseudonyms, existing, output, workers, notes)
+    pool = _make_pool(job, on, memory_limit)  # before anything is written, or thrown away
     partial.mkdir(parents=True, exist_ok=True)
     lock = partial.with_name(f"{partial.name}.lock")  # not in it: Windows renames no folder with an open file
     with locked(lock, f"another usucl-shard is at work on the same OUT, in {partial}; wait for it"):
@@ -132,16 +152,16 @@ def pack(
         for pattern in SCAFFOLDING:
             for path in partial.glob(pattern):
                 _remove(path)
-        folder.take_place()
-    return read_summary(out)
+        output.publish()
+    return output.summary()
 
 
-def _make_pool(on: str | None, workers: int, memory_limit: int | None) -> Pool:
+def _make_pool(job: _Job, on: str | None, memory_limit: int | None) -> Pool:
     if on is None:
-        return LocalPool(workers, share_of_memory(workers) if memory_limit is None else memory_limit)
+        return LocalPool(job.workers, share_of_memory(job.workers) if memory_limit is None else memory_limit)
     from usucl_fast.pack.on_ray import RayPool
 
-    return RayPool(on, memory_limit)
+    return RayPool(on, memory_limit, f"{job.out.url}/{EXCHANGE}-{job.digest[:16]}" if job.out.url else "")
 
 
 def _claim(job: _Job, overwrite: bool) -> None:
@@ -150,26 +170,20 @@ def _claim(job: _Job, overwrite: bool) -> None:
     Raises:
         UsageError: another job is unfinished there, and is not to be overwritten.
     """
-    facts = [
-        asdict(job.settings),
-        job.pseudonyms and job.pseudonyms.fingerprint,
-        job.existing and FileRecord.of(job.out / MANIFEST).sha256,
-        [[task.name, task.digest, [file.stat().st_mtime_ns for file in task.source.files]] for task in job.tasks],
-    ]
-    digest = {"job": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
-    path = job.partial / "job.json"
-    if path.exists() and not _says(path, digest):
+    partial = job.out.partial
+    path = partial / "job.json"
+    if path.exists() and not _says(path, {"job": job.digest}):
         if not overwrite:
             raise UsageError(
                 "a packing of other videos or settings into the same OUT was interrupted and waits in"
-                f" {job.partial}; finish it with the same command as then, or add --overwrite to begin anew"
+                f" {partial}; finish it with the same command as then, or add --overwrite to begin anew"
             )
-        if not holds_only(job.partial, (*OUTPUT, *SCAFFOLDING, ".*.partial")):
-            raise UsageError(f"{job.partial} holds other files beside what a packing leaves; move them away")
-        for entry in job.partial.iterdir():
+        if not holds_only(partial, (*OUTPUT, *SCAFFOLDING, ".*.partial")):
+            raise UsageError(f"{partial} holds other files beside what a packing leaves; move them away")
+        for entry in partial.iterdir():
             _remove(entry)
-    (job.partial / SPOOL).mkdir(exist_ok=True)
-    write_json(path, digest)
+    (partial / SPOOL).mkdir(exist_ok=True)
+    write_json(path, {"job": job.digest})
 
 
 def _says(path: Path, digest: dict[str, str]) -> bool:
@@ -193,40 +207,42 @@ def _fill(job: _Job, pool: Pool) -> None:
     try:
         _pack(job, pool)
     except UsageError:
-        shutil.rmtree(job.partial)
+        shutil.rmtree(job.out.partial)
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(
-            f"no space is left for {job.out}: free some and run the same command again to continue"
+            f"no space is left in {job.out.partial.parent}: free some and run the same command again to continue"
         ) from error
 
 
 def _pack(job: _Job, pool: Pool) -> None:
     """Packs the job into its partial folder, after the existing shards; the manifest comes last."""
     started = time.perf_counter()
-    old = job.existing.manifest if job.existing else None
+    existing, partial = job.existing, job.out.partial
+    old = existing.manifest if existing else None
+    earlier = existing.folder if existing else None
     writer = ShardWriter(
-        job.partial,
+        job.out,
         job.settings.shard_mb * 10**6,
         MEMBER_SUFFIX[job.settings.codec],
         old.shards if old else (),
-        job.existing.table if job.existing else None,
+        existing.table if existing else None,
     )
     outcome = _append_all(job, writer, pool)
-    for shard in old.shards if old else ():
-        for name in (shard.name, Path(shard.name).with_suffix(".idx").name):
-            link_or_copy(job.out / name, job.partial / name)
+    if old and earlier:
+        for shard in old.shards:
+            for name in (shard.name, Path(shard.name).with_suffix(".idx").name):
+                link_or_copy(earlier / name, partial / name)
     writer.videos = assign_splits(writer.videos, job.settings.split)
     rows = writer.finish()
     if job.settings.sector != "none":
-        earlier = job.out if old else None
-        report_sectors(job.partial, outcome.packed, earlier)
-        write_pages(job.partial, writer.videos, rows, outcome.packed, earlier, job.workers)
-    tars = [job.partial / shard.name for shard in writer.shards]
-    outcome.notes, outcome.duplicates = list(job.notes), find_duplicates(tars, rows, writer.videos, job.workers)
-    beside = [job.partial / name for name in (FRAMES, VIDEOS, FRAME_LABELS)] + sorted(job.partial.glob("sectors*"))
+        report_sectors(partial, outcome.packed, earlier)
+        write_pages(partial, writer.videos, rows, outcome.packed, earlier, job.workers)
+    looks = _looks(earlier, existing.table, job.workers) if earlier and existing else []
+    outcome.notes, outcome.duplicates = list(job.notes), find_duplicates(looks + outcome.looks, writer.videos)
+    beside = [partial / name for name in (FRAMES, VIDEOS, FRAME_LABELS)] + sorted(partial.glob("sectors*"))
     manifest = Manifest(
         settings=job.settings,
         salt=job.pseudonyms.fingerprint if job.pseudonyms else old.salt if old else "",
@@ -242,8 +258,19 @@ def _pack(job: _Job, pool: Pool) -> None:
     )
     seconds = time.perf_counter() - started
     summary = summarise(manifest, writer.videos, outcome, job.megabytes, seconds)
-    write_json(job.partial / SUMMARY, summary)
-    manifest.write(job.partial, writer.videos)
+    write_json(partial / SUMMARY, summary)
+    manifest.write(partial, writer.videos)
+
+
+def _looks(shards: Path, table: FrameTable, threads: int) -> list[NDArray[np.float32]]:
+    """What `look_at` says of each video in finished shards."""
+
+    def look(video: int) -> NDArray[np.float32]:
+        rows = table.rows[table.first_row[video] : table.first_row[video + 1]]
+        return look_at(shards / ShardRecord.name_of(int(rows["shard"][0])), rows)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(look, range(len(table.videos))))
 
 
 def _append_all(job: _Job, writer: ShardWriter, pool: Pool) -> Outcome:
@@ -260,6 +287,7 @@ def _append_all(job: _Job, writer: ShardWriter, pool: Pool) -> Outcome:
             if isinstance(video, Spooled):
                 writer.append(video, task.path)
                 outcome.packed.append(task)
+                outcome.looks.append(video.look)
                 outcome.frames += len(video.rows) * is_fresh
                 for stage, seconds in video.stages.items():
                     outcome.stages[stage] += seconds

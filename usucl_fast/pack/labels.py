@@ -11,9 +11,9 @@ from typing import Any
 
 from usucl_fast.errors import UsageError
 from usucl_fast.pack.annotations import read_cvat, read_label_studio
+from usucl_fast.pack.kinds import Source
 from usucl_fast.pack.label_tables import SEGMENTS, Entries, read_number
 from usucl_fast.pack.segments import Segment
-from usucl_fast.pack.sources import Source
 from usucl_fast.pack.tables import FACTS, SUFFIXES, one_form, read_rows
 
 PLACES = ("frame", "first", "last", "start", "end")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from usucl_fast.errors import UsageError
 from usucl_fast.pack.identity import Pseudonyms
+from usucl_fast.pack.kinds import Source
 from usucl_fast.pack.sector import Polygon
-from usucl_fast.pack.sources import Source
 
 
 def read_outlines(

@@ -22,7 +22,7 @@ from usucl_fast.html import jpeg_url, paragraph, read_html_data, write_html
 from usucl_fast.pack.contact_sheet import HEIGHT, SECTORS, SHEETS, WIDTH
 from usucl_fast.pack.sector import NOTHING
 from usucl_fast.pack.task import Spooled, Task
-from usucl_fast.shards import ShardRecord, VideoRecord
+from usucl_fast.shards import ShardRecord, VideoRecord, read_members
 
 SECTORS_PAGE, NUMBERED_PAGES = "sectors.html", "sectors-*.html"
 VIDEOS_A_PAGE = 500
@@ -89,20 +89,26 @@ class _Videos:
             "height": video.height,
             "width": video.width,
             "pair": pair,
-            "stored": self._stored(number),
+            "stored": spooled.stored if spooled else self._stored(number),
         }
 
     def _stored(self, number: int) -> list[tuple[int, str]]:
-        frames = self.videos[number].frames
-        rows = self.rows[self.first_row[number] :][sorted({0, frames // 2, frames - 1})]
-        found = []
-        with (self.folder / ShardRecord.name_of(int(rows["shard"][0]))).open("rb") as file:
-            for row in rows:
-                file.seek(int(row["offset"]))
-                image = Image.open(io.BytesIO(file.read(int(row["length"]))))
-                image.thumbnail((WIDTH, HEIGHT), Image.Resampling.BOX)
-                found.append((int(row["frame"]), jpeg_url(image)))
-        return found
+        rows = self.rows[self.first_row[number] : self.first_row[number + 1]]
+        return thumbnails(self.folder / ShardRecord.name_of(int(rows["shard"][0])), rows)
+
+
+def thumbnails(file: Path, rows: NDArray[np.void]) -> list[tuple[int, str]]:
+    """The first, the middle and the last frame of a video: number and URL of a thumbnail.
+
+    file: its shard or spool file; rows: its frames in it.
+    """
+    chosen = rows[sorted({0, len(rows) // 2, len(rows) - 1})]
+    found = []
+    for row, encoded in zip(chosen, read_members(file, chosen), strict=True):
+        image = Image.open(io.BytesIO(encoded))
+        image.thumbnail((WIDTH, HEIGHT), Image.Resampling.BOX)
+        found.append((int(row["frame"]), jpeg_url(image)))
+    return found
 
 
 def write_pages(

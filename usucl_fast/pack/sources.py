@@ -1,61 +1,29 @@
 """Files, folders and lists -> the videos to pack."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from usucl_fast.errors import UsageError
-
-if TYPE_CHECKING:
-    from usucl_fast.pack.segments import Segment
-
-# fmt: off
-CONTAINERS = frozenset((
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
-    ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
-))
-IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-DICOM = frozenset((".dcm", ".dicom"))
-# fmt: on
-
-LITTER = frozenset(
-    (
-        *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information"),
-        *("@recently-snapshot", "#snapshot"),
-    )
+from usucl_fast.errors import UsageError, shown_place
+from usucl_fast.files import is_url
+from usucl_fast.pack.kinds import (
+    CONTAINERS,
+    DICOM_START,
+    LITTER,
+    Kind,
+    Source,
+    is_image,
+    is_start_of_dicom,
+    kind_of,
+    natural,
+    videos_among,
 )
-"""Folders that operating systems leave behind, in lower case."""
-
-Kind = Literal["container", "images", "dicom"]
+from usucl_fast.pack.remote_sources import find_at
 
 
-@dataclass(frozen=True)
-class Source:
-    """One video to pack.
-
-    name: path relative to the folder it was found in, with `/`; for a file given by itself, its file name; from a
-        list, its `id` or else its `path`.
-    files: the video file, or the images of a frame folder in order.
-    bytes: their total size.
-    segments: labels and values of its frames.
-    """
-
-    name: str
-    files: tuple[Path, ...]
-    bytes: int
-    kind: Kind
-    group: str = ""
-    label: str = ""
-    split: str = ""
-    segments: "tuple[Segment, ...]" = ()
-
-
-def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[list[Source], Counter[str]]:
-    """Finds the videos in files and folders, sorted by name.
+def find_sources(roots: Iterable[Path | str], *, follow_links: bool = False) -> tuple[list[Source], Counter[str]]:
+    """Finds the videos in files and folders, here or at URLs, sorted by name.
 
     A file whose extension is in `CONTAINERS` is a video, and so is a DICOM file of any name; a folder that holds
     images and none of these is a video too, its images being the frames. Hidden files, what systems leave behind,
@@ -66,14 +34,13 @@ def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[
 
     Raises:
         UsageError: a root does not exist or holds no video, or two videos have one name.
+        DataError: a URL cannot be read.
     """
     found: dict[str, Source] = {}
     others: Counter[str] = Counter()
     for root in roots:
-        if not root.exists():
-            raise UsageError(f"SOURCE {root} does not exist")
         before = len(found)
-        for source in _find_in(root, follow_links, others) if root.is_dir() else [source_of(root, root.name)]:
+        for source in _find(root, follow_links, others):
             if source.name in found:
                 raise UsageError(
                     f"two videos are named {source.name}: {found[source.name].files[0]} and {source.files[0]};"
@@ -82,10 +49,19 @@ def find_sources(roots: Iterable[Path], *, follow_links: bool = False) -> tuple[
             found[source.name] = source
         if len(found) == before:
             raise UsageError(
-                f"SOURCE {root} holds no video (looked for {' '.join(sorted(CONTAINERS))}, DICOM files and folders of"
-                " images)"
+                f"SOURCE {shown_place(str(root))} holds no video (looked for {' '.join(sorted(CONTAINERS))}, DICOM"
+                " files and folders of images)"
             )
     return [found[name] for name in sorted(found)], others
+
+
+def _find(root: Path | str, follow_links: bool, others: Counter[str]) -> Iterable[Source]:
+    if is_url(root):
+        return find_at(str(root), others)
+    root = Path(root)
+    if not root.exists():
+        raise UsageError(f"SOURCE {root} does not exist")
+    return _find_in(root, follow_links, others) if root.is_dir() else [source_of(root, root.name)]
 
 
 def source_of(path: Path, name: str) -> Source:
@@ -95,32 +71,31 @@ def source_of(path: Path, name: str) -> Source:
         UsageError: `path` is a folder without images.
     """
     if path.is_dir():
-        images = [file for file in path.iterdir() if _is_image(file) and not file.name.startswith(".")]
+        images = [file for file in path.iterdir() if is_image(file) and not file.name.startswith(".")]
         if not images:
             raise UsageError(f"{path} is a folder without images")
         return _frame_folder(images, name)
-    if _is_image(path):
+    if is_image(path):
         return _frame_folder([path], name)
-    kind: Kind = "dicom" if path.suffix.lower() in DICOM or is_dicom(path) else "container"
-    return Source(name, (path,), path.stat().st_size, kind)
+    return _source(name, [path], kind_of(path, is_dicom))
 
 
 def _frame_folder(images: list[Path], name: str) -> Source:
-    return Source(name, tuple(sorted(images, key=_natural)), sum(file.stat().st_size for file in images), "images")
+    return _source(name, sorted(images, key=natural), "images")
+
+
+def _source(name: str, files: Sequence[Path], kind: Kind) -> Source:
+    stats = [file.stat() for file in files]
+    versions = tuple(str(stat.st_mtime_ns) for stat in stats)
+    return Source(name, tuple(files), sum(stat.st_size for stat in stats), kind, versions=versions)
 
 
 def _find_in(root: Path, follow_links: bool, others: Counter[str]) -> Iterator[Source]:
     for folder, files in _walk(root, root.resolve(), follow_links, others, ()):
-        videos = [file for file in files if _is_video(file)]
-        images = [file for file in files if file not in videos and _is_image(file)]
-        others.update(
-            file.suffix.lower() or "without extension" for file in files if file not in videos and file not in images
-        )
+        videos, images = videos_among(files, is_dicom, others)
         for file in videos:
             yield source_of(file, _name(file, root))
-        if videos:
-            others.update(file.suffix.lower() for file in images)
-        elif images:
+        if images:
             yield _frame_folder(images, root.name if folder == root else _name(folder, root))
 
 
@@ -168,27 +143,10 @@ def _name(path: Path, root: Path) -> str:
     return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _is_video(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    if suffix in CONTAINERS | DICOM:
-        return True
-    # Hospitals export DICOM without extension, or with the end of an UID for one. A DICOMDIR is only a table.
-    return suffix not in IMAGES and file.name != "DICOMDIR" and is_dicom(file)
-
-
 def is_dicom(path: Path) -> bool:
     """Whether the file starts as DICOM files do, whatever its name; one that cannot be read does not."""
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_start_of_dicom(file.read(DICOM_START))
     except OSError:
         return False
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGES
-
-
-def _natural(path: Path) -> tuple[tuple[int, str], ...]:
-    """A sort key by which `9.jpg` comes before `10.jpg`."""
-    return tuple((int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from usucl_fast.errors import UsageError
-from usucl_fast.pack.sources import Source
+from usucl_fast.pack.kinds import Source
 from usucl_fast.shards import VideoRecord
 
 

@@ -16,9 +16,11 @@ from av.video.reformatter import Interpolation
 from usucl_fast.errors import DecodeError
 from usucl_fast.pack.contact_sheet import thumbnail_pair, thumbnail_size
 from usucl_fast.pack.decode import open_video
+from usucl_fast.pack.duplicates import look_at
 from usucl_fast.pack.limits import TimeLimit
 from usucl_fast.pack.picture import Storage, has_color, luma
 from usucl_fast.pack.sector import FILE, MOTION, NOTHING, REGIONS, Polygon, Sector, similar
+from usucl_fast.pack.sectors_page import thumbnails
 from usucl_fast.pack.segments import Timed, label_frames
 from usucl_fast.pack.task import Spooled, Task
 from usucl_fast.pack.video import Header, Kept, Video, thin
@@ -104,13 +106,19 @@ def _spool(task: Task, way: _Way, stages: "_Stages", limit: TimeLimit) -> Spoole
         labels = label_frames(task.source.segments, timed.times, video.frame_rate).of(np.array(frames.numbers))
         if unseen := labels.unseen():
             warnings.append(f"no frame that is kept has the label {', '.join(unseen)}")
+    rows = np.array(frames.rows, ROW)
+    look = look_at(task.path, rows)
+    stored = thumbnails(task.path, rows) if settings.sector != "none" else []
+    stages.lap("sheets")
     cut_out = {"how": way.how, "picture": sector.picture, "polygons": sector.polygons}
     return Spooled(
         record=_record(task, video, way, frames),
         length=frames.length,
-        rows=np.array(frames.rows, ROW),
+        rows=rows,
         sector={} if settings.sector == "none" else cut_out,
         pair=frames.pair,
+        stored=stored,
+        look=look,
         warning="; ".join(filter(None, warnings)),
         labels=labels,
         stages=dict(stages.seconds),

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, get_origin
 
+import numpy as np
+from numpy.typing import NDArray
+
 from usucl_fast.errors import DataError
 from usucl_fast.files import read_json
 from usucl_fast.pack.duplicates import Duplicate
@@ -52,6 +55,7 @@ class Outcome:
     frames: how many were encoded in this run, not taken over from an interrupted one.
     not_packed: the others, by what the manifest calls them.
     stages: seconds spent in each stage, of all workers together.
+    looks: of each packed video, by which `find_duplicates` finds those that are there twice.
     """
 
     packed: list[Task] = field(default_factory=list)
@@ -60,6 +64,7 @@ class Outcome:
     warnings: list[dict[str, str]] = field(default_factory=list)
     stages: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     duplicates: list[Duplicate] = field(default_factory=list)
+    looks: list[NDArray[np.float32]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

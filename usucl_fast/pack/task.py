@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from usucl_fast.errors import first_line
 from usucl_fast.files import write_whole
 from usucl_fast.pack.identity import Pseudonyms, escape
+from usucl_fast.pack.kinds import Source
 from usucl_fast.pack.sector import Polygon
 from usucl_fast.pack.segments import VideoLabels
-from usucl_fast.pack.sources import Source
 from usucl_fast.shards import PackSettings, VideoRecord
 
 
@@ -73,6 +73,10 @@ def is_hashed(source: Source, settings: PackSettings) -> bool:
     return settings.names == "hash" or (settings.names == "auto" and source.kind == "dicom")
 
 
+ARRAYS = ("rows", "pair", "look")
+"""The fields of `Spooled` that are arrays."""
+
+
 @dataclass(frozen=True)
 class Spooled:
     """A video packed into a spool file.
@@ -82,6 +86,8 @@ class Spooled:
     sector: what was kept of the pictures: `how` it was found, size of the `picture` (width, height), `polygons`; empty
         where no sector was looked for.
     pair: uint8 `[h, w, 3]`, a frame before and after; without pixels where no sector was looked for.
+    stored: number and thumbnail, as a URL, of some frames as they are stored; none where no sector was looked for.
+    look: float32, a vector that is close to those of videos that show the same.
     warning: what a person should look at.
     labels: those of its frames; None where no frame has one.
     stages: seconds spent in each stage.
@@ -92,14 +98,16 @@ class Spooled:
     rows: NDArray[np.void]
     sector: dict[str, Any]
     pair: NDArray[np.uint8]
+    stored: list[tuple[int, str]]
+    look: NDArray[np.float32]
     warning: str
     labels: VideoLabels | None
     stages: dict[str, float]
 
     def save(self, path: Path) -> None:
         """Writes all but the frames, whole or not at all."""
-        facts = {**vars(self), "record": asdict(self.record), "rows": None, "pair": None}
-        arrays: dict[str, Any] = {"rows": self.rows, "pair": self.pair}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        facts = {**vars(self), "record": asdict(self.record), **dict.fromkeys(ARRAYS)}
         if self.labels:
             facts["labels"] = self.labels.names
             arrays |= {"label": self.labels.label, "value": self.labels.value, "segments": self.labels.segments}
@@ -117,7 +125,7 @@ class Spooled:
         try:
             with np.load(path) as file:
                 facts = json.loads(file["facts"].tobytes())
-                facts |= {"record": VideoRecord(**facts["record"]), "rows": file["rows"], "pair": file["pair"]}
+                facts |= {"record": VideoRecord(**facts["record"]), **{name: file[name] for name in ARRAYS}}
                 if facts["labels"]:
                     facts["labels"] = VideoLabels(facts["labels"], file["label"], file["value"], file["segments"])
                 return Spooled(**facts)

@@ -1,16 +1,18 @@
 """Packs videos in parallel, each in a worker process, which may crash or hang without harm to the others."""
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +23,14 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from usucl_fast.errors import DataError, DecodeError
 from usucl_fast.files import write_json
 from usucl_fast.pack.limits import is_late
+from usucl_fast.pack.remote_sources import on_disk
 from usucl_fast.pack.spool import TooShortError, spool
 from usucl_fast.pack.task import Spooled, Task
 
+FETCHED = ".source"
+"""Suffix of the folder, beside the spool file, with the files of a video at a URL while it is packed."""
+AHEAD = 256
+"""Videos that may be packed before an earlier one is taken: so many spool files wait for a shard's upload."""
 LOOK_SECONDS = 0.05
 """How often the memory of workers is checked. In between, one may take some 0.1 GB more."""
 
@@ -97,10 +104,12 @@ class LocalPool:
     def pack(self, tasks: Sequence[Task]) -> Generator[NotPacked | None, None, None]:
         """See `Pool`; to be called once."""
         try:
+            rest = iter(tasks)
             with _uninterrupted():
-                jobs = deque(map(self.begin, tasks))
+                jobs = deque(map(self.begin, itertools.islice(rest, AHEAD)))
             while jobs:
                 yield jobs.popleft()()
+                jobs.extend(map(self.begin, itertools.islice(rest, 1)))
             self._pool.close()
         except BaseException:
             self._pool.stop()
@@ -126,7 +135,8 @@ def _uninterrupted() -> Iterator[None]:
 
 def _spool(task: Task) -> None:
     try:
-        spool(task).save(task.path.with_suffix(".npz"))
+        with on_disk(task.source, task.path.with_suffix(FETCHED)) as source:
+            spool(replace(task, source=source)).save(task.path.with_suffix(".npz"))
     except BaseException:
         task.path.unlink(missing_ok=True)  # on a full disk it is this one that is in the way
         raise
@@ -141,6 +151,7 @@ def _reason(job: ProcessFuture[None], task: Task, watch: "_MemoryWatch") -> NotP
         return NotPacked(str(error), fault=True)
     except ProcessExpired as error:
         task.path.unlink(missing_ok=True)
+        shutil.rmtree(task.path.with_suffix(FETCHED), ignore_errors=True)
         if error.pid in watch.ended:
             return NotPacked(f"takes more than {watch.limit / 1e9:.3g} GB of memory (--memory-limit)", fault=True)
         if is_late(task.path):

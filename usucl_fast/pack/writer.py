@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError
 from usucl_fast.files import SMALL_JSON_BYTES, open_file, read_json, write_json, write_whole
+from usucl_fast.pack.output import Output
 from usucl_fast.pack.segments import VideoLabels
 from usucl_fast.pack.spool import Spooled
 from usucl_fast.shards import (
@@ -32,7 +33,7 @@ from usucl_fast.shards import (
 
 
 class ShardWriter:
-    """Appends spooled videos to `folder`'s shards, a video's frames together and in order.
+    """Appends spooled videos to the shards of `out`, a video's frames together and in order.
 
     A new shard begins when the next video would make the current one longer than `shard_bytes`; a video is
     never cut, so one that is longer has a shard of its own.
@@ -45,14 +46,15 @@ class ShardWriter:
 
     def __init__(
         self,
-        folder: Path,
+        out: Output,
         shard_bytes: int,
         suffix: str,
         shards: Iterable[ShardRecord] = (),
         table: FrameTable | None = None,
     ) -> None:
         """shards, table: of an earlier packing that is added to, and whose files lie elsewhere."""
-        self.folder = folder
+        self.folder = out.partial
+        self._out = out
         self.shard_bytes = shard_bytes
         self.suffix = suffix
         self.shards = list(shards)
@@ -118,6 +120,8 @@ class ShardWriter:
             self._tar.flush()
             os.fsync(self._tar.fileno())
             self._tar.close()
+            self._out.keep(self._path.with_suffix(".idx"))
+            self._out.keep(self._path)
             receipt = ShardRecord(
                 name=self._path.name,
                 frames=len(self._index),
@@ -139,7 +143,7 @@ class ShardWriter:
         """
         try:
             record = ShardRecord.read(read_json(self._receipt, SMALL_JSON_BYTES), len(self.shards))
-            if not self._path.is_file() or self._path.stat().st_size != record.bytes:
+            if not self._out.holds(self._path, record.bytes):
                 raise ValueError(f"{self._path.name} does not have its {record.bytes} bytes")
         except (ValueError, DataError) as error:
             raise DataError(

@@ -10,7 +10,8 @@ npy.py            NumPy's files, read with care
 members.py        a frame -> its header in a tar
 mapped.py         files mapped into memory, and what is said where one is cut off
 store.py          shards, opened: frame ids -> encoded bytes
-remote_shards.py  those at a URL; remote.py fetches their files, cache.py keeps them
+remote_shards.py  those at a URL; cache.py keeps them
+remote.py         files at a URL; attempts.py begins their transfers anew
 verification.py   is every byte what was written?
 webdataset.py     tars with labels beside the frames, for readers that know no manifest
 """

@@ -19,13 +19,13 @@ from .members import index_text as index_text
 from .settings import CHOICES as CHOICES
 from .settings import PackSettings as PackSettings
 from .store import ShardStore as ShardStore
-from .store import is_url as is_url
 from .store import open_shards as open_shards
 from .store import read_manifest as read_manifest
 from .table import FRAMES as FRAMES
 from .table import MEMBER_SUFFIX as MEMBER_SUFFIX
 from .table import ROW as ROW
 from .table import FrameTable as FrameTable
+from .table import read_members as read_members
 from .verification import verify as verify
 from .videos import VIDEOS as VIDEOS
 from .videos import VideoRecord as VideoRecord

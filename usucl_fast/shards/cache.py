@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
+from usucl_fast.shards.attempts import POLL_SECONDS
 from usucl_fast.shards.mapped import map_file
-from usucl_fast.shards.remote import POLL_SECONDS, Check, RemoteFolder, check_bytes
+from usucl_fast.shards.remote import Check, RemoteFolder, check_bytes
 
 FORSAKEN_SECONDS = 120.0
 """A download without progress for this long belongs to a process that has ended or hangs."""

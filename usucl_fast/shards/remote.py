@@ -1,67 +1,135 @@
-"""Downloads files from a URL, whole and verified, or says in one line why not.
+"""Files at a URL: listed, downloaded and uploaded, whole, or one line says why not.
 
-Whatever fsspec opens is read: http, https, s3, gs, … A download that drops, stalls, comes short or comes wrong is begun
-anew a few times. No message holds what a URL may keep secret: user, password and query.
+Whatever fsspec opens is read, http, https, s3, gs, …, and written, but for http. A transfer that drops, stalls, comes
+short or comes wrong is begun anew a few times. No message holds what a URL may keep secret: user, password and query.
 """
 
-import errno
+import contextlib
 import hashlib
-import http
-import re
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 import fsspec.config
-from fsspec.callbacks import Callback
 
-from usucl_fast.errors import LONGEST_LINE, DataError, StoppedError, UsageError, UsuclError, printable
+from usucl_fast.errors import MissingFileError, UsageError
+from usucl_fast.shards.attempts import STALL_BYTES, STALL_SECONDS, Attempts, Moved, words
 
-ATTEMPTS = 4
-BACKOFF_SECONDS = 1.0
-"""Wait before the second attempt; it doubles before each further one."""
-STALL_SECONDS = 20.0
-STALL_BYTES = 1 << 12
-"""An attempt is given up when fewer bytes than these have come in that time: a drop now and then would never end."""
-POLL_SECONDS = 0.1
+BLOCK_BYTES = 1 << 23
+"""Bytes that an upload sends at a time, and keeps in memory."""
+LISTED_BY_FOLDER = (("file", "local"), "memory")
+LOOKS = 16
+"""Requests side by side for what a listing does not tell."""
 Check = Callable[[Path], str]
 """What is wrong with a file that has come, in words; empty, if nothing is."""
 
 
-class MissingFileError(DataError):
-    """The server answers that it has no such file."""
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a listing.
+
+    name: relative to the folder, as it is asked for.
+    shown: the name as a person writes it.
+    bytes: 0 where the server does not say.
+    version: changes with the content, as far as the server tells.
+    """
+
+    name: str
+    shown: str
+    bytes: int
+    version: str
 
 
-class RemoteFolder:
+class RemoteFolder(Attempts):
     """The files in a folder at a URL.
 
-    name: the URL as it may be shown.
-    closed: set it, and whatever waits for a download gives up.
+    Args:
+        what: the argument that the URL was given as, for messages.
+        room: see `Attempts`.
+
+    All methods raise DataError where the server refuses, or gives no right answer in `ATTEMPTS` attempts, and
+    StoppedError where the folder was closed meanwhile.
 
     Raises:
         UsageError: fsspec does not know such URLs, or the package is missing that reads them.
     """
 
-    def __init__(self, url: str) -> None:
-        self.name = shown(url).rstrip("/")
-        self.closed = False
+    def __init__(self, url: str, what: str = "SHARDS", room: str = "--cache") -> None:
+        super().__init__(url, room)
         base, mark, query = url.partition("?")
         self._query = mark + query
+        self._is_http = url.startswith(("http://", "https://"))
         try:
-            self._files, self._root = fsspec.url_to_fs(base.rstrip("/"), **_options(url.partition(":")[0]))
+            self._files, root = fsspec.url_to_fs(base.rstrip("/"), **_options(url.partition(":")[0]))
         except ImportError as error:
-            raise UsageError(f"SHARDS {self.name}: a package is missing for such a URL ({error}); install it") from None
+            raise UsageError(f"{what} {self.name}: a package is missing for such a URL ({error}); install it") from None
         except Exception as error:
-            reason = _words(error)
-            raise UsageError(f"SHARDS {self.name} cannot be opened ({reason}); give a folder or another URL") from None
+            reason = words(error)
+            raise UsageError(f"{what} {self.name} cannot be opened ({reason}); give a folder or another URL") from None
+        self._root = root.rstrip("/")
 
-    def place(self, name: str) -> str:
-        """The URL of a file as it may be shown."""
-        return f"{self.name}/{name}"
+    def readable(self, name: str) -> str:
+        """A file's name as a person writes it."""
+        return unquote(name) if self._is_http else name
+
+    def _url(self, name: str) -> str:
+        return f"{self._root}/{name}{self._query}"
+
+    def files(self) -> list[RemoteFile]:
+        """All files below the folder, sorted by name; none where there is no such folder."""
+
+        # Where folders are walked through, one that cannot be read would be passed over; stores list all at once.
+        loud = {"on_error": "raise"} if self._is_http or self._files.protocol in LISTED_BY_FOLDER else {}
+
+        def look() -> dict[str, Any]:
+            self._files.invalidate_cache()
+            try:
+                found: dict[str, Any] = self._files.find(f"{self._root}/", detail=True, **loud)
+            except FileNotFoundError:
+                return {}
+            return {path: facts for path, facts in found.items() if path.startswith(f"{self._root}/")}
+
+        found = self.tried("", "listed", lambda _: self.watched("", look))
+        names = [path.removeprefix(f"{self._root}/") for path in found]
+        # A page of links may have some that sort it.
+        names = sorted(name for name in names if not name.endswith("/") and not (self._is_http and "?" in name))
+        facts = [found[f"{self._root}/{name}"] for name in names]
+        if all(one.get("size") is not None for one in facts):
+            return [_file(name, name, one) for name, one in zip(names, facts, strict=True)]
+        with ThreadPoolExecutor(LOOKS) as pool:
+            return list(pool.map(self.file, names))
+
+    def file(self, name: str) -> RemoteFile:
+        """What the server tells of one file.
+
+        Raises:
+            MissingFileError: there is no such file.
+        """
+        facts = self.tried(name, "read", lambda _: self.watched(name, lambda: self._files.info(self._url(name))))
+        return _file(name, self.readable(name), facts)
+
+    def start_of(self, name: str, length: int) -> bytes:
+        """The first bytes of a file."""
+
+        def read(_: int) -> bytes:
+            start: bytes = self.watched(name, lambda: self._files.cat_file(self._url(name), 0, length))
+            return start[:length]
+
+        return self.tried(name, "read", read)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes files, if they are there."""
+
+        def remove(name: str) -> None:
+            self.tried(name, "removed", lambda _: self.watched(name, lambda: self._files.rm_file(self._url(name))))
+
+        for name in names:
+            with contextlib.suppress(MissingFileError):
+                remove(name)
 
     def download(self, name: str, to: Path, check: Check, most_bytes: int | None = None) -> None:
         """Downloads a file to `to`, which is touched whenever bytes arrive; it never exists in part.
@@ -70,118 +138,62 @@ class RemoteFolder:
 
         Raises:
             MissingFileError: there is no such file.
-            DataError: it did not arrive whole in `ATTEMPTS` attempts, or there is no room for it here.
-            StoppedError: the folder was closed meanwhile.
+            DataError: there is no room for it here.
         """
-        reason = ""
-        for number in range(ATTEMPTS):
-            if number:
-                self._pause(name, BACKOFF_SECONDS * 2 ** (number - 1))
+
+        def attempt(number: int) -> None:
             # Each attempt has a file of its own: an abandoned one may still write to it.
-            attempt = to.with_name(f"{to.name}-{number}")
+            path = to.with_name(f"{to.name}-{number}")
+            moved = Moved(path, most_bytes)
+
+            def get() -> None:
+                self._files.get_file(self._url(name), str(path), callback=moved)
+                if moved.given_up:
+                    path.unlink(missing_ok=True)
+
             try:
-                self._attempt(name, attempt, to, most_bytes)
-                reason = check(attempt)
-                if not reason:
-                    attempt.replace(to)
-                    return
-            except UsuclError:
-                raise
-            except Exception as error:  # each backend has errors of its own
-                reason = self._reason(name, attempt, error)
+                self.watched(name, get, moved, (STALL_BYTES, STALL_SECONDS), to.touch)
+                if reason := check(path):
+                    raise ValueError(reason)
+                path.replace(to)
             finally:
-                attempt.unlink(missing_ok=True)
-        raise self._failed(name, f"{reason}; {ATTEMPTS} attempts")
+                path.unlink(missing_ok=True)
 
-    def _attempt(self, name: str, to: Path, alive: Path, most_bytes: int | None) -> None:
-        """Downloads in a thread that can be abandoned, because not every backend respects time limits."""
-        progress = _Progress(most_bytes)
-        outcome: Future[None] = Future()
-        url = f"{self._root.rstrip('/')}/{name}{self._query}"
+        self.tried(name, "fetched", attempt, to.parent)
 
-        def work() -> None:
-            try:
-                self._files.get_file(url, str(to), callback=progress)
-            except BaseException as error:
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(None)
-            if progress.given_up:
-                to.unlink(missing_ok=True)
+    def upload(self, path: Path, name: str) -> None:
+        """Uploads a file; under its name there is nothing, or what was there before, until it is whole."""
 
-        threading.Thread(target=work, name="usucl-download", daemon=True).start()
+        def attempt(_: int) -> None:
+            moved = Moved()
+            self.watched(name, lambda: self._put(path, self._url(name), moved), moved)
+            self._files.invalidate_cache()
+            there, length = self.file(name).bytes, path.stat().st_size
+            if there != length:
+                raise ValueError(f"{there} of its {length} bytes are there")
+
+        self.tried(name, "written", attempt)
+
+    def _put(self, path: Path, url: str, moved: "Moved") -> None:
+        # Not `put_file`: that of S3 has the whole file in memory, or tells of its progress every 50 MB.
+        file = self._files.open(url, "wb", block_size=BLOCK_BYTES)
         try:
-            came, last = 0, time.monotonic()
-            while not wait([outcome], timeout=POLL_SECONDS).done:
-                self.stop_if_closed(name)
-                now = max(progress.value, to.stat().st_size if to.exists() else 0)
-                if now - came >= STALL_BYTES:
-                    came, last = now, time.monotonic()
-                    alive.touch()
-                elif time.monotonic() - last > STALL_SECONDS:
-                    raise TimeoutError(f"only {now - came} bytes came in {STALL_SECONDS:g} s")
-            outcome.result()
-        finally:
-            progress.given_up = True
-
-    def _reason(self, name: str, to: Path, error: Exception) -> str:
-        """The reason of a failure that another attempt may overcome.
-
-        Raises:
-            DataError: none will.
-        """
-        if isinstance(error, OSError) and (
-            error.filename == str(to) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        ):
-            raise DataError(
-                f"{self.place(name)} cannot be kept in the cache {to.parent} ({error.strerror});"
-                " make room there, or name another folder with --cache"
-            ) from None
-        if isinstance(error, FileNotFoundError):
-            raise MissingFileError(
-                f"{self.place(name)} is not there; restore it, or pack the videos again and copy all files"
-            ) from None
-        status = _status(error)
-        refused = status is not None and 400 <= status < 500 and status not in (408, 429)
-        if refused or isinstance(error, PermissionError):
-            raise self._failed(name, _words(error)) from None  # their texts may hold the whole URL
-        return _words(error)
-
-    def _failed(self, name: str, reason: str) -> DataError:
-        return DataError(
-            f"{self.place(name)} cannot be fetched ({reason}); see that it is whole and within reach, then run the same"
-            " command again"
-        )
-
-    def _pause(self, name: str, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.stop_if_closed(name)
-            time.sleep(min(POLL_SECONDS, seconds))
-
-    def stop_if_closed(self, name: str) -> None:
-        """Raises StoppedError if the store was closed."""
-        if self.closed:
-            raise StoppedError(f"stopped while {self.place(name)} was fetched")
-
-
-class _Progress(Callback):
-    """Counts the bytes of a download, and stops it if it was given up or exceeds the expected size."""
-
-    def __init__(self, most_bytes: int | None) -> None:
-        super().__init__()
-        self.given_up = False
-        self._most = most_bytes
-
-    def call(self, *_: Any, **__: Any) -> None:
-        if self.given_up:
-            raise TimeoutError("given up")
-        if self._most is not None and self.value > self._most:
-            raise ValueError(f"more than its {self._most} bytes came")
+            with path.open("rb") as here:
+                while block := here.read(BLOCK_BYTES):
+                    file.write(block)
+                    moved.relative_update(len(block))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                file.discard()
+            file.forced = True  # or it would be completed when it is closed
+            raise
+        file.close()
 
 
 def _options(scheme: str) -> dict[str, Any]:
     """Options for fsspec, besides those in the user's configuration."""
+    if scheme in ("file", "local"):
+        return {"auto_mkdir": True}
     if scheme not in ("http", "https"):
         return {}
     import aiohttp
@@ -193,6 +205,12 @@ def _options(scheme: str) -> dict[str, Any]:
     # A page that is compressed would grow without limit while it is unpacked: bytes are taken as they come.
     headers = {"Accept-Encoding": "identity", **configured.get("headers", {})}
     return {"client_kwargs": {"timeout": timeout, "auto_decompress": False, **configured, "headers": headers}}
+
+
+def _file(name: str, shown: str, facts: dict[str, Any]) -> RemoteFile:
+    told = {key.lower(): value for key, value in facts.items()}
+    versions = (told.get(key) for key in ("etag", "md5hash", "content-md5", "lastmodified", "last-modified", "mtime"))
+    return RemoteFile(name, shown, int(told.get("size") or 0), next((str(one) for one in versions if one), ""))
 
 
 def check_bytes(sha256: str, length: int | None = None) -> Check:
@@ -208,26 +226,3 @@ def check_bytes(sha256: str, length: int | None = None) -> Check:
         return ""
 
     return check
-
-
-def shown(url: str) -> str:
-    """A URL, or a text with URLs, without users, passwords, queries and fragments."""
-    return re.sub(r"[?#][^\s'\"]*", "", re.sub(r"://[^/\s]*@", "://", url))
-
-
-def _words(error: Exception) -> str:
-    """What failed, fit to be shown: of the server's answer only its status code."""
-    status = _status(error)
-    if status is not None:
-        known = status in set(http.HTTPStatus)
-        return f"the server answers {status}{f' {http.HTTPStatus(status).phrase}' if known else ''}"
-    if hasattr(error, "status"):
-        return "the server's answer is not HTTP"
-    lines = shown(str(error)).strip().splitlines()  # first of all: what is cut short may not be known for a secret
-    return printable(lines[0])[:LONGEST_LINE] if lines else type(error).__name__
-
-
-def _status(error: Exception) -> int | None:
-    """The status code of a server's answer; aiohttp gives its own, and a cause, to what it could not parse."""
-    status = getattr(error, "status", None)
-    return status if isinstance(status, int) and error.__cause__ is None else None

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.errors import DataError, UsageError
+from usucl_fast.errors import DataError, MissingFileError, UsageError
 from usucl_fast.machine import ranks_here
+from usucl_fast.shards.attempts import POLL_SECONDS, STALL_SECONDS
 from usucl_fast.shards.cache import Cache
 from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest, ShardRecord
-from usucl_fast.shards.remote import POLL_SECONDS, STALL_SECONDS, MissingFileError, RemoteFolder
+from usucl_fast.shards.remote import RemoteFolder
 
 SIDE_BY_SIDE = 8
 """Shards that are downloaded at a time because a reader waits for them."""

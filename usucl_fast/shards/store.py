@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
-from usucl_fast.files import CACHE_BYTES, read_small
+from usucl_fast.files import CACHE_BYTES, is_url, read_small
 from usucl_fast.shards.frame_labels import FRAME_LABELS, FrameLabels
 from usucl_fast.shards.manifest import MANIFEST, MANIFEST_BYTES, FileRecord, Manifest, ShardRecord
 from usucl_fast.shards.mapped import map_file
@@ -187,11 +187,6 @@ class LocalShards:
 
     def close(self) -> None:
         pass
-
-
-def is_url(shards: str | Path) -> bool:
-    """Whether `shards` is a URL rather than a folder."""
-    return "://" in str(shards)
 
 
 def open_shards(shards: str | Path, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> ShardStore:

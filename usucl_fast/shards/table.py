@@ -10,8 +10,10 @@ Shape legend, used as suffixes of tensors and arrays throughout the package:
     D  embedding dimension          K  answers of a query
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,3 +121,11 @@ class FrameTable:
         """The frame's name in its shard, `<video>/<frame>`, for messages."""
         row = self.rows[frame_id]
         return f"{self.videos.id[row['video']]}/{row['frame']:06d}"
+
+
+def read_members(file: Path, rows: Iterable[NDArray[np.void]]) -> Iterator[bytes]:
+    """The encoded frames of some rows of the frame table, read from their shard, or a file that begins as one."""
+    with file.open("rb") as members:
+        for row in rows:
+            members.seek(int(row["offset"]))
+            yield members.read(int(row["length"]))

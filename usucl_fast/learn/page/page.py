@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from usucl_fast.errors import DataError, UsageError, first_line, printable
+from usucl_fast.files import is_url
 from usucl_fast.html import escape, paragraph, table_html, write_html
 from usucl_fast.learn.checkpoint import load_newest
 from usucl_fast.learn.method import BankMethod, Method
@@ -19,7 +20,7 @@ from usucl_fast.learn.page.pictures import thumbnails, whole_pictures
 from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.snapshots import read_snapshots
 from usucl_fast.pack.summary import SUMMARY, read_summary
-from usucl_fast.shards import ShardStore, is_url
+from usucl_fast.shards import ShardStore
 
 FIGURES = {
     "steps": "steps",
