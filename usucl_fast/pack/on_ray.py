@@ -8,6 +8,7 @@ replaces it whole.
 
 import functools
 import importlib
+import os
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from usucl_fast.errors import DataError, UsageError, first_line
 from usucl_fast.optional import needed
@@ -32,6 +35,8 @@ IN_FLIGHT = 2
 """Tasks that wait or run for each core of the cluster."""
 AHEAD = 1 << 14
 """Tasks that may be done before an earlier one is: so many lines this process keeps, however many videos there are."""
+SCRATCH = "usucl-spool-"
+"""What folders for videos that will be uploaded are called, followed by the process that packs there."""
 FACTS = ".npz"
 """Suffix of what is known of a packed video, beside its spool file."""
 CPU, MEMORY = "CPU", "memory"
@@ -125,7 +130,7 @@ def _pack_here(task: Task, memory_limit: int, exchange: str) -> NotPacked | None
         raise FileNotFoundError(
             f"{missing[0]} is not on every machine: SOURCE must be at a URL, or in a folder that all share"
         )
-    folder = Path(tempfile.mkdtemp(prefix="usucl-")) if exchange else task.path.parent
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")) if exchange else task.path.parent
     own = replace(task, path=folder / f"{task.path.name}-{uuid.uuid4().hex[:8]}")
     facts = own.path.with_suffix(FACTS)
     try:
@@ -164,5 +169,9 @@ def _fetch(task: Task, exchange: RemoteFolder) -> None:
 @functools.cache
 def _pool_here(memory_limit: int) -> LocalPool:
     """A process of this process of Ray's, which ends with it."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):  # of processes of Ray's that were killed
+        pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
     vars(sys.modules["__main__"]).pop("__file__", None)  # or it would begin by running Ray's main file, for 20 seconds
     return LocalPool(1, memory_limit)
