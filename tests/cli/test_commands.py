@@ -22,7 +22,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.helpers import SAMPLE
+from tests.helpers import SAMPLE, copy_shards
 from tests.helpers.commands import refused, tree, usucl_bench, usucl_eval, usucl_shard, usucl_train
 from tests.helpers.forged import change_videos
 from tests.helpers.processes import warm_processes
@@ -197,7 +197,7 @@ def test_what_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     refused(usucl_train(tmp_path, "--out", out), str(tmp_path), "not a shard folder", "usucl-shard")
     copy = tmp_path / "newer"
-    shutil.copytree(SAMPLE, copy)
+    copy_shards(SAMPLE, copy)
     manifest = json.loads((copy / "manifest.json").read_bytes())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
     refused(usucl_train(copy, "--out", out), "format version 99", "pack the videos again")
@@ -298,7 +298,7 @@ def test_show_curriculum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_terminal_without_all_letters_is_no_end(tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(SAMPLE, tmp_path / "s"))
+    copy = copy_shards(SAMPLE, tmp_path / "s")
     change_videos(copy, lambda video: replace(video, label="h\u00fcfte"))
     done = subprocess.run(
         [sys.executable, "-c", "from usucl_fast.cli.shard import main; main()", "list", str(copy)],

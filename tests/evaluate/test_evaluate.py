@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.helpers import SAMPLE
+from tests.helpers import SAMPLE, copy_shards
 from tests.helpers.commands import refused, usucl_eval
 from tests.helpers.forged import change_videos
 from tests.helpers.limits import no_file_larger_than
@@ -174,14 +173,14 @@ def test_what_cannot_be_evaluated_is_refused(
 
 
 def test_shards_without_labels_are_refused(phantoms: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
+    copy = copy_shards(phantoms, tmp_path / "s")
     change_videos(copy, lambda video: replace(video, label=""))
     with pytest.raises(UsageError, match="hold no labelled video"):
         evaluated(copy)
 
 
 def test_videos_without_a_label_are_left_out_and_told_of(phantoms: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(phantoms, tmp_path / "s"))
+    copy = copy_shards(phantoms, tmp_path / "s")
     change_videos(copy, lambda video: replace(video, label=video.label.replace("normal", "")))
     summary = evaluated(copy).summary
     assert summary["classes"] == ["benign", "malignant"]

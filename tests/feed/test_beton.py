@@ -1,7 +1,6 @@
 """Exporting shards as a dataset of FFCV, read again by stock FFCV and by our own decoder over it."""
 
 import importlib.util
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import simplejpeg
 from click.testing import CliRunner, Result
 
+from tests.helpers import copy_shards
 from usucl_fast.cli import shard
 from usucl_fast.errors import DataError, DecodeError
 from usucl_fast.feed.beton import PAGE, Beton, _places, export_beton
@@ -129,7 +129,7 @@ def test_an_existing_out_is_kept_unless_told(store: ShardStore, tmp_path: Path) 
 
 
 def test_a_damaged_frame_is_named_and_nothing_is_written(shards: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(shards, tmp_path / "shards"))
+    copy = copy_shards(shards, tmp_path / "shards")
     store = open_shards(copy)
     row = store.table.rows[7]
     with store.shard_path(int(row["shard"])).open("r+b") as file:

@@ -1,13 +1,12 @@
 """A file that loses its end while it is mapped: the process ends, for the system says so, but in a line."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import SAMPLE
+from tests.helpers import SAMPLE, copy_shards
 
 READ = """
 import os, sys
@@ -37,7 +36,7 @@ print("read what is not there")
 def test_a_shard_that_is_cut_off_is_named(tmp_path: Path, name: str, threads: int, seen: str) -> None:
     if name == "dali":
         pytest.importorskip("nvidia.dali")
-    shards = Path(shutil.copytree(SAMPLE, tmp_path / "shards"))
+    shards = copy_shards(SAMPLE, tmp_path / "shards")
     tar = next(shards.glob("*.tar"))
     length = tar.stat().st_size
     command = [sys.executable, "-c", READ, name, str(shards), str(threads), seen]

@@ -1,6 +1,5 @@
 import contextlib
 import dataclasses
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import copy_shards
 from tests.helpers.feeding import ANYWHERE, delivery, loader_of, planner_of, plans_of
 from tests.helpers.forged import change_videos
 from tests.helpers.pictures import expected
@@ -152,7 +152,7 @@ def test_no_plans_no_batches(store: ShardStore, name: str) -> None:
 
 
 def test_a_corrupt_frame_is_named(shards: Path, tmp_path: Path, shard_reader: str) -> None:
-    shutil.copytree(shards, tmp_path / "s")
+    copy_shards(shards, tmp_path / "s")
     store = open_shards(tmp_path / "s")
     plans = plans_of(store)
     bad = int(plans[2].frame_ids[1, 0])
@@ -168,7 +168,7 @@ def test_a_corrupt_frame_is_named(shards: Path, tmp_path: Path, shard_reader: st
 
 
 def test_a_cut_or_missing_shard_is_named(shards: Path, tmp_path: Path, shard_reader: str) -> None:
-    shutil.copytree(shards, tmp_path / "s")
+    copy_shards(shards, tmp_path / "s")
     tar = tmp_path / "s" / "usucl-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-2000])
     for _ in range(2):
@@ -184,7 +184,7 @@ def test_a_forged_size_is_refused_by_every_loader(
     shards: Path, tmp_path: Path, shard_reader: str, side: str, more: int
 ) -> None:
     """A decoder that cuts its part out of whatever is there would deliver other pictures."""
-    shutil.copytree(shards, tmp_path / "copy")
+    copy_shards(shards, tmp_path / "copy")
     change_videos(tmp_path / "copy", lambda video: replace(video, **{side: getattr(video, side) + more}))
     forged = open_shards(tmp_path / "copy")
     with pytest.raises(DataError, match=r"frame .* is \d+ x \d+ pixels where the video table says \d+ x \d+"):
@@ -193,7 +193,7 @@ def test_a_forged_size_is_refused_by_every_loader(
 
 def test_a_flipped_bit_is_told_by_every_loader(shards: Path, tmp_path: Path, shard_reader: str) -> None:
     """Most decode, to a picture that differs a little."""
-    store = open_shards(shutil.copytree(shards, tmp_path / "copy"))
+    store = open_shards(copy_shards(shards, tmp_path / "copy"))
     row = store.table.rows[0]
     path = store.shard_path(int(row["shard"]))
     content = bytearray(path.read_bytes())

@@ -2,7 +2,7 @@
 
 import dataclasses
 import errno
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import copy_shards
 from tests.helpers.feeding import delivery, plans_of
 from tests.helpers.pictures import expected
 from usucl_fast.errors import UsageError
@@ -17,6 +18,8 @@ from usucl_fast.feed import AUGMENTATIONS, choose_loader, make_loader
 from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.loaders import resident, threaded
 from usucl_fast.feed.loaders.resident import DeviceResidentLoader
+from usucl_fast.files import holds_only
+from usucl_fast.pack.existing import OUTPUT
 from usucl_fast.shards import ShardStore, open_shards
 
 
@@ -35,33 +38,105 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ids
 
 
-def loaded(store: ShardStore, resident_bytes: int, repeats: int, resident_file: bool = False) -> list[torch.Tensor]:
+@pytest.fixture
+def copy(shards: Path, tmp_path: Path) -> Path:
+    """Shards without decoded frames."""
+    return copy_shards(shards, tmp_path / "shards")
+
+
+def loaded(shards: Path, channels: int = 1, resident_bytes: int = 0, repeats: int = 1) -> list[torch.Tensor]:
     """All batches of the plans, `repeats` times by one loader in one thread."""
-    how = dataclasses.replace(delivery(threads=1), resident_bytes=resident_bytes, resident_file=resident_file)
+    store = open_shards(shards)
+    how = dataclasses.replace(delivery(threads=1, channels=channels), resident_bytes=resident_bytes)
     loader = make_loader("resident", store, how)
-    return [batch.frames for _ in range(repeats) for batch in loader.run(plans_of(store))]
+    return [batch.frames.clone() for _ in range(repeats) for batch in loader.run(plans_of(store))]
 
 
-def test_a_frame_is_decoded_once(store: ShardStore, decoded: list[int]) -> None:
-    loaded(store, 10**9, repeats=2)
+def same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return len(some) == len(others) and all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_frame_is_decoded_once_for_all_runs(copy: Path, decoded: list[int], channels: int) -> None:
+    first = loaded(copy, channels, repeats=2)
+    store = open_shards(copy)
     asked = {int(frame) for plan in plans_of(store) for frame in plan.frame_ids.ravel()}
     assert sorted(decoded) == sorted(asked)
+    assert same(first, loaded(copy, channels, repeats=2))
+    assert sorted(decoded) == sorted(asked)
+    assert (copy / f"decoded-{channels}.raw").stat().st_size > decoded_bytes(store.table, channels).sum()
+    assert not list(copy.glob(".*"))
 
 
-@pytest.mark.parametrize("share", [0, 0.5])
-def test_what_does_not_fit_is_decoded_each_time(store: ShardStore, decoded: list[int], share: float) -> None:
-    everything = loaded(store, 10**9, repeats=2)
-    decoded.clear()
-    ends = np.cumsum(decoded_bytes(store.table, 1))
-    room = int(ends[-1] * share)
-    kept = np.count_nonzero(ends <= room)
-    part = loaded(store, room, repeats=2)
-    assert all(torch.equal(a, b) for a, b in zip(everything, part, strict=True))
-    asked = [int(frame) for plan in plans_of(store) for frame in plan.frame_ids.ravel()]
-    each_time = [frame for frame in asked if frame >= kept]
-    assert sorted(frame for frame in decoded if frame >= kept) == sorted(2 * each_time)
-    assert sorted(frame for frame in decoded if frame < kept) == sorted({frame for frame in asked if frame < kept})
-    assert 0 < len(each_time) <= len(asked)
+def test_processes_share_what_they_decode(copy: Path, decoded: list[int]) -> None:
+    """Each finds what the other has decoded meanwhile."""
+    store = open_shards(copy)
+    loaders = [make_loader("resident", store, delivery(threads=0)) for _ in range(2)]
+    plans = plans_of(store)
+    for number, plan in enumerate(plans):
+        for loader in loaders if number % 2 else loaders[::-1]:
+            assert len(list(loader.run([plan]))) == 1
+    assert len(decoded) == len(set(decoded))
+
+
+def harm(copy: Path, how: str) -> None:
+    path = copy / "decoded-1.raw"
+    data = bytearray(path.read_bytes())
+    if how == "short":
+        data = data[:-1]
+    elif how == "of other shards":
+        data[:64] = b"f" * 64
+    elif how == "pixels":  # as where a machine crashed before they were written
+        start = 64 + 4 * len(open_shards(copy).table)
+        data[start:] = bytes(len(data) - start)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["short", "of other shards", "pixels"])
+def test_a_file_that_is_wrong_is_filled_anew(copy: Path, decoded: list[int], how: str) -> None:
+    first = loaded(copy)
+    count = len(decoded)
+    harm(copy, how)
+    assert same(first, loaded(copy))
+    assert len(decoded) == 2 * count
+    assert same(first, loaded(copy))
+    assert len(decoded) == 2 * count
+
+
+def test_shards_that_may_only_be_read(copy: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others have decoded is used, what is missing is kept in memory; the file stays as it is."""
+    store = open_shards(copy)
+    half = plans_of(store)[: len(plans_of(store)) // 2]
+    list(make_loader("resident", store, delivery(threads=1)).run(half))
+    before, count = (copy / "decoded-1.raw").read_bytes(), len(decoded)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    loaded(copy)
+    assert len(decoded) == len(set(decoded)) > count
+    assert (copy / "decoded-1.raw").read_bytes() == before
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_without_room_on_the_disk_memory_is_used_if_it_is_enough(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int], enough: bool
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    needed = int(decoded_bytes(open_shards(copy).table, 1).sum())
+    if enough:
+        loaded(copy, resident_bytes=needed, repeats=2)
+        assert len(decoded) == len(set(decoded))
+    else:
+        with pytest.raises(UsageError, match=r"--resident-gb .*No space left on device.*another --loader"):
+            loaded(copy, resident_bytes=needed - 1)
+    assert not list(copy.glob("*decoded*"))
+
+
+def test_the_file_goes_when_videos_are_added(copy: Path, tmp_path: Path) -> None:
+    """It belongs to the shards: no packing takes it for somebody else's."""
+    loaded(copy)
+    assert holds_only(copy, OUTPUT)
 
 
 def test_the_choice_says_why(store: ShardStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,31 +148,9 @@ def test_the_choice_says_why(store: ShardStore, monkeypatch: pytest.MonkeyPatch)
     assert name == "dali"
     assert "more than --resident-gb" in why
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert choose_loader(store, 3, needed - 1, resident_file=True)[0] == "resident"
     name, why = choose_loader(store, 3, needed - 1)
     assert name == "torch"
     assert "DALI is not installed" in why
-
-
-def test_a_file_keeps_what_memory_does_not(shards: Path, tmp_path: Path, store: ShardStore, decoded: list[int]) -> None:
-    everything = loaded(store, 10**9, repeats=1)
-    copy = open_shards(Path(shutil.copytree(shards, tmp_path / "shards")))
-    before = sorted(copy.folder.iterdir())
-    decoded.clear()
-    room = int(decoded_bytes(store.table, 1).sum() / 3)
-    part = loaded(copy, room, repeats=2, resident_file=True)
-    assert len(decoded) == len(set(decoded))
-    assert all(torch.equal(a, b) for a, b in zip(everything * 2, part, strict=True))
-    assert sorted(copy.folder.iterdir()) == before
-
-
-def test_a_file_without_room_is_refused_in_one_line(store: ShardStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(UsageError, match=r"--resident-file: .*No space left"):
-        loaded(store, 0, repeats=1, resident_file=True)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

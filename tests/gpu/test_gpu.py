@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import SAMPLE, training
+from tests.helpers import SAMPLE, copy_shards, training
 from tests.helpers.feeding import plans_of
 from tests.helpers.pictures import expected
 from tests.helpers.training import curve
@@ -63,7 +62,7 @@ def test_lossless_shards_are_delivered_as_well(videos: Path, tmp_path: Path, nam
 @pytest.mark.parametrize("name", ON_GPU)
 def test_a_damaged_frame_is_named(tmp_path: Path, name: str) -> None:
     skip_without(name)
-    store = open_shards(shutil.copytree(SAMPLE, tmp_path / "copy"))
+    store = open_shards(copy_shards(SAMPLE, tmp_path / "copy"))
     plans = plans_of(store)
     bad = int(plans[2].frame_ids[1, 0])
     row = store.table.rows[bad]

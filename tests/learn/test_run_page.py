@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import SAMPLE
+from tests.helpers import SAMPLE, copy_shards
 from tests.helpers.commands import refused, usucl_train
 from tests.helpers.forged import change_videos
 from tests.helpers.servers import FaultyServer
@@ -102,7 +102,7 @@ def test_the_pictures_are_the_frames(run: Path, sample: ShardStore) -> None:
 def test_nothing_is_fetched_and_names_are_no_code(tmp_path: Path) -> None:
     name = "</script><script>alert(1)</script>\u202e"
     shards = tmp_path / "shards"
-    shutil.copytree(SAMPLE, shards)
+    copy_shards(SAMPLE, shards)
     change_videos(shards, lambda video: dataclasses.replace(video, name=f"{name}{video.id}"))
     page = RunFolder(trained(tmp_path / "run", shards)).page.read_text(encoding="utf-8")
     assert page.count("<script") == 2
@@ -128,7 +128,7 @@ def test_written_anew_and_for_a_run_that_was_stopped(run: Path, tmp_path: Path) 
 def test_a_run_whose_page_cannot_be_made(run: Path, tmp_path: Path) -> None:
     refused(usucl_train("page", tmp_path / "none"), "none is not the folder of a run")
     shutil.copytree(run, tmp_path / "run")
-    shutil.copytree(SAMPLE, tmp_path / "shards")
+    copy_shards(SAMPLE, tmp_path / "shards")
     change_videos(tmp_path / "shards", lambda video: dataclasses.replace(video, group=video.id))
     refused(usucl_train("page", tmp_path / "run", tmp_path / "shards"), "begun on other shards")
     folder = RunFolder(tmp_path / "run")
@@ -151,7 +151,7 @@ def test_a_run_whose_page_cannot_be_made(run: Path, tmp_path: Path) -> None:
 def test_shards_at_a_url_are_not_fetched_for_thumbnails(run: Path, tmp_path: Path) -> None:
     """Of a packing, nothing but the shards is there."""
     shards = tmp_path / "shards"
-    shutil.copytree(SAMPLE, shards)
+    copy_shards(SAMPLE, shards)
     (shards / "summary.json").unlink()
     shutil.copytree(run, tmp_path / "run")
     with FaultyServer(shards).running() as server:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers import SAMPLE
+from tests.helpers import SAMPLE, copy_shards
 from tests.helpers.commands import refused, usucl_train
 from tests.helpers.feeding import planner_of, table_of
 from tests.helpers.forged import change_videos
@@ -25,7 +24,7 @@ from usucl_fast.shards import ShardStore, open_shards
 @pytest.fixture
 def split(tmp_path: Path) -> ShardStore:
     """The sample's four videos, three of them of the split `train`, one of `test`; each of a group of its own."""
-    folder = Path(shutil.copytree(SAMPLE, tmp_path / "split"))
+    folder = copy_shards(SAMPLE, tmp_path / "split")
     first = open_shards(SAMPLE).table.videos[1].id
     change_videos(folder, lambda v: dataclasses.replace(v, group=v.id, split="test" if v.id == first else "train"))
     return open_shards(folder)

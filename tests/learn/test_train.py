@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import SAMPLE, golden, training
+from tests.helpers import SAMPLE, copy_shards, golden, training
 from tests.helpers.forged import change_videos
 from tests.helpers.training import curve
 from usucl_fast.errors import DataError, UsageError
@@ -282,7 +281,7 @@ def test_an_unknown_arch_is_refused(sample: ShardStore, tmp_path: Path) -> None:
 
 
 def test_an_exclusion_that_leaves_no_negatives_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(SAMPLE, tmp_path / "s")
+    copy_shards(SAMPLE, tmp_path / "s")
     change_videos(tmp_path / "s", lambda video: dataclasses.replace(video, group="patient-00"))
     store = open_shards(tmp_path / "s")
     with pytest.raises(UsageError, match="holds one group alone; use --exclude video"):

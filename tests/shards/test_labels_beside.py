@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from tests.helpers import copy_shards
 from tests.helpers.commands import usucl_shard
 from tests.helpers.forged import change_videos
 from usucl_fast.errors import DataError
@@ -22,7 +22,7 @@ SPLITS = ("train", "val", "test", "train")
 @pytest.fixture
 def split(sample: ShardStore, tmp_path: Path) -> ShardStore:
     """The sample with a split for each of its four videos."""
-    folder = Path(shutil.copytree(sample.folder, tmp_path / "split"))
+    folder = copy_shards(sample.folder, tmp_path / "split")
     split_of = dict(zip(sample.table.videos.id, SPLITS, strict=True))
     change_videos(folder, lambda video: dataclasses.replace(video, split=split_of[video.id]))
     return open_shards(folder)
@@ -170,7 +170,7 @@ def test_an_interrupted_packing_into_the_same_folder_stays(sample: ShardStore, t
 
 
 def test_damage_leaves_nothing_behind(sample: ShardStore, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(sample.folder, tmp_path / "damaged"))
+    folder = copy_shards(sample.folder, tmp_path / "damaged")
     (tar,) = folder.glob("*.tar")
     content = bytearray(tar.read_bytes())
     row = sample.table.rows[50]
@@ -182,7 +182,7 @@ def test_damage_leaves_nothing_behind(sample: ShardStore, tmp_path: Path) -> Non
 
 
 def test_names_of_splits_are_folders_of_their_own(sample: ShardStore, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(sample.folder, tmp_path / "odd"))
+    folder = copy_shards(sample.folder, tmp_path / "odd")
     split_of = dict(zip(sample.table.videos.id, ("..", "a/b", "", "tr ain"), strict=True))
     change_videos(folder, lambda video: dataclasses.replace(video, split=split_of[video.id]))
     export_webdataset(open_shards(folder), tmp_path / "out")
@@ -191,7 +191,7 @@ def test_names_of_splits_are_folders_of_their_own(sample: ShardStore, tmp_path: 
 
 
 def test_without_labels_there_are_no_numbers(sample: ShardStore, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(sample.folder, tmp_path / "bare"))
+    folder = copy_shards(sample.folder, tmp_path / "bare")
     change_videos(folder, lambda video: dataclasses.replace(video, label=""))
     result = export(folder, tmp_path / "out", "--sidecar", "cls")
     assert result.exit_code != 0

@@ -62,4 +62,4 @@ def test_the_sample_is_as_specified() -> None:
 
 
 def test_the_sample_is_small() -> None:
-    assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in SAMPLE.iterdir() if not path.match("decoded-*")) < 1_000_000

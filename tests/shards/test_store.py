@@ -1,13 +1,13 @@
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import copy_shards
 from tests.helpers.forged import change_videos, reseal
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.pack import pack
@@ -16,7 +16,7 @@ from usucl_fast.shards import PackSettings, manifest, open_shards, read_manifest
 
 @pytest.fixture
 def copy(shards: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shards, tmp_path / "shards"))
+    return copy_shards(shards, tmp_path / "shards")
 
 
 def test_what_is_no_shard_folder_is_refused(copy: Path, tmp_path: Path) -> None:

@@ -1,18 +1,17 @@
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.helpers import SAMPLE
+from tests.helpers import SAMPLE, copy_shards
 from usucl_fast.cli.shard import main
 from usucl_fast.shards import open_shards, verify
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SAMPLE, tmp_path / "shards"))
+    return copy_shards(SAMPLE, tmp_path / "shards")
 
 
 def flip(path: Path, place: int) -> None:

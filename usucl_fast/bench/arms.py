@@ -1,7 +1,7 @@
 """The names of the arms (what is compared), and the choices of how they are compared."""
 
 FEED_ARMS = (
-    *("dali", "torch", "ffcv", "resident", "resident-half"),
+    *("dali", "torch", "ffcv", "resident"),
     *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "spdl", "torchcodec"),
     *("floor-decode", "floor-copy", "floor-replay"),
 )

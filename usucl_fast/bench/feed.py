@@ -4,7 +4,6 @@ import contextlib
 import gc
 import importlib
 import itertools
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
@@ -25,7 +24,6 @@ from usucl_fast.bench.published import FrameFiles, extract_frames
 from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, BatchPlan, Delivery, Loader, Normaliser, Planner, make_loader
-from usucl_fast.feed.batch import decoded_bytes
 from usucl_fast.feed.beton import export_beton, import_ffcv
 from usucl_fast.files import is_url
 from usucl_fast.optional import needed
@@ -156,10 +154,9 @@ class _Feeding:
     def loader(self, seconds: Seconds, name: str, **more: Any) -> Start:
         return partial(self.ours, self.make(name, **more), seconds)
 
-    def resident(self, seconds: Seconds, share: float) -> Start:
-        """The resident loader with room for a share of the pixels, filled."""
-        room = math.ceil(int(decoded_bytes(self.store.table, 1).sum()) * share)
-        loader = self.make("resident", resident_bytes=room)
+    def resident(self, seconds: Seconds) -> Start:
+        """The resident loader, filled."""
+        loader = self.make("resident")
         for _ in loader.run(self.plans):
             pass
         return partial(self.ours, loader, seconds)
@@ -217,8 +214,7 @@ class _Feeding:
 
 
 _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
-    "resident": lambda feeding, seconds: feeding.resident(seconds, 1),
-    "resident-half": lambda feeding, seconds: feeding.resident(seconds, 0.5),
+    "resident": lambda feeding, seconds: feeding.resident(seconds),
     "published": lambda feeding, _: feeding.published,
     "stock-webdataset": lambda feeding, _: partial(feeding.stock, webdataset_batches, workers=feeding.threads),
     "stock-dali": lambda feeding, _: partial(feeding.stock, dali_batches, threads=feeding.threads),

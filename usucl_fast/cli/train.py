@@ -74,12 +74,8 @@ main.add_command(page)
     "--resident-gb",
     default=feed.RESIDENT_BYTES / 1e9,
     type=click.FloatRange(0),
-    help="Memory, in GB, for decoded frames that the loader resident keeps; what does not fit is decoded each time.",
-)
-@click.option(
-    "--resident-file",
-    is_flag=True,
-    help="Keep what does not fit into --resident-gb in a memory-mapped file beside SHARDS, until the run ends.",
+    help="The most, in GB, that all decoded frames may take for --loader auto to keep them; and the memory for them"
+    " on a GPU, or where no file can be made beside SHARDS.",
 )
 @click.option("--beton", type=path, help="What the loader ffcv reads: SHARDS as usucl-shard export-ffcv wrote them.")
 @option(
@@ -175,7 +171,7 @@ def run(shards: str | None, out: Path | None, show_curriculum: bool, **options: 
 
 
 _EXECUTION = (
-    *("threads", "resident_file", "beton", "bank", "checkpoint_every", "keep", "stop_after"),
+    *("threads", "beton", "bank", "checkpoint_every", "keep", "stop_after"),
     *("tensorboard", "profile", "rank_timeout", "deterministic"),
 )
 """Options that are fields of `Execution`."""
@@ -205,7 +201,7 @@ def _find_config(run_folder: learn.RunFolder | None, options: dict[str, Any]) ->
 def _find_loader(store: "ShardStore", config: learn.Method, options: dict[str, Any]) -> str:
     name = "dali" if options["dali"] else options["loader"] or "auto"
     if name == "auto":
-        name, why = feed.choose_loader(store, config.channels, _resident_bytes(options), options["resident_file"])
+        name, why = feed.choose_loader(store, config.channels, _resident_bytes(options))
         say(f"--loader {name}: {why}")
     return str(name)
 

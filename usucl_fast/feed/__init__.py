@@ -7,6 +7,7 @@ plan.py             which frames a step uses, and what is done to them: `Planner
 batch.py            the interface of loaders: `Delivery`, `Batch`, `Loader`
 registry.py         loaders by name: `choose_loader`, `make_loader`
 loaders/            one file a loader
+decoded.py          decoded frames in a file that all processes share
 decode.py           one encoded frame -> its pixels
 render_cpu.py       decoded pictures -> those of the plan, compiled
 render_gpu.py       the same in tensor operations, on any device

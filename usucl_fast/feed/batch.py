@@ -47,8 +47,7 @@ class Delivery:
     device: where they are delivered.
     threads: CPU threads that decode; 0 decodes in the caller's own.
     most_frames: no batch has more pictures than this.
-    resident_bytes: memory that the resident loader may keep pixels in.
-    resident_file: keep what does not fit there in a memory-mapped file beside the shards.
+    resident_bytes: memory that the resident loader may keep pixels in, where it does not keep them in a file.
     beton: the shards as `usucl-shard export-ffcv` wrote them, for the loader ffcv.
 
     Raises:
@@ -61,7 +60,6 @@ class Delivery:
     threads: int
     most_frames: int
     resident_bytes: int = RESIDENT_BYTES
-    resident_file: bool = False
     beton: Path | None = None
 
     def __post_init__(self) -> None:

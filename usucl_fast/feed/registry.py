@@ -4,21 +4,19 @@ import importlib.util
 
 from usucl_fast.errors import UsageError
 from usucl_fast.feed.batch import Delivery, Loader, decoded_bytes
+from usucl_fast.files import is_url
 from usucl_fast.optional import needed
-from usucl_fast.shards import ShardStore
+from usucl_fast.shards import DECODED, ShardStore
 
 LOADERS = ("dali", "torch", "resident", "ffcv")
 
 
-def choose_loader(
-    store: ShardStore, channels: int, resident_bytes: int, resident_file: bool = False
-) -> tuple[str, str]:
+def choose_loader(store: ShardStore, channels: int, resident_bytes: int) -> tuple[str, str]:
     """Chooses the fastest loader for these shards on this machine, and says why."""
-    if resident_file:
-        return "resident", "--resident-file keeps all decoded frames"
     needed = int(decoded_bytes(store.table, channels).sum())
     if needed <= resident_bytes:
-        return "resident", f"all frames decoded take {needed / 1e9:.1f} GB"
+        where = "in memory" if is_url(store.name) else f"in {DECODED.format(channels)} beside the shards, for all runs"
+        return "resident", f"all frames decoded take {needed / 1e9:.1f} GB, {where}"
     why = f"all frames decoded would take {needed / 1e9:.1f} GB, more than --resident-gb {resident_bytes / 1e9:g}"
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         return "dali", why

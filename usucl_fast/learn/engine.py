@@ -81,7 +81,6 @@ class Run:
             threads=execution.threads,
             most_frames=self.planner.most_frames,
             resident_bytes=execution.resident_bytes,
-            resident_file=execution.resident_file,
             beton=execution.beton,
         )
         return make_loader(execution.loader, self.store, delivery)

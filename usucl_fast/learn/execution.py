@@ -20,7 +20,7 @@ class Execution:
 
     loader: name in `usucl_fast.feed.LOADERS`.
     threads: CPU threads that decode.
-    resident_bytes, resident_file: where the resident loader may keep pixels, see `Delivery`.
+    resident_bytes: memory that the resident loader may keep pixels in, see `Delivery`.
     beton: what the loader ffcv reads, see `Delivery`.
     bank: of `BANKS`.
     checkpoint_every: steps between checkpoints.
@@ -37,7 +37,6 @@ class Execution:
     device: "torch.device"
     threads: int
     resident_bytes: int = RESIDENT_BYTES
-    resident_file: bool = False
     beton: Path | None = None
     bank: str = BANKS[0]
     checkpoint_every: int = 100

@@ -12,6 +12,7 @@ from usucl_fast.pack.sectors_page import NUMBERED_PAGES, SECTORS_PAGE
 from usucl_fast.pack.summary import SUMMARY
 from usucl_fast.pack.task import Task
 from usucl_fast.shards import (
+    DECODED,
     FRAME_LABELS,
     FRAMES,
     MANIFEST,
@@ -26,7 +27,8 @@ from usucl_fast.shards import (
 )
 
 OF_SECTORS = (SECTORS, SHEETS, SECTORS_PAGE, NUMBERED_PAGES)
-OUTPUT = ("usucl-*.tar", "usucl-*.idx", FRAMES, VIDEOS, FRAME_LABELS, MANIFEST, SUMMARY, *OF_SECTORS)
+TABLES = (FRAMES, VIDEOS, FRAME_LABELS, MANIFEST)
+OUTPUT = ("usucl-*.tar", "usucl-*.idx", *TABLES, SUMMARY, *OF_SECTORS, DECODED.format("?"))
 
 
 @dataclass(frozen=True)

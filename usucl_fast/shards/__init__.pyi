@@ -21,6 +21,7 @@ from .settings import PackSettings as PackSettings
 from .store import ShardStore as ShardStore
 from .store import open_shards as open_shards
 from .store import read_manifest as read_manifest
+from .table import DECODED as DECODED
 from .table import FRAMES as FRAMES
 from .table import MEMBER_SUFFIX as MEMBER_SUFFIX
 from .table import ROW as ROW

@@ -9,7 +9,7 @@ import mmap
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,17 @@ _LENGTHS: dict[Path, int] = {}
 """Of the files that were mapped, as they were then."""
 
 
-def map_file(path: Path, later: Path | None = None) -> NDArray[np.uint8]:
+def map_file(path: Path, later: Path | None = None, mode: Literal["r", "r+", "c"] = "r") -> NDArray[np.uint8]:
     """Memory-maps a file. If it is cut off while it is read, the process ends with a line that names it.
 
     later: what it is called from now on, where it gets another name.
+    mode: `r+` to write to it as well, `c` to write to this process's copy alone.
 
     Raises:
         OSError, ValueError: it cannot be read, or is empty.
     """
-    with open_file(path) as file:
-        data = np.memmap(file, np.uint8, mode="r").view(np.ndarray)
+    open_file(path).close()  # refuses what is no file
+    data = np.memmap(path, np.uint8, mode=mode).view(np.ndarray)
     if not _LENGTHS and hasattr(signal, "SIGBUS"):  # Windows does not let a mapped file be cut off
         ctypes.CDLL(None).signal(signal.SIGBUS, _tell)
     _LENGTHS[(later or path).absolute()] = len(data)

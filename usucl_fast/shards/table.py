@@ -36,6 +36,8 @@ ROW = np.dtype(
 """One row of `frames.npy`, 36 bytes."""
 
 FRAMES = "frames.npy"
+DECODED = "decoded-{}.raw"
+"""The file of decoded frames that runs leave beside the shards, by the number of channels; `feed/decoded.py`."""
 MEMBER_SUFFIX = {"jpeg": "jpg", "png": "png"}
 """File name extension of the frames, by codec."""
 

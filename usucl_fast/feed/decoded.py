@@ -1,0 +1,115 @@
+"""Decoded frames, in a file beside the shards that all processes of a machine map, fill and share.
+
+    decoded-1.raw           `decoded-3.raw` those in colour
+      0                     of which shards it is: 64 bytes, their fingerprint
+      64                    uint32 a frame: the CRC-32 of its pixels, 0 as long as there are none
+      then                  the pixels of each frame, uint8 `[height, width, channels]`, in the order of the frame table
+
+It is filled as frames are asked for, each once, whoever asks first, and kept for the next run. Its bytes lie in the
+system's page cache, once for all processes. It may be removed at any time: those who have it mapped keep it.
+"""
+
+import contextlib
+import os
+import uuid
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usucl_fast.errors import UsageError
+from usucl_fast.feed.batch import decoded_bytes
+from usucl_fast.files import is_url
+from usucl_fast.shards import DECODED, ShardStore, map_file
+
+FINGERPRINT_BYTES = 64
+
+
+class DecodedFrames:
+    """The decoded frames of shards; each has a place, which is filled once. Thread-safe.
+
+    They are in a file beside the shards; where none can be made there, in the memory of this process.
+
+    Args:
+        channels: 1 or 3.
+        most_bytes: that they may take in memory.
+
+    addresses: int64 `[N]`, where in memory each frame is, or will be.
+    place: the file; None where they are in memory.
+
+    Raises:
+        UsageError: they can be kept nowhere.
+    """
+
+    def __init__(self, store: ShardStore, channels: int, most_bytes: int) -> None:
+        bytes_of = decoded_bytes(store.table, channels)
+        ends = np.cumsum(bytes_of)
+        head = FINGERPRINT_BYTES + 4 * len(bytes_of)
+        self._start_of = ends - bytes_of + head
+        self._end_of = ends + head
+        fingerprint = store.fingerprint.encode().ljust(FINGERPRINT_BYTES)[:FINGERPRINT_BYTES]
+        length = int(ends[-1]) + head
+        self.place: Path | None = store.folder / DECODED.format(channels)
+        try:
+            if is_url(store.name):
+                raise OSError(0, "they are at a URL")
+            self._bytes = _map(self.place, fingerprint, length)
+        except OSError as error:
+            if ends[-1] > most_bytes:
+                raise UsageError(
+                    f"all frames decoded take {ends[-1] / 1e9:.3g} GB, more than --resident-gb {most_bytes / 1e9:g},"
+                    f" and cannot be kept beside the shards in {store.name} ({error.strerror}); use another --loader"
+                ) from error
+            self.place, self._bytes = None, np.zeros(length, np.uint8)  # taken page by page
+        self._checksums = self._bytes[FINGERPRINT_BYTES:head].view(np.uint32)
+        self._is_here = np.zeros(len(bytes_of), bool)  # and was found right
+        self.addresses = self._start_of + self._bytes.ctypes.data
+
+    def missing(self, frame_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the frames that are still to be decoded, each once."""
+        unknown = np.unique(frame_ids[~self._is_here[frame_ids]])
+        for frame_id in unknown[self._checksums[unknown] > 0].tolist():
+            # After a crash of the machine, or over a network, a checksum may be there before its pixels.
+            self._is_here[frame_id] = self._checksums[frame_id] == _checksum(self._pixels(frame_id))
+        return unknown[~self._is_here[unknown]]
+
+    def put(self, frame_id: int, pixels: NDArray[np.uint8]) -> None:
+        """Takes a decoded frame. Where two processes or threads decode one at a time, they write the same."""
+        self._pixels(frame_id)[:] = pixels.ravel()
+        self._checksums[frame_id] = _checksum(pixels)
+        self._is_here[frame_id] = True
+
+    def _pixels(self, frame_id: int) -> NDArray[np.uint8]:
+        return self._bytes[self._start_of[frame_id] : self._end_of[frame_id]]
+
+
+def _checksum(pixels: NDArray[np.uint8]) -> int:
+    return zlib.crc32(np.ascontiguousarray(pixels).data) or 1
+
+
+def _map(path: Path, fingerprint: bytes, length: int) -> NDArray[np.uint8]:
+    """Maps the file; makes it where it is not there, or is of other shards.
+
+    Where it may only be read, what this process decodes besides stays in its memory.
+
+    Raises:
+        OSError: it can be neither read nor made.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        found = map_file(path, mode="r+" if os.access(path, os.W_OK) else "c")
+        if len(found) == length and found[:FINGERPRINT_BYTES].tobytes() == fingerprint:
+            return found
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            if hasattr(os, "posix_fallocate"):  # all its room: a disk that gets full later would kill the process
+                os.posix_fallocate(file.fileno(), 0, length)
+            else:
+                file.truncate(length)
+            file.write(fingerprint)
+        made = map_file(partial, path, mode="r+")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return made
