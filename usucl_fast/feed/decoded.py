@@ -91,15 +91,11 @@ def _checksum(pixels: NDArray[np.uint8]) -> int:
 def _map(path: Path, fingerprint: bytes, length: int) -> NDArray[np.uint8]:
     """Maps the file; makes it where it is not there, or is of other shards.
 
-    Where it may only be read, what this process decodes besides stays in its memory.
-
     Raises:
         OSError: it can be neither read nor made.
     """
-    with contextlib.suppress(OSError, ValueError):
-        found = map_file(path, mode="r+" if os.access(path, os.W_OK) else "c")
-        if len(found) == length and found[:FINGERPRINT_BYTES].tobytes() == fingerprint:
-            return found
+    if (found := _open(path, fingerprint, length)) is not None:
+        return found
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
@@ -109,7 +105,18 @@ def _map(path: Path, fingerprint: bytes, length: int) -> NDArray[np.uint8]:
                 file.truncate(length)
             file.write(fingerprint)
         made = map_file(partial, path, mode="r+")
+        if (found := _open(path, fingerprint, length)) is not None:  # of another process, meanwhile
+            return found
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return made
+
+
+def _open(path: Path, fingerprint: bytes, length: int) -> NDArray[np.uint8] | None:
+    """The file, mapped; where it may only be read, what is written stays in this process. None if it is not there."""
+    with contextlib.suppress(OSError, ValueError):
+        found = map_file(path, mode="r+" if os.access(path, os.W_OK) else "c")
+        if len(found) == length and found[:FINGERPRINT_BYTES].tobytes() == fingerprint:
+            return found
+    return None
