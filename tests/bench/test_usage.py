@@ -5,6 +5,7 @@ import mmap
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -74,17 +75,18 @@ def test_memory_of_this_process_and_its_children() -> None:
 
 def is_cached(path: Path) -> bool:
     """Whether any page of a file is in memory; asked of `mincore`, as reading would bring it there."""
-    mapped = np.memmap(path, np.uint8, mode="r")
+    mapped = np.memmap(path, np.uint8, mode=mode)
     pages = (ctypes.c_ubyte * -(-mapped.size // mmap.PAGESIZE))()
     if ctypes.CDLL(None).mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages):
         pytest.skip("this file system does not tell")
     return any(page & 1 for page in pages)
 
 
-def test_files_are_dropped_even_while_they_are_mapped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_files_are_dropped_even_while_they_are_mapped(tmp_path: Path, mode: Literal["r", "r+"]) -> None:
     path = tmp_path / "some file"
     path.write_bytes(bytes(range(256)) * 40_000)
-    mapped = np.memmap(path, np.uint8, mode="r")
+    mapped = np.memmap(path, np.uint8, mode=mode)
     assert int(mapped.sum()) > 0
     assert is_cached(path)
     drop_from_page_cache([path])

@@ -28,7 +28,7 @@ from usucl_fast.feed.beton import export_beton, import_ffcv
 from usucl_fast.files import is_url
 from usucl_fast.optional import needed
 from usucl_fast.pack import Source
-from usucl_fast.shards import ShardStore
+from usucl_fast.shards import DECODED, ShardStore
 
 Batches = Generator[torch.Tensor, None, None]
 Start = Callable[[], Batches]
@@ -98,6 +98,10 @@ def _arm(name: str, feeding: "_Feeding", batches: int) -> Arm:
     start = _STARTS[name](feeding, seconds) if name in _STARTS else feeding.loader(seconds, name)
     if name in ("ffcv", "stock-ffcv"):
         files = [feeding.beton]
+    elif name == "stock-ffcv-raw":
+        files = [feeding.raw_beton]
+    elif name == "resident" and files:
+        files = [store.folder / DECODED.format(1)]
     elif name == "torchcodec":
         files = [file for video in store.table.videos for file in sources[video.name].files]
     delivers = _DELIVERS.get(name, "{0}").format(feeding.delivers)
@@ -143,6 +147,12 @@ class _Feeding:
         """The shards as a beton, FFCV's dataset file."""
         export_beton(self.store, self.work / "shards.beton")
         return self.work / "shards.beton"
+
+    @cached_property
+    def raw_beton(self) -> Path:
+        """The same with the frames decoded."""
+        export_beton(self.store, self.work / "raw.beton", raw=True)
+        return self.work / "raw.beton"
 
     def make(self, name: str, **more: Any) -> Loader:
         """One of our loaders."""
@@ -220,6 +230,9 @@ _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
     "stock-dali": lambda feeding, _: partial(feeding.stock, dali_batches, threads=feeding.threads),
     "ffcv": lambda feeding, seconds: feeding.loader(seconds, "ffcv", beton=feeding.beton),
     "stock-ffcv": lambda feeding, _: partial(feeding.stock, ffcv_batches, beton=feeding.beton, threads=feeding.threads),
+    "stock-ffcv-raw": lambda feeding, _: partial(
+        feeding.stock, ffcv_batches, beton=feeding.raw_beton, threads=feeding.threads
+    ),
     "spdl": lambda feeding, _: partial(feeding.peer, _import_arm("spdl").spdl_batches, feeding.store),
     "torchcodec": lambda feeding, _: feeding.torchcodec(),
     "floor-decode": lambda feeding, _: feeding.decode,
@@ -231,6 +244,7 @@ _DELIVERS = {
     "stock-webdataset": "{0}, frames as they lie in the shards",
     "stock-dali": "{0}, frames as they lie in the shards",
     "stock-ffcv": "{0}, frames as they lie in the shards, the square in their middle, of colour the red",
+    "stock-ffcv-raw": "{0}, frames as they lie in the shards, the square in their middle, of colour the red",
     "floor-decode": "nothing: the frames are decoded whole by libjpeg-turbo, one channel, and dropped",
     "floor-copy": "{0}, always the same batch: it is copied",
     "floor-replay": "{0}, always the same batch, decoded and cropped once",
@@ -247,7 +261,7 @@ def check_arm(name: str) -> None:
     if name in ("dali", "stock-dali"):
         with needed("NVIDIA DALI", arm, "dali"):
             importlib.import_module("nvidia.dali.plugin.pytorch")
-    elif name in ("ffcv", "stock-ffcv"):
+    elif name in ("ffcv", "stock-ffcv", "stock-ffcv-raw"):
         import_ffcv("loader")
     elif name == "stock-webdataset":
         with needed("webdataset", arm, "bench"):

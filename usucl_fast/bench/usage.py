@@ -94,8 +94,9 @@ def drop_from_page_cache(files: Iterable[Path]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         fields = line.split(maxsplit=5)
-        # Pages that a process has mapped stay in the cache; read-only mappings can let go of them at any time.
-        if len(fields) == 6 and fields[5] in paths and fields[1].startswith("r-"):
+        # Pages that a process has mapped stay in the cache; mappings that are read-only or shared can let go of them at
+        # any time.
+        if len(fields) == 6 and fields[5] in paths and (fields[1].startswith("r-") or fields[1].endswith("s")):
             start, end = (int(address, 16) for address in fields[0].split("-"))
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
     for path in paths:

@@ -34,11 +34,12 @@ def import_ffcv(module: str) -> Any:
         torch.set_num_threads(threads)  # FFCV sets it to 1 when it is imported
 
 
-def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
+def export_beton(store: ShardStore, out: Path, overwrite: bool = False, raw: bool = False) -> None:
     """Writes all frames into one beton, in the order of their frame ids, whole or not at all.
 
     Its fields are `image` (FFCV's RGBImageField), `frame_id` and `video` (IntField). JPEG frames are not encoded again;
-    lossless ones as pixels, `[H, W, 3]`, because FFCV reads no PNG. The same shards give the same bytes.
+    lossless ones, or with `raw` all, as pixels, `[H, W, 3]`, because FFCV reads no PNG. The same shards give the same
+    bytes.
 
     FFCV's own writer is not used: it would compress the frames again, and waits for ever where a frame does not decode.
 
@@ -51,8 +52,8 @@ def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
     table = store.table
     videos = table.rows["video"]
     height, width = table.size[videos].T
-    lossless = bytes(store.read(np.array([0]))[0][:4]) == PNG
-    sizes = height * width * 3 if lossless else table.rows["length"].astype(np.int64)
+    raw = raw or bytes(store.read(np.array([0]))[0][:4]) == PNG
+    sizes = height * width * 3 if raw else table.rows["length"].astype(np.int64)
 
     handlers = {"image": fields.RGBImageField(), "frame_id": fields.IntField(), "video": fields.IntField()}
     type_ids = {handler: number for number, handler in types.TYPE_ID_HANDLER.items()}
@@ -66,7 +67,7 @@ def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
     places, end = _places(sizes, before, page)
 
     image, metadata["f1"], metadata["f2"] = metadata["f0"], np.arange(len(table)), videos
-    image["mode"] = 1 if lossless else 0  # as FFCV numbers raw pixels and JPEG
+    image["mode"] = 1 if raw else 0  # as FFCV numbers raw pixels and JPEG
     image["height"], image["width"], image["data_ptr"] = height, width, places
     allocated = np.zeros(len(table), types.ALLOC_TABLE_TYPE)
     allocated["sample_id"], allocated["ptr"], allocated["size"] = np.arange(len(table)), places, sizes
@@ -82,7 +83,7 @@ def export_beton(store: ShardStore, out: Path, overwrite: bool = False) -> None:
             frame_ids = np.arange(first, last)
             for frame_id, data in zip(frame_ids.tolist(), store.read(frame_ids), strict=True):
                 file.write(bytes(places[frame_id] - position))
-                file.write((decode_frame(store, frame_id, data, 3) if lossless else data).tobytes())
+                file.write((decode_frame(store, frame_id, data, 3) if raw else data).tobytes())
                 position = places[frame_id] + sizes[frame_id]
             progress.advance(frames=last)
         file.write(bytes(end - position))
