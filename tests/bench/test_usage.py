@@ -75,7 +75,7 @@ def test_memory_of_this_process_and_its_children() -> None:
 
 def is_cached(path: Path) -> bool:
     """Whether any page of a file is in memory; asked of `mincore`, as reading would bring it there."""
-    mapped = np.memmap(path, np.uint8, mode=mode)
+    mapped = np.memmap(path, np.uint8, mode="r")
     pages = (ctypes.c_ubyte * -(-mapped.size // mmap.PAGESIZE))()
     if ctypes.CDLL(None).mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size), pages):
         pytest.skip("this file system does not tell")
