@@ -85,7 +85,7 @@ main.add_command(page)
     help="Under torchrun: whether every rank holds all rows of the memory bank, or they are spread over the ranks, for"
     " more than fit a device. What is learned is the same; a checkpoint has all rows and goes on with either.",
 )
-@option("--checkpoint-every", default=100, type=count, help="Steps between checkpoints.")
+@click.option("--checkpoint-every", type=count, show_default="every 5 minutes", help="Steps between checkpoints.")
 @option("--keep", default=2, type=count, help="How many of the newest checkpoints are kept.")
 @click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, to OUT/tensorboard.")
 @click.option(

@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, written whole, and the newest good one found again.
+"""Checkpoints: what they hold, written whole beside the training, and the newest good one found again.
 
 A file is what `torch.save` writes, and behind it `MARK` and the SHA-256 of all before: a zip archive may have
 something behind it, and nobody who reads one looks at the checksums inside.
@@ -7,6 +7,7 @@ something behind it, and nobody who reads one looks at the checksums inside.
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ import torch
 from usucl_fast.errors import DataError, ResourceError, first_line
 from usucl_fast.files import write_whole
 from usucl_fast.learn.run_folder import RunFolder
+from usucl_fast.machine import memory
 from usucl_fast.progress import note
 
 NETWORK = "method"
@@ -25,6 +27,7 @@ QUERY_BACKBONE = "query.backbone."
 
 MARK = b"usucl_fast sha256 "
 PART_BYTES = 1 << 20
+MOST_OF_MEMORY = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,62 @@ class Checkpoint:
         kept = saved[saved.index(path) :][:keep]  # later ones were damaged, or the run would be there
         for other in {*saved, *run.checkpoints.glob(".step-*.partial")} - {*kept}:
             other.unlink()
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run one after another, each from a copy and beside the training.
+
+    One that takes more than `MOST_OF_MEMORY` of the machine's is written at once, and the training waits for it.
+    """
+
+    def __init__(self, run: RunFolder, keep: int) -> None:
+        self._run, self._keep = run, keep
+        self._thread = ThreadPoolExecutor(1, "usucl-checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begins to write a checkpoint, once the one before is there.
+
+        Raises:
+            ResourceError: the one before cannot be written.
+        """
+        self.wait()
+        tensors = _tensors(vars(checkpoint))
+        if sum(tensor.nbytes for tensor in tensors) > MOST_OF_MEMORY * memory():
+            checkpoint.save(self._run, self._keep)
+            return
+        copied = Checkpoint(**{name: _copied(value) for name, value in vars(checkpoint).items()})
+        self._writing = self._thread.submit(copied.save, self._run, self._keep)
+
+    def wait(self) -> None:
+        """Waits until what was begun is written.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Waits, whatever became of it, and ends the thread."""
+        self._thread.shutdown()
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _copied(value: Any) -> Any:
+    """A copy on the CPU of all tensors in dicts, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
 
 
 class _Hashed:

@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from usucl_fast.errors import DataError, StoppedError
 from usucl_fast.feed import Batch, BatchPlan, Delivery, Loader, Part, make_loader
-from usucl_fast.learn.checkpoint import Checkpoint, load_newest
+from usucl_fast.learn.checkpoint import Checkpoint, CheckpointWriter, load_newest
 from usucl_fast.learn.config import RANDOM
-from usucl_fast.learn.execution import Execution
+from usucl_fast.learn.execution import CHECKPOINT_SECONDS, Execution
 from usucl_fast.learn.health import BANK_EVERY, StepMetrics, bank_health
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.mined_plans import MinedPlans
@@ -70,6 +70,7 @@ class Run:
         self.snapshots = Snapshots(self.planner, self.network)
         self.optimizer = make_optimizer(config, self.network)
         self.step, self.metrics = 0, ""
+        self.checkpoints, self._saved_at = CheckpointWriter(self.folder, execution.keep), time.monotonic()
         self._start(saved)
 
     def _make_loader(self) -> Loader:
@@ -121,11 +122,12 @@ class Run:
             self.parallel = DistributedDataParallel(self.network, broadcast_buffers=single)
 
     def save(self) -> None:
-        """Writes a checkpoint, on the first rank; collective."""
+        """Begins to write a checkpoint, on the first rank; collective."""
         bank = self._whole_bank()
         if not self.ranks.first:
             return
-        Checkpoint(
+        self._saved_at = time.monotonic()
+        checkpoint = Checkpoint(
             step=self.step,
             begun=record_of(self.config, self.store.fingerprint),
             ranks=self.ranks.count,
@@ -135,8 +137,14 @@ class Run:
             plans=self.plans.frame_ids_under_way(),
             metrics=self.folder.metrics_text(),
             snapshots=self.snapshots.state_dict(),
-        ).save(self.folder, self.execution.keep)
+        )
+        self.checkpoints.save(checkpoint)
         self.snapshots.save(self.folder.mined)
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is to be saved after the next step."""
+        every = self.execution.checkpoint_every
+        return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS if every is None else (self.step + 1) % every == 0
 
     def go(self, should_stop: Callable[[], bool]) -> RunSummary:
         """Trains to the end, or until `should_stop()`, and returns the summary."""
@@ -153,6 +161,7 @@ class Run:
                 execution.profile,
                 self.ranks.first,
             ) as watch,
+            contextlib.closing(self.checkpoints),
             contextlib.closing(self.loader.run(self.shares())) as batches,
         ):
             while self.step < last:
@@ -162,7 +171,8 @@ class Run:
                 except StoppedError as error:  # while it waited for data
                     stopped = error
                 waited = time.perf_counter() - started
-                if self.ranks.any(batch is None or should_stop()):
+                stop, due = self.ranks.any(batch is None or should_stop(), self.ranks.first and self._is_due())
+                if stop:
                     if self.step == first:
                         raise stopped
                     finished = False
@@ -171,7 +181,7 @@ class Run:
                 metrics = self.one_step(batch)
                 watch.report()  # on the step before, while a GPU is busy with this one
                 watch.expect(metrics, waited, time.perf_counter() - started)
-                if self.step < last and self.step % execution.checkpoint_every == 0:
+                if self.step < last and due:
                     watch.report()
                     self.save()
                 page_steps = (execution.page_every or 0) * self.planner.steps_per_epoch
@@ -181,6 +191,7 @@ class Run:
             watch.report()
             if self.step > first:
                 self.save()
+                self.checkpoints.wait()
         summary = write_result(self) if self.ranks.first else RunSummary()
         if execution.page_every is not None and finished:  # who stops a run does not want to wait
             self._write_page()

@@ -13,6 +13,9 @@ PARTITIONED = "partitioned"
 BANKS = ("replicated", PARTITIONED)
 """Where the rows of the memory bank are: all on every rank, or spread over the ranks."""
 
+CHECKPOINT_SECONDS = 300.0
+"""Between checkpoints by default: as much work is lost at most, however fast a run is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
@@ -23,7 +26,7 @@ class Execution:
     resident_bytes: memory that the resident loader may keep pixels in, see `Delivery`.
     beton: what the loader ffcv reads, see `Delivery`.
     bank: of `BANKS`.
-    checkpoint_every: steps between checkpoints.
+    checkpoint_every: steps between checkpoints; None for `CHECKPOINT_SECONDS`.
     keep: checkpoints that are kept, the newest ones.
     stop_after: stop after this many steps in all; None for the whole run.
     tensorboard: write figures for TensorBoard.
@@ -39,7 +42,7 @@ class Execution:
     resident_bytes: int = RESIDENT_BYTES
     beton: Path | None = None
     bank: str = BANKS[0]
-    checkpoint_every: int = 100
+    checkpoint_every: int | None = None
     keep: int = 2
     stop_after: int | None = None
     tensorboard: bool = False

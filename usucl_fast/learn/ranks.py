@@ -61,13 +61,13 @@ class Ranks:
         gathered: torch.Tensor = z if self.count == 1 else _Gather.apply(z, tuples, self.rank, self.count)
         return gathered
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; collective."""
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on any rank; collective."""
         if self.count == 1:
-            return flag
-        number = torch.tensor([flag], dtype=torch.int32)  # on the CPU, so that no GPU is waited for
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return bool(number.item())
+            return list(flags)
+        numbers = torch.tensor(flags, dtype=torch.int32)  # on the CPU, so that no GPU is waited for
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return [number > 0 for number in numbers.tolist()]
 
     def agree(self, number: int) -> bool:
         """Whether all ranks have the same number; collective."""
