@@ -277,6 +277,7 @@ def test_what_cannot_be_done_at_a_url_is_said(some: Path, server: FaultyServer, 
     refused(usucl_shard(f"{server.url}/list.csv?key=secret", out, *options), "list.csv is a list at a URL")
     refused(usucl_shard("no-such://videos", out, *options), "SOURCE no-such://videos cannot be opened")
     refused(usucl_shard(f"file://{tmp_path}/nothing", out, *options), "holds no video")
+    refused(usucl_shard(avi, out, "--work", tmp_path), "--work", "only where OUT is a URL")
     assert not out.exists()
     (out / "deep").mkdir(parents=True)
     (out / "deep" / "usucl-000000.tar").write_bytes(b"somebody's")

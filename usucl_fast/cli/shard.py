@@ -188,6 +188,8 @@ def pack_command(
     """
     if config.fps and config.every > 1:
         raise UsageError("--every and --fps: give one of them")
+    if how["work"] and not is_url(out):
+        raise UsageError(f"--work {how['work']} has an effect only where OUT is a URL; remove it")
     if how["on"] is not None:
         _check_cluster(how["on"])
     sources, others, notes = find_given(source, follow_links)

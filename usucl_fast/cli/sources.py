@@ -7,7 +7,7 @@ import click
 
 from usucl_fast import pack
 from usucl_fast.cli.command import Command, say
-from usucl_fast.errors import UsageError, shown
+from usucl_fast.errors import UsageError, shown_place
 from usucl_fast.files import is_url
 
 source_argument = click.argument("source", nargs=-1, required=True, type=click.Path())
@@ -23,14 +23,16 @@ follow_links_option = click.option("--follow-links", is_flag=True, help="Follow 
 
 def find_given(given: tuple[str, ...], follow_links: bool) -> tuple[list[pack.Source], Counter[str], list[str]]:
     """Finds the sources; also returns the number of other files by kind, and notes on how a list was read."""
-    lists = [one for one in given if Path(one.partition("?")[0]).suffix.lower() in pack.LISTS]
-    lists = [one for one in lists if is_url(one) or Path(one).is_file()]
+    files = [one.partition("?")[0] if is_url(one) else one for one in given]
+    lists = [one for one in files if Path(one).suffix.lower() in pack.LISTS and (is_url(one) or Path(one).is_file())]
     if not lists:
         return *pack.find_sources(given, follow_links=follow_links), []
     if len(given) > 1:
-        raise UsageError(f"SOURCE {shown(lists[0])} is a list; give it alone")
+        raise UsageError(f"SOURCE {shown_place(lists[0])} is a list; give it alone")
     if is_url(lists[0]):
-        raise UsageError(f"SOURCE {shown(lists[0])} is a list at a URL; copy it here, its column path may hold URLs")
+        raise UsageError(
+            f"SOURCE {shown_place(lists[0])} is a list at a URL; copy it here, its column path may hold URLs"
+        )
     sources, note = pack.read_list(Path(lists[0]))
     return sources, Counter(), [note]
 

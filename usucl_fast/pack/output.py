@@ -129,6 +129,7 @@ class UrlOutput:
                 raise UsageError(
                     f"OUT {self.name} holds {name}, which is not of shards: move it away, or name another URL"
                 )
+        self.partial.mkdir(mode=0o700, parents=True, exist_ok=True)  # videos of patients will lie in it
         if MANIFEST not in self._there:
             return None
         text = fetch_manifest(self._remote)

@@ -21,6 +21,8 @@ from usucl_fast.shards.attempts import STALL_BYTES, STALL_SECONDS, Attempts, Mov
 
 BLOCK_BYTES = 1 << 23
 """Bytes that an upload sends at a time, and keeps in memory."""
+LISTING_SECONDS = 3600.0
+"""A listing is given up when it takes longer: a thousand names come at a time."""
 LISTED_BY_FOLDER = (("file", "local"), "memory")
 LOOKS = 16
 """Requests side by side for what a listing does not tell."""
@@ -93,7 +95,7 @@ class RemoteFolder(Attempts):
                 return {}
             return {path: facts for path, facts in found.items() if path.startswith(f"{self._root}/")}
 
-        found = self.tried("", "listed", lambda _: self.watched("", look))
+        found = self.tried("", "listed", lambda _: self.watched("", look, least=(1, LISTING_SECONDS)))
         names = [path.removeprefix(f"{self._root}/") for path in found]
         # A page of links may have some that sort it.
         names = sorted(name for name in names if not name.endswith("/") and not (self._is_http and "?" in name))
