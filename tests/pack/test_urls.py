@@ -269,7 +269,7 @@ def test_replaced_only_once_there_is_something_new(some: Path, tmp_path: Path) -
 
 def test_what_cannot_be_done_at_a_url_is_said(some: Path, server: FaultyServer, tmp_path: Path) -> None:
     out, work, salt = tmp_path / "out", ("--work", tmp_path / "work"), ("--salt", tmp_path / "salt")
-    options = ("--size", 48, *salt)
+    options: tuple[object, ...] = ("--size", 48, *salt)
     avi = some / "a folder"
     refused(usucl_shard(avi, f"{server.url}/out", *options), "OUT is at a web server", "object store")
     refused(usucl_shard("memory://videos", out, *options), "SOURCE memory://videos", "share no memory")
