@@ -61,8 +61,3 @@ def printable(text: str) -> str:
 def shown(url: str) -> str:
     """A URL, or a text with URLs, without users, passwords, queries and fragments."""
     return re.sub(r"[?#][^\s'\"]*", "", re.sub(r"://[^/\s]*@", "://", url))
-
-
-def shown_place(place: str) -> str:
-    """A path as it is, or a URL as `shown`."""
-    return shown(place) if "://" in place else place

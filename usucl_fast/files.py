@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from usucl_fast.errors import DataError, UsageError, first_line
+from usucl_fast.errors import DataError, UsageError, first_line, shown
 
 CACHE_BYTES = 50 * 10**9
 """Disk space that files fetched from a URL may take by default."""
@@ -27,6 +27,11 @@ SMALL_JSON_BYTES = 1 << 20
 def is_url(place: str | Path) -> bool:
     """Whether `place` is a URL rather than a path."""
     return "://" in str(place)
+
+
+def shown_place(place: str) -> str:
+    """A path as it is, or a URL without what it keeps secret."""
+    return shown(place) if is_url(place) else place
 
 
 @contextlib.contextmanager

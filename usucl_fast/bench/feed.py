@@ -224,7 +224,7 @@ class _Feeding:
 
 
 _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
-    "resident": lambda feeding, seconds: feeding.resident(seconds),
+    "resident": _Feeding.resident,
     "published": lambda feeding, _: feeding.published,
     "stock-webdataset": lambda feeding, _: partial(feeding.stock, webdataset_batches, workers=feeding.threads),
     "stock-dali": lambda feeding, _: partial(feeding.stock, dali_batches, threads=feeding.threads),

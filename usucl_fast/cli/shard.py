@@ -14,8 +14,8 @@ from usucl_fast import __version__, feed, pack
 from usucl_fast.cli.command import Command, DefaultGroup, gather, say
 from usucl_fast.cli.shards import open_given, shards_argument
 from usucl_fast.cli.sources import find_given, follow_links_option, names, salt_option, source_argument
-from usucl_fast.errors import UsageError, printable, shown_place
-from usucl_fast.files import is_url
+from usucl_fast.errors import UsageError, printable
+from usucl_fast.files import is_url, shown_place
 from usucl_fast.machine import cores
 from usucl_fast.shards import CHOICES, SIDECARS, PackSettings
 

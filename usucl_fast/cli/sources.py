@@ -7,8 +7,8 @@ import click
 
 from usucl_fast import pack
 from usucl_fast.cli.command import Command, say
-from usucl_fast.errors import UsageError, shown_place
-from usucl_fast.files import is_url
+from usucl_fast.errors import UsageError
+from usucl_fast.files import is_url, shown_place
 
 source_argument = click.argument("source", nargs=-1, required=True, type=click.Path())
 salt_option = click.option(

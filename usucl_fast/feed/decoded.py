@@ -36,7 +36,6 @@ class DecodedFrames:
         most_bytes: that they may take in memory.
 
     addresses: int64 `[N]`, where in memory each frame is, or will be.
-    place: the file; None where they are in memory.
 
     Raises:
         UsageError: they can be kept nowhere.
@@ -48,20 +47,18 @@ class DecodedFrames:
         head = FINGERPRINT_BYTES + 4 * len(bytes_of)
         self._start_of = ends - bytes_of + head
         self._end_of = ends + head
-        fingerprint = store.fingerprint.encode().ljust(FINGERPRINT_BYTES)[:FINGERPRINT_BYTES]
         length = int(ends[-1]) + head
-        self.place: Path | None = store.folder / DECODED.format(channels)
         try:
             if is_url(store.name):
                 raise OSError(0, "they are at a URL")
-            self._bytes = _map(self.place, fingerprint, length)
+            self._bytes = _map(store.folder / DECODED.format(channels), store.fingerprint.encode(), length)
         except OSError as error:
             if ends[-1] > most_bytes:
                 raise UsageError(
                     f"all frames decoded take {ends[-1] / 1e9:.3g} GB, more than --resident-gb {most_bytes / 1e9:g},"
                     f" and cannot be kept beside the shards in {store.name} ({error.strerror}); use another --loader"
                 ) from error
-            self.place, self._bytes = None, np.zeros(length, np.uint8)  # taken page by page
+            self._bytes = np.zeros(length, np.uint8)  # taken page by page
         self._checksums = self._bytes[FINGERPRINT_BYTES:head].view(np.uint32)
         self._is_here = np.zeros(len(bytes_of), bool)  # and was found right
         self.addresses = self._start_of + self._bytes.ctypes.data

@@ -98,11 +98,12 @@ class CheckpointWriter:
             ResourceError: the one before cannot be written.
         """
         self.wait()
-        tensors = _tensors(vars(checkpoint))
-        if sum(tensor.nbytes for tensor in tensors) > MOST_OF_MEMORY * memory():
+        sizes: list[int] = []
+        _with_tensors(vars(checkpoint), lambda tensor: sizes.append(tensor.nbytes))
+        if sum(sizes) > MOST_OF_MEMORY * memory():
             checkpoint.save(self._run, self._keep)
             return
-        copied = Checkpoint(**{name: _copied(value) for name, value in vars(checkpoint).items()})
+        copied = Checkpoint(**_with_tensors(vars(checkpoint), _copied))
         self._writing = self._thread.submit(copied.save, self._run, self._keep)
 
     def wait(self) -> None:
@@ -120,20 +121,17 @@ class CheckpointWriter:
         self._thread.shutdown()
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
+def _with_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """The value with what `change` makes of each tensor in its dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def _copied(value: Any) -> Any:
-    """A copy on the CPU of all tensors in dicts, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        return change(value)
     if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
+        return {key: _with_tensors(part, change) for key, part in value.items()}
+    return type(value)(_with_tensors(part, change) for part in value) if isinstance(value, list | tuple) else value
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 class _Hashed:

@@ -66,7 +66,7 @@ def report_sectors(folder: Path, packed: Sequence[Task], earlier: Path | None) -
 
     def pairs() -> Iterator[tuple[str, bool, NDArray[np.uint8]]]:
         for task in packed:
-            video = Spooled.load(task.path.with_suffix(".npz"))
+            video = Spooled.load(task.facts)
             new[task.name] = video.sector
             yield f"{task.name}: {video.sector['how']}", video.sector["how"] == NOTHING, video.pair
 

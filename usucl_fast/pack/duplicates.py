@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from usucl_fast.shards import VideoRecord, read_members
+from usucl_fast.shards import FrameTable, ShardRecord, VideoRecord, read_members
 
 LOOKS = 8  # frames of a video that are compared, evenly spaced
 SIDE = 24  # pixels along a side that they are reduced to
@@ -71,3 +72,14 @@ def look_at(file: Path, rows: NDArray[np.void]) -> NDArray[np.float32]:
     length = float(np.linalg.norm(change))
     vector: NDArray[np.float32] = (change / length if length > STILL * LOOKS**0.5 else 0 * change).astype(np.float32)
     return vector.ravel()
+
+
+def look_at_all(shards: Path, table: FrameTable, threads: int) -> list[NDArray[np.float32]]:
+    """What `look_at` says of each video in a shard folder."""
+
+    def look(video: int) -> NDArray[np.float32]:
+        rows = table.rows[table.first_row[video] : table.first_row[video + 1]]
+        return look_at(shards / ShardRecord.name_of(int(rows["shard"][0])), rows)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(look, range(len(table.videos))))

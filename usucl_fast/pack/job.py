@@ -23,17 +23,13 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import SMALL_JSON_BYTES, holds_only, link_or_copy, locked, read_json, write_json
 from usucl_fast.pack.contact_sheet import report_sectors
-from usucl_fast.pack.duplicates import find_duplicates, look_at
+from usucl_fast.pack.duplicates import find_duplicates, look_at_all
 from usucl_fast.pack.existing import OUTPUT, Existing, new_tasks
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.kinds import Source
@@ -54,11 +50,9 @@ from usucl_fast.shards import (
     MEMBER_SUFFIX,
     VIDEOS,
     FileRecord,
-    FrameTable,
     LeftOut,
     Manifest,
     PackSettings,
-    ShardRecord,
 )
 
 SPOOL = "spool"
@@ -240,7 +234,7 @@ def _pack(job: _Job, pool: Pool) -> None:
     if job.settings.sector != "none":
         report_sectors(partial, outcome.packed, earlier)
         write_pages(partial, writer.videos, rows, outcome.packed, earlier, job.workers)
-    looks = _looks(earlier, existing.table, job.workers) if earlier and existing else []
+    looks = look_at_all(earlier, existing.table, job.workers) if earlier and existing else []
     outcome.notes, outcome.duplicates = list(job.notes), find_duplicates(looks + outcome.looks, writer.videos)
     beside = [partial / name for name in (FRAMES, VIDEOS, FRAME_LABELS)] + sorted(partial.glob("sectors*"))
     manifest = Manifest(
@@ -262,17 +256,6 @@ def _pack(job: _Job, pool: Pool) -> None:
     manifest.write(partial, writer.videos)
 
 
-def _looks(shards: Path, table: FrameTable, threads: int) -> list[NDArray[np.float32]]:
-    """What `look_at` says of each video in finished shards."""
-
-    def look(video: int) -> NDArray[np.float32]:
-        rows = table.rows[table.first_row[video] : table.first_row[video + 1]]
-        return look_at(shards / ShardRecord.name_of(int(rows["shard"][0])), rows)
-
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(look, range(len(table.videos))))
-
-
 def _append_all(job: _Job, writer: ShardWriter, pool: Pool) -> Outcome:
     """Packs all videos, and appends those that can be packed to the shards.
 
@@ -280,7 +263,7 @@ def _append_all(job: _Job, writer: ShardWriter, pool: Pool) -> Outcome:
         UsageError: no video can be packed, and there were none before.
     """
     outcome = Outcome()
-    fresh = [not task.path.with_suffix(".npz").exists() for task in job.tasks]
+    fresh = [not task.facts.exists() for task in job.tasks]
     with Progress("videos", len(job.tasks), megabytes=job.megabytes) as progress:
         packed = zip(job.tasks, spool_all(job.tasks, pool), fresh, strict=True)
         for task, video, is_fresh in packed:

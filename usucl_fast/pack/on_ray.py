@@ -37,8 +37,6 @@ AHEAD = 1 << 14
 """Tasks that may be done before an earlier one is: so many lines this process keeps, however many videos there are."""
 SCRATCH = "usucl-spool-"
 """What folders for videos that will be uploaded are called, followed by the process that packs there."""
-FACTS = ".npz"
-"""Suffix of what is known of a packed video, beside its spool file."""
 CPU, MEMORY = "CPU", "memory"
 """What Ray calls a node's cores, and its bytes of memory."""
 
@@ -96,7 +94,7 @@ class RayPool:
             for number, task in enumerate(tasks):
                 while number not in done:
                     while len(in_flight) < self._window and begun < min(len(tasks), number + AHEAD):
-                        if _facts_name(tasks[begun]) in there:
+                        if tasks[begun].facts.name in there:
                             done[begun] = None
                         else:
                             reference = remote.remote(tasks[begun], self._memory_limit, self._exchange)
@@ -132,16 +130,15 @@ def _pack_here(task: Task, memory_limit: int, exchange: str) -> NotPacked | None
         )
     folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")) if exchange else task.path.parent
     own = replace(task, path=folder / f"{task.path.name}-{uuid.uuid4().hex[:8]}")
-    facts = own.path.with_suffix(FACTS)
     try:
         reason = _pool_here(memory_limit).begin(own)()
         if reason is None and exchange:
             remote = RemoteFolder(exchange, "OUT")
             remote.upload(own.path, task.path.name)
-            remote.upload(facts, _facts_name(task))  # last: it says that the video is packed
+            remote.upload(own.facts, task.facts.name)  # last: it says that the video is packed
         elif reason is None:
             own.path.replace(task.path)
-            facts.replace(task.path.with_suffix(FACTS))
+            own.facts.replace(task.facts)
     finally:
         for left in own.path.parent.glob(f"{own.path.name}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -150,20 +147,16 @@ def _pack_here(task: Task, memory_limit: int, exchange: str) -> NotPacked | None
     return reason
 
 
-def _facts_name(task: Task) -> str:
-    return task.path.with_suffix(FACTS).name
-
-
 def _fetch(task: Task, exchange: RemoteFolder) -> None:
     """Takes a packed video out of the exchange."""
-    came, facts = task.path.with_suffix(".came"), task.path.with_suffix(FACTS)
-    exchange.download(facts.name, came, lambda _: "")
+    came = task.path.with_suffix(".came")
+    exchange.download(task.facts.name, came, lambda _: "")
     length = Spooled.load(came).length
     exchange.download(
         task.path.name, task.path, lambda file: "" if file.stat().st_size == length else "it has another length"
     )
-    came.replace(facts)
-    exchange.remove([task.path.name, facts.name])
+    came.replace(task.facts)
+    exchange.remove([task.path.name, task.facts.name])
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from usucl_fast.errors import DataError, UsageError
 from usucl_fast.files import NewFolder, is_url
@@ -12,9 +12,6 @@ from usucl_fast.pack.existing import OUTPUT, Existing, check_addable, open_exist
 from usucl_fast.pack.identity import Pseudonyms
 from usucl_fast.pack.summary import SUMMARY, PackSummary, read_summary
 from usucl_fast.shards import MANIFEST, Manifest, PackSettings, is_manifest, open_shards, read_manifest
-
-if TYPE_CHECKING:
-    pass
 
 EXCHANGE = ".usucl-spool"
 """The folder at the URL through which spool files travel where machines share none."""
@@ -112,7 +109,7 @@ class UrlOutput:
         if url.startswith(("http://", "https://")):
             raise UsageError("OUT is at a web server, which takes no files; name a folder or an object store's URL")
         self.url = url
-        self._remote: RemoteFolder = RemoteFolder(url, "OUT", "--work")
+        self._remote = RemoteFolder(url, "OUT", "--work")
         self.name = self._remote.name
         own = hashlib.sha256(self.name.encode()).hexdigest()[:16]
         self.partial = ((work or default_folder() / "packing") / own).absolute()
@@ -129,20 +126,19 @@ class UrlOutput:
                 raise UsageError(
                     f"OUT {self.name} holds {name}, which is not of shards: move it away, or name another URL"
                 )
+        if MANIFEST in self._there:
+            text = fetch_manifest(self._remote)
+            if not is_manifest(text):
+                raise UsageError(f"OUT {self.name} holds a {MANIFEST} that is not of shards; name another URL")
+            if not overwrite:
+                here = self.partial / MANIFEST
+                if here.exists() and here.read_bytes() == text:  # killed after the last upload
+                    shutil.rmtree(self.partial)
+                manifest = Manifest.read(text, self.name)
+                check_addable(manifest, self.name, settings, pseudonyms)
+                return Existing(manifest, open_shards(self.url).table, None)
         self.partial.mkdir(mode=0o700, parents=True, exist_ok=True)  # videos of patients will lie in it
-        if MANIFEST not in self._there:
-            return None
-        text = fetch_manifest(self._remote)
-        if not is_manifest(text):
-            raise UsageError(f"OUT {self.name} holds a {MANIFEST} that is not of shards; name another URL")
-        if overwrite:
-            return None
-        here = self.partial / MANIFEST
-        if here.exists() and here.read_bytes() == text:  # killed after the last upload
-            shutil.rmtree(self.partial)
-        manifest = Manifest.read(text, self.name)
-        check_addable(manifest, self.name, settings, pseudonyms)
-        return Existing(manifest, open_shards(self.url).table, None)
+        return None
 
     def keep(self, path: Path) -> None:
         """Uploads the file and removes it here."""

@@ -60,7 +60,8 @@ def find_at(url: str, others: Counter[str]) -> list[Source]:
         raise UsageError(
             f"SOURCE {shown(url)}: a URL with a query is that of a file; list such in a table's column path"
         )
-    remote = _open(url.rstrip("/"))
+    url = url.rstrip("/")
+    remote = _open(url)
     folders = _by_folder(remote.files(), others)
     unclear = [file for files in folders.values() for path, file in files.items() if may_be_dicom(path)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
@@ -159,7 +160,6 @@ class _Check:
 def _by_folder(files: Sequence["RemoteFile"], others: Counter[str]) -> dict[Path, dict[Path, "RemoteFile"]]:
     """The files by folder and path; not hidden ones, nor those of systems or in folders of shards."""
     shards = {Path(file.shown).parent for file in files if Path(file.shown).match("usucl-*.tar")} - {Path()}
-    others["folders of shards"] += len(shards)
     litter = set()
     folders: defaultdict[Path, dict[Path, RemoteFile]] = defaultdict(dict)
     for file in files:
@@ -170,9 +170,7 @@ def _by_folder(files: Sequence["RemoteFile"], others: Counter[str]) -> dict[Path
             litter.add(strange[-1])
             continue
         folders[path.parent][path] = file
-    others["folders of the system's"] += len(litter)
-    for kind in [kind for kind, count in others.items() if not count]:
-        del others[kind]
+    others.update(["folders of shards"] * len(shards) + ["folders of the system's"] * len(litter))
     return folders
 
 

@@ -135,7 +135,7 @@ def write_pages(
     for path in numbered:
         link_or_copy(path, folder / path.name)
     first_row = np.cumsum([0] + [video.frames for video in videos])
-    spooled = {task.name: task.path.with_suffix(".npz") for task in packed}
+    spooled = {task.name: task.facts for task in packed}
     known = _Videos(folder, videos, rows, first_row, spooled, read_json(folder / SECTORS))
     shown = _read_page(earlier / SECTORS_PAGE, videos[len(numbered) * VIDEOS_A_PAGE :]) if earlier else []
     pages = -(-len(videos) // VIDEOS_A_PAGE)

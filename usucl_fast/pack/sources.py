@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from usucl_fast.errors import UsageError, shown_place
-from usucl_fast.files import is_url
+from usucl_fast.errors import UsageError
+from usucl_fast.files import is_url, shown_place
 from usucl_fast.pack.kinds import (
     CONTAINERS,
     DICOM_START,

@@ -42,6 +42,11 @@ class Task:
     time_limit: float
     path: Path
 
+    @property
+    def facts(self) -> Path:
+        """The file of what `Spooled.save` keeps beside the spool file; it says that the video is packed."""
+        return self.path.with_suffix(".npz")
+
 
 def make_task(
     source: Source,

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
 from typing import Protocol
 
 import psutil
@@ -65,13 +64,13 @@ def spool_all(tasks: Sequence[Task], pool: Pool) -> Iterator[Spooled | NotPacked
         OSError: a spool file cannot be written.
         DataError: one was written where this process does not find it.
     """
-    to_do = [task for task in tasks if _read(task.path) is None]
+    to_do = [task for task in tasks if _read(task) is None]
     paths = {task.path for task in to_do}
     with contextlib.closing(pool.pack(to_do)) as reasons:
         for task in tasks:
             if task.path in paths and (reason := next(reasons)):
                 write_json(task.path.with_suffix(".json"), asdict(reason))
-            outcome = _read(task.path)
+            outcome = _read(task)
             if outcome is None:
                 raise DataError(
                     f"{task.name} was packed, but {task.path} is not there: OUT must be in a folder that all machines"
@@ -136,7 +135,7 @@ def _uninterrupted() -> Iterator[None]:
 def _spool(task: Task) -> None:
     try:
         with on_disk(task.source, task.path.with_suffix(FETCHED)) as source:
-            spool(replace(task, source=source)).save(task.path.with_suffix(".npz"))
+            spool(replace(task, source=source)).save(task.facts)
     except BaseException:
         task.path.unlink(missing_ok=True)  # on a full disk it is this one that is in the way
         raise
@@ -168,11 +167,11 @@ def _how(exitcode: int) -> str:
     return f"with status {exitcode if abs(exitcode) < 256 else hex(exitcode & 0xFFFFFFFF)}"
 
 
-def _read(path: Path) -> Spooled | NotPacked | None:
+def _read(task: Task) -> Spooled | NotPacked | None:
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return NotPacked(**json.loads(path.with_suffix(".json").read_bytes()))
+        return NotPacked(**json.loads(task.path.with_suffix(".json").read_bytes()))
     with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile):
-        return Spooled.load(path.with_suffix(".npz"))
+        return Spooled.load(task.facts)
     return None
 
 
