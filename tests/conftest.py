@@ -15,6 +15,9 @@ from tools import make_phantoms
 from usucl_fast.pack import find_sources, pack, read_labels
 from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
+if not torch.cuda.is_available():  # before anything imports Triton, which reads it then
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:

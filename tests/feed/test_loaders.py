@@ -63,10 +63,13 @@ def test_lossless_shards_are_delivered_as_well(videos: Path, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_dalis_own_operators_as_on_a_gpu(store: ShardStore, channels: int) -> None:
+@pytest.mark.parametrize("warm", [True, False])
+def test_dalis_own_operators_as_on_a_gpu(store: ShardStore, channels: int, warm: bool) -> None:
     dali_loader = pytest.importorskip("usucl_fast.feed.loaders.dali")
     loader = dali_loader.DaliLoader(store, delivery(channels=channels))
     for augmentation in AUGMENTATIONS.values():
+        if warm:
+            loader.warm_up()
         plans = plans_of(store, augmentation, epochs=1)
         for plan, batch in zip(plans, loader.run_in_pipeline(plans), strict=True):
             assert (batch.frames.double() - expected(store, plan, 48, channels)).abs().mean() <= 1
@@ -94,9 +97,13 @@ def test_plans_are_taken_in_the_callers_thread_and_no_further_ahead_than_said(st
     takes_plans_in_time(loader_of(name, store, delivery()).run, plans_of(store))
 
 
-def test_dalis_own_operators_take_plans_in_time(store: ShardStore) -> None:
+@pytest.mark.parametrize("warm", [True, False])
+def test_dalis_own_operators_take_plans_in_time(store: ShardStore, warm: bool) -> None:
     dali_loader = pytest.importorskip("usucl_fast.feed.loaders.dali")
-    takes_plans_in_time(dali_loader.DaliLoader(store, delivery()).run_in_pipeline, plans_of(store))
+    loader = dali_loader.DaliLoader(store, delivery())
+    if warm:
+        loader.warm_up()
+    takes_plans_in_time(loader.run_in_pipeline, plans_of(store))
 
 
 def takes_plans_in_time(run: Callable[[Iterator[BatchPlan]], Iterator[Batch]], plans: list[BatchPlan]) -> None:

@@ -1,5 +1,6 @@
 """What is kept, and what is decoded."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -16,7 +17,7 @@ from tests.helpers.pictures import expected
 from usucl_fast.errors import UsageError
 from usucl_fast.feed import AUGMENTATIONS, choose_loader, make_loader
 from usucl_fast.feed.batch import decoded_bytes
-from usucl_fast.feed.loaders import resident, threaded
+from usucl_fast.feed.loaders import threaded
 from usucl_fast.feed.loaders.resident import DeviceResidentLoader
 from usucl_fast.files import holds_only
 from usucl_fast.pack.existing import OUTPUT
@@ -33,8 +34,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ids.append(frame_id)
         return decode(store, frame_id, *rest)
 
-    for module in (threaded, resident):
-        monkeypatch.setattr(module, "decode_frame", note)
+    monkeypatch.setattr(threaded, "decode_frame", note)
     return ids
 
 
@@ -163,3 +163,22 @@ def test_pictures_made_on_the_device(store: ShardStore, decoded: list[int], chan
             assert batch.frames.shape == (*plan.frame_ids.shape, channels, 48, 48)
             assert (batch.frames.double() - expected(store, plan, 48, channels)).abs().mean() <= 1
     assert len(decoded) == len(set(decoded))
+
+
+def test_what_was_begun_on_the_device_is_taken_up_by_the_next_run(copy: Path) -> None:
+    store = open_shards(copy)
+    loader = DeviceResidentLoader(store, delivery())
+    plans = plans_of(store)
+    with contextlib.closing(loader.run(plans)) as batches:  # which has asked for frames of the batches that follow
+        next(batches)
+    for plan, batch in zip(plans, loader.run(plans), strict=True):
+        assert (batch.frames.double() - expected(store, plan, 48, 1)).abs().mean() <= 1
+
+
+def test_the_device_is_filled_from_what_earlier_runs_have_decoded(copy: Path, decoded: list[int]) -> None:
+    first = loaded(copy)
+    count, store = len(decoded), open_shards(copy)
+    on_device = [batch.frames for batch in DeviceResidentLoader(store, delivery()).run(plans_of(store))]
+    assert len(decoded) == count
+    for some, others in zip(first, on_device, strict=True):
+        assert (some.int() - others.int()).abs().max() <= 1

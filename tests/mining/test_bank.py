@@ -8,10 +8,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.triton import mend_interpreter
 from usucl_fast.curriculum import window_bounds
 from usucl_fast.mining import MemoryBank, Nearest, TorchSearch
 from usucl_fast.mining import search as torch_search
 from usucl_fast.mining.cpu import search as compiled_search
+
+try:
+    from usucl_fast.mining import fused
+except ImportError:  # without Triton
+    fused = None  # type: ignore[assignment]
 
 STEP = 10
 
@@ -63,7 +69,7 @@ class Case(NamedTuple):
     way: str
 
     def bank(self, groups: list[int] | None = None) -> MemoryBank:
-        search = TorchSearch if self.way == "elsewhere" else None
+        search = TorchSearch if self.way == "elsewhere" else fused.FusedSearch if self.way == "gpu" else None
         return filled(self.lengths, 8, self.share, self.seed, groups, self.dtype, self.alike, search)
 
 
@@ -84,7 +90,7 @@ def cases(bands: bool = True) -> st.SearchStrategy[Case]:
         dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
         alike=st.sampled_from([0.0, 0.8, 0.999, 1.0]),
         options=options,
-        way=st.sampled_from(["usual", "threads", "elsewhere"]),
+        way=st.sampled_from(["usual", "threads", "elsewhere", *["gpu"] * (fused is not None)]),
     )
 
 
@@ -96,6 +102,10 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.undo()
         torch.set_num_threads(3 if way == "threads" else 1)
         monkeypatch.setattr(torch_search, "LEAST_BLOCK", 5)
+        if way == "gpu":
+            mend_interpreter(monkeypatch)
+            monkeypatch.setattr(fused, "SPAN", 16)
+            monkeypatch.setattr(fused, "LEAST_SHARE", 0)
         if way == "threads":
             monkeypatch.setattr(compiled_search, "THREAD_PRODUCTS", 1)
             monkeypatch.setattr(compiled_search, "BLOCK_QUERIES", 3)
@@ -106,7 +116,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def check(bank: MemoryBank, query: torch.Tensor, answer: Nearest, allowed_BN: np.ndarray, case: Case) -> None:
     """Compares the answers with all rows that are allowed, sorted in float64."""
-    options, tolerance = case.options, 1e-5 if case.way == "elsewhere" else 1e-6
+    options, tolerance = case.options, 1e-5 if case.way in ("elsewhere", "gpu") else 1e-6
     below = options.get("below", np.inf)
     oldest = max(0, STEP - options["max_age"]) if "max_age" in options else 0
     allowed_BN = allowed_BN & (bank.written_at.numpy() >= oldest)

@@ -11,6 +11,7 @@ decoded.py          decoded frames in a file that all processes share
 decode.py           one encoded frame -> its pixels
 render_cpu.py       decoded pictures -> those of the plan, compiled
 render_gpu.py       the same in tensor operations, on any device
+fused_gather.py     its cropping and resizing in Triton
 beton.py            FFCV's files: exporting shards, decoding with FFCV's decoder
 normalise.py        uint8 pictures -> what a network takes
 """

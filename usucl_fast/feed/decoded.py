@@ -68,16 +68,17 @@ class DecodedFrames:
         unknown = np.unique(frame_ids[~self._is_here[frame_ids]])
         for frame_id in unknown[self._checksums[unknown] > 0].tolist():
             # After a crash of the machine, or over a network, a checksum may be there before its pixels.
-            self._is_here[frame_id] = self._checksums[frame_id] == _checksum(self._pixels(frame_id))
+            self._is_here[frame_id] = self._checksums[frame_id] == _checksum(self.pixels(frame_id))
         return unknown[~self._is_here[unknown]]
 
     def put(self, frame_id: int, pixels: NDArray[np.uint8]) -> None:
         """Takes a decoded frame. Where two processes or threads decode one at a time, they write the same."""
-        self._pixels(frame_id)[:] = pixels.ravel()
+        self.pixels(frame_id)[:] = pixels.ravel()
         self._checksums[frame_id] = _checksum(pixels)
         self._is_here[frame_id] = True
 
-    def _pixels(self, frame_id: int) -> NDArray[np.uint8]:
+    def pixels(self, frame_id: int) -> NDArray[np.uint8]:
+        """The place of a frame, flat."""
         return self._bytes[self._start_of[frame_id] : self._end_of[frame_id]]
 
 

@@ -1,5 +1,6 @@
 """The memory bank: the latest embedding of every frame, searched for the frames most similar to a query."""
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,8 @@ class MemoryBank:
         device: of the rows and of all arguments and answers.
         group: int64 `[videos]`, the group of each video. Where given, excluding a video from a query excludes
             its whole group.
-        search: how rows are searched. None takes `CompiledSearch` on a CPU and `TorchSearch` elsewhere.
+        search: how rows are searched. None takes `CompiledSearch` on a CPU, `FusedSearch` on a GPU that it is for,
+            and `TorchSearch` elsewhere.
 
     Attributes:
         held: the frames whose rows are in this process, in `embeddings [held, D]` and `written_at [held]`: all of
@@ -93,7 +95,7 @@ class MemoryBank:
         of_row = torch.as_tensor(np.repeat(codes.astype(np.int32), np.diff(first_row_held)), device=device)
         self._rows = Rows(self.embeddings, self.written_at, of_row)
         if search is None:
-            search = CompiledSearch if self.embeddings.device.type == "cpu" else TorchSearch
+            search = _search_on(self._device)
         self._index = search(self._rows, first_row_held)
 
     def __len__(self) -> int:
@@ -335,6 +337,17 @@ class MemoryBank:
                     for name, tensor in own.items():
                         tensor[here] = new[name]
         self._index.touch()
+
+
+def _search_on(device: torch.device) -> MakeSearch:
+    if device.type == "cpu":
+        return CompiledSearch
+    if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0):
+        with contextlib.suppress(ImportError):  # Triton comes with torch for GPUs, but not on every system
+            from usucl_fast.mining.fused import FusedSearch
+
+            return FusedSearch
+    return TorchSearch
 
 
 def _storable(rows: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,7 @@ class TorchSearch:
     def nearest(
         self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, approximate: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, best = _scaled(query, allowed, k, most, self._rows)
+        query, best = scaled(query, allowed, k, most, self._rows)
         count = len(self._rows.embeddings)
         block = max(LEAST_BLOCK, BLOCK_SCORES // len(query))
         for start in range(0, count, block):
@@ -83,9 +83,9 @@ class TorchSearch:
     def among(
         self, query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, ranges_BS2: NDArray[np.int64]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, best = _scaled(query, allowed, k, most, self._rows)
+        query, best = scaled(query, allowed, k, most, self._rows)
         sizes = np.maximum(ranges_BS2[:, :, 1] - ranges_BS2[:, :, 0], 0)
-        count, block = int(sizes.sum(axis=1).max()), max(LEAST_BLOCK, BLOCK_SCORES // query.numel())
+        count, block = int(sizes.sum(axis=1).max()), self._columns(query)
         starts, lengths = torch.from_numpy(np.stack((ranges_BS2[:, :, 0], sizes))).to(query.device, non_blocking=True)
         ends = lengths.cumsum(dim=1)
         for start in range(0, count, block):
@@ -93,26 +93,37 @@ class TorchSearch:
             part = torch.searchsorted(ends, place.contiguous(), right=True).clamp_max(ends.shape[1] - 1)
             row = starts.gather(1, part) + place - (ends - lengths).gather(1, part)
             past_end = place >= ends[:, -1:]
-            row = row.masked_fill(past_end, 0)
-            best.update(torch.einsum("bd,brd->br", query, self._rows.embeddings[row].float()), row, past_end)
+            self._look(query, row.masked_fill(past_end, 0), past_end, best)
         return best.answers()
 
+    def _columns(self, query: torch.Tensor) -> int:
+        """How many rows of its own each query `[B, D]` can be compared with at once."""
+        return max(LEAST_BLOCK, BLOCK_SCORES // query.numel())
 
-def _scaled(
+    def _look(self, query: torch.Tensor, row: torch.Tensor, hidden: torch.Tensor, best: "Best") -> None:
+        """Compares each query `[B, D]` with rows of its own `[B, R]`, but for those hidden."""
+        best.update(torch.einsum("bd,brd->br", query, self._rows.embeddings[row].float()), row, hidden)
+
+
+def scaled(
     query: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, rows: Rows
-) -> "tuple[torch.Tensor, _Best]":
+) -> "tuple[torch.Tensor, Best]":
     """The queries brought to about 1, by powers of two, so that no product leaves float32; and their top k, of which
     none is found yet."""
     scale = torch.frexp(query.abs().amax(dim=1)).exponent.double().exp2()
-    return (query.double() / scale[:, None]).float(), _Best(scale, allowed, k, most, rows)
+    return (query.double() / scale[:, None]).float(), Best(scale, allowed, k, most, rows)
 
 
-class _Best:
-    """The top k of each query so far; scale: what similarities are to be multiplied by, float64 `[B]`."""
+class Best:
+    """The top k of each query so far.
+
+    scale: what similarities are to be multiplied by, float64 `[B]`.
+    below: float32 `[B, 1]`, the greatest similarity that is allowed, before it is multiplied.
+    """
 
     def __init__(self, scale: torch.Tensor, allowed: Allowed, k: torch.Tensor, most: int, rows: Rows) -> None:
         self._allowed, self._k, self._rows, self._most = allowed, k, rows, most
-        self._scale, self._below = scale, (allowed.below / scale).float()[:, None]
+        self._scale, self.below = scale, (allowed.below / scale).float()[:, None]
         self._similarity = torch.full((len(scale), self._most), -torch.inf, device=scale.device)
         self._row = torch.full((len(scale), self._most), -1, dtype=torch.int64, device=scale.device)
 
@@ -120,7 +131,7 @@ class _Best:
         """Takes in rows `[B or 1, R]` and their similarities `[B, R]`, but for those hidden."""
         allowed, rows = self._allowed, self._rows
         refused = (rows.written_at[row] < allowed.oldest) | (rows.group[row] == allowed.excluded[:, None])
-        refused = refused | (similarity > self._below)
+        refused = refused | (similarity > self.below)
         if hidden is not None:
             refused = refused | hidden
         top, place = similarity.masked_fill(refused, -torch.inf).topk(min(self._most, similarity.shape[1]), dim=1)

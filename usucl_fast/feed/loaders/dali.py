@@ -1,7 +1,9 @@
 """The `dali` loader: NVIDIA DALI, on a GPU or on CPU cores."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from usucl_fast.feed.decode import check_header, decode_frame
 from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader
 from usucl_fast.feed.plan import BatchPlan
 from usucl_fast.feed.render_gpu import develop
+from usucl_fast.files import is_url
 from usucl_fast.shards import ShardStore
 
 Feed = tuple[list[np.ndarray], NDArray[np.int32]]
@@ -31,6 +34,29 @@ class DaliLoader(ThreadedLoader):
     def __init__(self, store: ShardStore, delivery: Delivery) -> None:
         super().__init__(store, delivery)
         self._is_checked = np.zeros(len(store.table), bool)
+        self._warm: Future[_Pipeline] | None = None
+        if delivery.device.type == "cuda" and not is_url(store.name):  # from where a frame may take long to come
+            self.warm_up()
+
+    def warm_up(self) -> None:
+        """Builds the pipeline of the next `run_in_pipeline` and runs it once, in a thread, on batches of the largest
+        frame. On a GPU the first batches would take many times as long as those that follow."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="usucl-warm")
+        self._warm = pool.submit(self._make_warm)
+        pool.shutdown(wait=False)
+
+    def _make_warm(self) -> "_Pipeline":
+        table, most = self._store.table, self._delivery.most_frames
+        video = int(table.size.prod(axis=1).argmax())
+        first, end = table.first_row[video : video + 2].tolist()
+        frame_ids = np.full(most, first + int(table.rows["length"][first:end].argmax()))
+        height, width = table.size[video].tolist()
+        # A crop that goes beyond the frame, of another size, mirrored: all that a pipeline may have to do.
+        arguments = np.tile([0, 0, height, width, -1, -1, height + 2, width + 2, 1], (most, 1)).astype(np.int32)
+        pipeline = _Pipeline(self._delivery, finish=True)
+        pipeline.source = itertools.repeat((None, (self._store.read(frame_ids), arguments)))
+        pipeline.run()
+        return pipeline
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
@@ -56,32 +82,29 @@ class DaliLoader(ThreadedLoader):
 
     def _decode(self, plans: Iterable[BatchPlan], finish: bool) -> Iterator[tuple[BatchPlan, Any]]:
         """The plans, each with the pipeline's output."""
-        remaining = iter(plans)
-        # DALI reads what it is fed in place: it must live until its batch is delivered.
-        ahead: deque[tuple[BatchPlan, Feed]] = deque()
+        warm, self._warm = self._warm if finish else None, None
+        pipeline = None
+        try:
+            pipeline = _Pipeline(self._delivery, finish) if warm is None else warm.result()
+            pipeline.source = map(self._feed, plans)
+            while True:
+                plan, output = pipeline.run()
+                if plan is not None:
+                    yield plan, output
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            ahead = [] if pipeline is None else [plan for plan, _ in pipeline.ahead if plan is not None]
+            raise self._name_fault(ahead, error) from error
 
-        def feed() -> Feed:
-            plan = next(remaining)  # its StopIteration ends the pipeline once the batches ahead are delivered
-            boxes = plan.boxes.reshape(-1, 4)
-            inside = _inside(boxes, self._store.table.size_of(plan.frame_ids.ravel()))
-            start = boxes[:, :2] - inside[:, :2]
-            arguments = np.concatenate([inside, start, boxes[:, 2:], plan.flips.reshape(-1, 1)], axis=1)
-            # Arguments as one array a batch: a list of small arrays costs DALI a fifth of its rate.
-            fed = self._store.read(plan.frame_ids), arguments.astype(np.int32)
-            self._check(plan.frame_ids.ravel(), fed[0])
-            ahead.append((plan, fed))
-            return fed
-
-        pipeline = self._build(feed, finish)
-        while True:
-            try:
-                (output,) = pipeline.run()
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                raise self._name_fault([plan for plan, _ in ahead], error) from error
-            plan, _ = ahead.popleft()
-            yield plan, output
+    def _feed(self, plan: BatchPlan) -> "tuple[BatchPlan, Feed]":
+        boxes = plan.boxes.reshape(-1, 4)
+        inside = _inside(boxes, self._store.table.size_of(plan.frame_ids.ravel()))
+        start = boxes[:, :2] - inside[:, :2]
+        arguments = np.concatenate([inside, start, boxes[:, 2:], plan.flips.reshape(-1, 1)], axis=1)
+        fed = self._store.read(plan.frame_ids), arguments.astype(np.int32)
+        self._check(plan.frame_ids.ravel(), fed[0])
+        return plan, fed
 
     def _check(self, frame_ids: Ints, frames: list[np.ndarray]) -> None:
         """Checks frames not seen before: DALI decodes pictures of any kind, and a part of one that is too large."""
@@ -89,21 +112,45 @@ class DaliLoader(ThreadedLoader):
             check_header(self._store, int(frame_ids[place]), frames[place])
         self._is_checked[frame_ids] = True
 
-    def _build(self, feed: Callable[[], Feed], finish: bool) -> Any:
-        size, gpu = self._delivery.size, self._delivery.device.type == "cuda"
-        color = types.GRAY if self._delivery.channels == 1 else types.RGB
+    def _name_fault(self, plans: Iterable[BatchPlan], error: RuntimeError) -> DataError:
+        """DALI's message does not say which frame failed: find it among the plans under way."""
+        for plan in plans:
+            frame_ids = plan.frame_ids.ravel().tolist()
+            for frame_id, data in zip(frame_ids, self._store.read(plan.frame_ids), strict=True):
+                try:
+                    decode_frame(self._store, frame_id, data, self._delivery.channels)
+                except DataError as fault:
+                    return fault
+        reason = str(error).strip().splitlines()
+        return DataError(f"DALI cannot load frames of {self._store.name}: {reason[0] if reason else error!r}")
+
+
+class _Pipeline:
+    """DALI's pipeline: what `source` has for it goes in, a batch comes out.
+
+    source: plans, None for a batch that nobody wants, with what DALI is fed for them. Its end is that of the pipeline,
+        once the batches ahead are delivered.
+    ahead: what went in and has not come out.
+    """
+
+    def __init__(self, delivery: Delivery, finish: bool) -> None:
+        self.source: Iterator[tuple[BatchPlan | None, Feed]] = iter(())
+        # DALI reads what it is fed in place: it must live until its batch is delivered.
+        self.ahead: deque[tuple[BatchPlan | None, Feed]] = deque()
+        size, gpu = delivery.size, delivery.device.type == "cuda"
+        color = types.GRAY if delivery.channels == 1 else types.RGB
 
         @pipeline_def(
-            batch_size=self._delivery.most_frames,
-            num_threads=max(1, self._delivery.threads),
-            device_id=(self._delivery.device.index or 0) if gpu else None,
+            batch_size=delivery.most_frames,
+            num_threads=max(1, delivery.threads),
+            device_id=(delivery.device.index or 0) if gpu else None,
             prefetch_queue_depth=PREFETCH,
             exec_dynamic=True,
             enable_conditionals=finish,
         )
         def pipeline() -> Any:
             data, arguments = fn.external_source(
-                feed, num_outputs=2, dtype=[types.UINT8, types.INT32], ndim=1, no_copy=True
+                self._feed, num_outputs=2, dtype=[types.UINT8, types.INT32], ndim=1, no_copy=True
             )
             images = fn.decoders.image_slice(
                 data,
@@ -126,21 +173,24 @@ class DaliLoader(ThreadedLoader):
                 images = fn.flip(images, horizontal=1)
             return images
 
-        built = pipeline()
-        built.build()
-        return built
+        self._pipeline = pipeline()
+        self._pipeline.build()
 
-    def _name_fault(self, plans: Iterable[BatchPlan], error: RuntimeError) -> DataError:
-        """DALI's message does not say which frame failed: find it among the plans under way."""
-        for plan in plans:
-            frame_ids = plan.frame_ids.ravel().tolist()
-            for frame_id, data in zip(frame_ids, self._store.read(plan.frame_ids), strict=True):
-                try:
-                    decode_frame(self._store, frame_id, data, self._delivery.channels)
-                except DataError as fault:
-                    return fault
-        reason = str(error).strip().splitlines()
-        return DataError(f"DALI cannot load frames of {self._store.name}: {reason[0] if reason else error!r}")
+    def run(self) -> tuple[BatchPlan | None, Any]:
+        """The next plan, and its batch.
+
+        Raises:
+            StopIteration: there is none.
+            RuntimeError: of DALI's.
+        """
+        (output,) = self._pipeline.run()
+        plan, _ = self.ahead.popleft()
+        return plan, output
+
+    def _feed(self) -> Feed:
+        self.ahead.append(next(self.source))
+        # Arguments are one array a batch: a list of small arrays costs DALI a fifth of its rate.
+        return self.ahead[-1][1]
 
 
 def _inside(boxes: Ints, size: Ints) -> Ints:

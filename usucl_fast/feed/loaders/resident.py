@@ -1,21 +1,19 @@
 """The `resident` loader: decodes each frame once and keeps its pixels."""
 
-import functools
-import itertools
-from collections.abc import Generator, Iterable
-from concurrent.futures import Executor
+import contextlib
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from usucl_fast.feed.batch import Batch, Delivery, checked, decoded_bytes
-from usucl_fast.feed.decode import decode_frame
+from usucl_fast.feed.batch import Batch, Delivery, decoded_bytes
 from usucl_fast.feed.decoded import DecodedFrames
-from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader, make_pool
+from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader
 from usucl_fast.feed.plan import BatchPlan
-from usucl_fast.feed.render_gpu import develop, gather, to_device
+from usucl_fast.feed.render_gpu import develop, gather
 from usucl_fast.shards import ShardStore
 
 Pixels = NDArray[np.uint8]
@@ -43,51 +41,76 @@ class ResidentLoader(ThreadedLoader):
 
     def _fill(self, out_NHWC: Pixels, plan: BatchPlan, prepared: Any, chunk: Ints) -> None:
         frame_ids, boxes = plan.frame_ids.ravel()[chunk], plan.boxes.reshape(-1, 4)[chunk]
-        missing = self.frames.missing(frame_ids)
-        for frame_id, pixels in zip(missing.tolist(), self._decoded(missing), strict=True):
-            self.frames.put(frame_id, pixels)
+        self._decode_missing(frame_ids)
         shapes = self._store.table.size_of(frame_ids)
         self._render(self.frames.addresses[frame_ids], shapes, boxes, plan, chunk, out_NHWC)
 
+    def _decode_missing(self, frame_ids: Ints) -> None:
+        missing = self.frames.missing(frame_ids)
+        for frame_id, pixels in zip(missing.tolist(), self._decoded(missing), strict=True):
+            self.frames.put(frame_id, pixels)
 
-class DeviceResidentLoader:
-    """Keeps the pixels of all frames on the device, and makes the pictures there.
 
-    Threads decode the frames that a plan asks for first.
+class DeviceResidentLoader(ResidentLoader):
+    """Keeps the pixels of all frames on the device as well, and makes the pictures there.
+
+    What a plan is the first to ask for, threads gather in one piece of memory, which is copied while they go on.
     """
 
     def __init__(self, store: ShardStore, delivery: Delivery) -> None:
-        self._store, self._delivery = store, delivery
-        bytes_of = decoded_bytes(store.table, delivery.channels)
-        ends = np.cumsum(bytes_of)
-        self._start_of = ends - bytes_of
+        super().__init__(store, delivery)
+        self._bytes_of = decoded_bytes(store.table, delivery.channels)
+        ends = np.cumsum(self._bytes_of)
+        self._start_of = ends - self._bytes_of
         self._pixels = torch.empty(int(ends[-1]), dtype=torch.uint8, device=delivery.device)
-        self._is_decoded = np.zeros(len(store.table), bool)
+        self._is_here = np.zeros(len(store.table), bool)
+        self._is_asked = self._is_here
+        self._gather = _gather_on(delivery.device)
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
-        with make_pool(self._delivery.threads) as pool:
-            for plan in checked(plans, len(self._store.table), self._delivery.most_frames):
-                self._keep(pool, np.unique(plan.frame_ids))
-                frame_ids, boxes = plan.frame_ids.ravel(), plan.boxes.reshape(-1, 4)
-                frames = gather(
-                    self._pixels,
-                    self._start_of[frame_ids],
-                    self._store.table.size_of(frame_ids),
-                    boxes,
-                    plan.flips.ravel(),
-                    self._delivery.size,
-                    self._delivery.channels,
-                )
-                frames = develop(frames, plan.photometry.ravel())
-                yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape))
+        self._is_asked = self._is_here.copy()  # a run that ended before its plans did had asked for more
+        return super().run(plans)
 
-    def _keep(self, pool: Executor, frame_ids: Ints) -> None:
-        fresh = frame_ids[~self._is_decoded[frame_ids]]
-        decode = functools.partial(decode_frame, self._store)
-        channels = itertools.repeat(self._delivery.channels)
-        decoded = pool.map(decode, fresh.tolist(), self._store.read(fresh), channels)
-        for frame_id, pixels in zip(fresh.tolist(), decoded, strict=True):
-            start = self._start_of[frame_id]
-            self._pixels[start : start + pixels.size] = to_device(pixels.ravel(), self._delivery.device)
-            self._is_decoded[frame_id] = True
+    def _start(self, pool: Executor, plan: BatchPlan, prepared: Any) -> tuple[Any, list[Future[None]]]:
+        fresh = np.unique(plan.frame_ids)
+        fresh = fresh[~self._is_asked[fresh]]
+        self._is_asked[fresh] = True
+        ends = np.cumsum(self._bytes_of[fresh])
+        starts, length = ends - self._bytes_of[fresh], int(ends[-1]) if len(ends) else 0
+        staged = torch.empty(length, dtype=torch.uint8, pin_memory=self._delivery.device.type == "cuda")
+        chunks = self._chunks(len(fresh))
+        jobs = [pool.submit(self._stage, staged.numpy(), fresh[chunk], starts[chunk]) for chunk in chunks]
+        return (fresh, starts, staged), jobs
+
+    def _stage(self, staged: Pixels, frame_ids: Ints, starts: Ints) -> None:
+        self._decode_missing(frame_ids)
+        for frame_id, start in zip(frame_ids.tolist(), starts.tolist(), strict=True):
+            pixels = self.frames.pixels(frame_id)
+            staged[start : start + len(pixels)] = pixels
+
+    def _finish(self, plan: BatchPlan, begun: Any) -> torch.Tensor:
+        fresh, starts, staged = begun
+        for start, to, length in zip(starts, self._start_of[fresh], self._bytes_of[fresh], strict=True):
+            self._pixels[to : to + length].copy_(staged[start : start + length], non_blocking=True)
+        self._is_here[fresh] = True
+        frame_ids = plan.frame_ids.ravel()
+        frames = self._gather(
+            self._pixels,
+            self._start_of[frame_ids],
+            self._store.table.size_of(frame_ids),
+            plan.boxes.reshape(-1, 4),
+            plan.flips.ravel(),
+            self._delivery.size,
+            self._delivery.channels,
+        )
+        return develop(frames, plan.photometry.ravel())
+
+
+def _gather_on(device: torch.device) -> Callable[..., torch.Tensor]:
+    if device.type == "cuda":
+        with contextlib.suppress(ImportError):  # Triton comes with torch for GPUs, but not on every system
+            from usucl_fast.feed.fused_gather import gather as in_one_pass
+
+            return in_one_pass
+    return gather

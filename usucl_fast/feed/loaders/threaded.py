@@ -19,6 +19,10 @@ from usucl_fast.feed.render_cpu import render
 from usucl_fast.feed.render_gpu import develop
 from usucl_fast.shards import ShardStore
 
+LEAST_CHUNK = 8
+"""Pictures that a thread is handed at once, unless there are fewer. What it does for all of them together, handing out
+among it, takes the interpreter's lock once, for which many threads wait."""
+
 Ints = NDArray[np.int64]
 
 
@@ -61,7 +65,7 @@ class ThreadedLoader(ABC):
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
         prepared = self._prepare(checked(plans, len(self._store.table), self._delivery.most_frames))
-        ahead: deque[tuple[BatchPlan, torch.Tensor, list[Future[None]]]] = deque()
+        ahead: deque[tuple[BatchPlan, Any, list[Future[None]]]] = deque()
         pool = make_pool(self._delivery.threads)
         try:
             while True:
@@ -69,27 +73,33 @@ class ThreadedLoader(ABC):
                     ahead.append((following[0], *self._start(pool, *following)))
                 if not ahead:
                     return
-                plan, frames_NHWC, jobs = ahead.popleft()
+                plan, begun, jobs = ahead.popleft()
                 for job in jobs:
                     job.result()
-                frames = frames_NHWC.to(self._delivery.device, non_blocking=True).movedim(-1, -3)
-                if self._delivery.device.type == "cuda":
-                    frames = develop(frames, plan.photometry.ravel())
-                yield Batch(plan, frames.unflatten(0, plan.frame_ids.shape))
-                del frames_NHWC, frames  # the consumer decides how long they live
+                yield Batch(plan, self._finish(plan, begun).unflatten(0, plan.frame_ids.shape))
+                del begun  # the consumer decides how long it lives
         except KeyboardInterrupt:
             self._store.close()  # or the threads would keep waiting for shards at a URL
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(self, pool: Executor, plan: BatchPlan, prepared: Any) -> tuple[torch.Tensor, list[Future[None]]]:
-        count = plan.frame_ids.size
-        frames_NHWC = self._buffers.take(count)
-        parts = min(count, self.chunks_a_thread * self._delivery.threads)
-        chunks = np.array_split(np.arange(count), max(1, parts)) if count else []
+    def _start(self, pool: Executor, plan: BatchPlan, prepared: Any) -> tuple[Any, list[Future[None]]]:
+        """Begins a batch; returns what `_finish` takes once the jobs are done."""
+        frames_NHWC = self._buffers.take(plan.frame_ids.size)
         out_NHWC = frames_NHWC.numpy()
+        chunks = self._chunks(plan.frame_ids.size)
         return frames_NHWC, [pool.submit(self._fill, out_NHWC, plan, prepared, chunk) for chunk in chunks]
+
+    def _chunks(self, count: int) -> list[Ints]:
+        """The numbers up to `count`, as they are handed out."""
+        parts = min(-(-count // LEAST_CHUNK), self.chunks_a_thread * self._delivery.threads)
+        return np.array_split(np.arange(count), max(1, parts)) if count else []
+
+    def _finish(self, plan: BatchPlan, begun: Any) -> torch.Tensor:
+        """The pictures of a batch, uint8 `[M, C, size, size]` on the device, where a GPU changes their grey levels."""
+        frames: torch.Tensor = begun.to(self._delivery.device, non_blocking=True).movedim(-1, -3)
+        return develop(frames, plan.photometry.ravel()) if self._delivery.device.type == "cuda" else frames
 
 
 def make_pool(threads: int) -> Executor:
@@ -123,9 +133,9 @@ class _Buffers:
     def take(self, count: int) -> torch.Tensor:
         """uint8 `[count, size, size, channels]`, not initialised."""
         size, channels = self._delivery.size, self._delivery.channels
-        if self._delivery.device.type == "cuda":  # torch keeps pinned memory for use again by itself
-            return torch.empty((count, size, size, channels), dtype=torch.uint8, pin_memory=True)
         most = max(count, self._delivery.most_frames)
+        if self._delivery.device.type == "cuda":  # torch keeps pinned memory for use again by itself, by its size
+            return torch.empty((most, size, size, channels), dtype=torch.uint8, pin_memory=True)[:count]
         if not self._free or len(self._free[-1]) < count:
             self._free = [np.empty((most, size, size, channels), np.uint8)]
         buffer = self._free.pop()

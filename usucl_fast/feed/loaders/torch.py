@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader, addresses_of
+from usucl_fast.feed.loaders.threaded import LEAST_CHUNK, Ints, ThreadedLoader, addresses_of
 from usucl_fast.feed.plan import BatchPlan
 
 
 class TorchLoader(ThreadedLoader):
-    """Decodes and renders frames one at a time, in threads."""
+    """Decodes frames one at a time and renders a few together, in threads."""
 
     def _fill(self, out_NHWC: NDArray[np.uint8], plan: BatchPlan, prepared: Any, chunk: Ints) -> None:
-        frame_ids, boxes = plan.frame_ids.ravel()[chunk], plan.boxes.reshape(-1, 4)[chunk]
-        for place, pixels in enumerate(self._decoded(frame_ids)):
-            one = slice(place, place + 1)
-            shapes = np.array([pixels.shape[:2]])
-            self._render(addresses_of([pixels]), shapes, boxes[one], plan, chunk[one], out_NHWC)
+        for start in range(0, len(chunk), LEAST_CHUNK):  # so few stay in the cache until they are rendered
+            few = chunk[start : start + LEAST_CHUNK]
+            frames = list(self._decoded(plan.frame_ids.ravel()[few]))
+            shapes = np.array([frame.shape[:2] for frame in frames])
+            self._render(addresses_of(frames), shapes, plan.boxes.reshape(-1, 4)[few], plan, few, out_NHWC)
