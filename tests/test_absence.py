@@ -22,7 +22,7 @@ from usucl_fast.shards import open_shards
 
 OURS = (
     *("usucl_fast.feed.loaders.dali", "usucl_fast.learn.methods", "usucl_fast.bench.spdl_arm"),
-    "usucl_fast.bench.torchcodec_arm",
+    *("usucl_fast.bench.torchcodec_arm", "usucl_fast.bench.datasets_arm"),
 )
 """Modules that import them, and are to be imported again."""
 
@@ -148,6 +148,7 @@ USES: dict[str, tuple[str, str, tuple[Ask, ...]]] = {
     ),
     "tensorboard": ("TensorBoard", "tensorboard", (training("--tensorboard"),)),
     "faiss": ("FAISS", "bench", (command(bench.main, "mining", "--rows", 64, "--arms", "exact,faiss-flat"),)),
+    "datasets": ("datasets", "bench", (arm("datasets"),)),
     "spdl": ("spdl", "bench", (arm("spdl"),)),
     "torchcodec": ("torchcodec", "bench", (arm("torchcodec"),)),
     "webdataset": (

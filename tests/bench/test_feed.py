@@ -19,7 +19,7 @@ from usucl_fast.pack import find_sources, pack
 from usucl_fast.shards import PackSettings, ShardStore, open_shards
 
 OURS = ("dali", "torch", "resident", "published")
-PEERS = ("stock-webdataset", "stock-dali", "stock-ffcv", "stock-ffcv-raw", "spdl", "torchcodec")
+PEERS = ("stock-webdataset", "stock-dali", "stock-ffcv", "stock-ffcv-raw", "datasets", "spdl", "torchcodec")
 BUILT = ("ffcv", "stock-ffcv", "stock-ffcv-raw", "spdl", "torchcodec")
 """What needs FFCV, or FFmpeg's libraries."""
 

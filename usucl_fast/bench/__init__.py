@@ -5,7 +5,7 @@ harness.py       alternating runs of named arms; table, JSON, plot
 usage.py         CPU and memory of a run; dropping files from the page cache
 feed.py          frames/s of the loaders and of the published way of loading
 stock.py         what WebDataset and DALI make of the shards
-ffcv_arm.py, spdl_arm.py, torchcodec_arm.py     what these make of shards or videos
+ffcv_arm.py, datasets_arm.py, spdl_arm.py, torchcodec_arm.py     what these make of shards or videos
 published.py     the published way of loading: original-size JPEG files, PIL, torchvision, worker processes
 mining.py        queries/s of the memory bank, FAISS and the published search
 train.py         tuples/s of training: end to end, the step alone, the published manner

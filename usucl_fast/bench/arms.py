@@ -2,7 +2,7 @@
 
 FEED_ARMS = (
     *("dali", "torch", "ffcv", "resident"),
-    *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "stock-ffcv-raw", "spdl", "torchcodec"),
+    *("published", "stock-webdataset", "stock-dali", "stock-ffcv", "stock-ffcv-raw", "datasets", "spdl", "torchcodec"),
     *("floor-decode", "floor-copy", "floor-replay"),
 )
 DELIVERIES = ("tensors", "crops")

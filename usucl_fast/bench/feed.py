@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from usucl_fast.bench.ffcv_arm import ffcv_batches
 from usucl_fast.bench.harness import Arm, synchronise
@@ -184,7 +184,17 @@ class _Feeding:
                 asked = time.perf_counter()
 
     def published(self) -> Batches:
-        data = FrameFiles(self.work / "frames", self.plans, self.size, tensors=self.tensors)
+        yield from self.by_workers(FrameFiles(self.work / "frames", self.plans, self.size, tensors=self.tensors))
+
+    def datasets(self) -> Start:
+        arm = _import_arm("datasets")
+        return partial(
+            self.by_workers,
+            arm.ArrowFrames(arm.write_arrow(self.store, self.work), self.plans, self.size, self.tensors),
+        )
+
+    def by_workers(self, data: Dataset[torch.Tensor]) -> Batches:
+        """torch's own loader of tuples, with a worker process a thread."""
         loader = DataLoader(data, self.tuples, num_workers=self.threads, pin_memory=self.device.type == "cuda")
         for batch in loader:
             yield batch.to(self.device, non_blocking=True)
@@ -226,6 +236,7 @@ class _Feeding:
 _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
     "resident": _Feeding.resident,
     "published": lambda feeding, _: feeding.published,
+    "datasets": lambda feeding, _: feeding.datasets(),
     "stock-webdataset": lambda feeding, _: partial(feeding.stock, webdataset_batches, workers=feeding.threads),
     "stock-dali": lambda feeding, _: partial(feeding.stock, dali_batches, threads=feeding.threads),
     "ffcv": lambda feeding, seconds: feeding.loader(seconds, "ffcv", beton=feeding.beton),
@@ -266,6 +277,9 @@ def check_arm(name: str) -> None:
     elif name == "stock-webdataset":
         with needed("webdataset", arm, "bench"):
             importlib.import_module("webdataset")
+    elif name == "datasets":
+        with needed("datasets", arm, "bench"):
+            _import_arm(name)
     elif name in ("spdl", "torchcodec"):
         with needed(name, arm, "bench", ", and FFmpeg for your system"):
             _import_arm(name)
