@@ -1,6 +1,8 @@
 import contextlib
 import dataclasses
+import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -73,6 +75,31 @@ def test_dalis_own_operators_as_on_a_gpu(store: ShardStore, channels: int, warm:
         plans = plans_of(store, augmentation, epochs=1)
         for plan, batch in zip(plans, loader.run_in_pipeline(plans), strict=True):
             assert (batch.frames.double() - expected(store, plan, 48, channels)).abs().mean() <= 1
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_dalis_pipeline_goes_with_the_run(store: ShardStore, monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+    """At once, and not when cycles are looked for: that may be in a process forked meanwhile, where it aborts."""
+    dali_loader = pytest.importorskip("usucl_fast.feed.loaders.dali")
+    built: list[weakref.ref[object]] = []
+    build = dali_loader._build
+
+    def note(*arguments: object) -> object:
+        pipeline = build(*arguments)
+        built.append(weakref.ref(pipeline))
+        return pipeline
+
+    monkeypatch.setattr(dali_loader, "_build", note)
+    loader = dali_loader.DaliLoader(store, delivery())
+    gc.disable()
+    try:
+        if warm:
+            loader.warm_up()
+        with contextlib.closing(loader.run_in_pipeline(plans_of(store))) as batches:
+            next(batches)
+        assert [pipeline() for pipeline in built] == [None]
+    finally:
+        gc.enable()
 
 
 def test_loaders_agree(store: ShardStore) -> None:

@@ -34,7 +34,7 @@ class DaliLoader(ThreadedLoader):
     def __init__(self, store: ShardStore, delivery: Delivery) -> None:
         super().__init__(store, delivery)
         self._is_checked = np.zeros(len(store.table), bool)
-        self._warm: Future[_Pipeline] | None = None
+        self._warm: Future[tuple[_Source, Any]] | None = None
         if delivery.device.type == "cuda" and not is_url(store.name):  # from where a frame may take long to come
             self.warm_up()
 
@@ -45,7 +45,7 @@ class DaliLoader(ThreadedLoader):
         self._warm = pool.submit(self._make_warm)
         pool.shutdown(wait=False)
 
-    def _make_warm(self) -> "_Pipeline":
+    def _make_warm(self) -> "tuple[_Source, Any]":
         table, most = self._store.table, self._delivery.most_frames
         video = int(table.size.prod(axis=1).argmax())
         first, end = table.first_row[video : video + 2].tolist()
@@ -53,10 +53,12 @@ class DaliLoader(ThreadedLoader):
         height, width = table.size[video].tolist()
         # A crop that goes beyond the frame, of another size, mirrored: all that a pipeline may have to do.
         arguments = np.tile([0, 0, height, width, -1, -1, height + 2, width + 2, 1], (most, 1)).astype(np.int32)
-        pipeline = _Pipeline(self._delivery, finish=True)
-        pipeline.source = itertools.repeat((None, (self._store.read(frame_ids), arguments)))
+        source = _Source()
+        pipeline = _build(source, self._delivery, True)
+        source.following = itertools.repeat((None, (self._store.read(frame_ids), arguments)))
         pipeline.run()
-        return pipeline
+        source.ahead.popleft()
+        return source, pipeline
 
     def run(self, plans: Iterable[BatchPlan]) -> Generator[Batch, None, None]:
         """See `Loader.run`."""
@@ -83,19 +85,22 @@ class DaliLoader(ThreadedLoader):
     def _decode(self, plans: Iterable[BatchPlan], finish: bool) -> Iterator[tuple[BatchPlan, Any]]:
         """The plans, each with the pipeline's output."""
         warm, self._warm = self._warm if finish else None, None
-        pipeline = None
+        source = _Source()
         try:
-            pipeline = _Pipeline(self._delivery, finish) if warm is None else warm.result()
-            pipeline.source = map(self._feed, plans)
+            if warm is not None:
+                source, pipeline = warm.result()
+            else:
+                pipeline = _build(source, self._delivery, finish)
+            source.following = map(self._feed, plans)
             while True:
-                plan, output = pipeline.run()
+                (output,) = pipeline.run()
+                plan, _ = source.ahead.popleft()
                 if plan is not None:
                     yield plan, output
         except StopIteration:
             return
         except RuntimeError as error:
-            ahead = [] if pipeline is None else [plan for plan, _ in pipeline.ahead if plan is not None]
-            raise self._name_fault(ahead, error) from error
+            raise self._name_fault([plan for plan, _ in source.ahead if plan is not None], error) from error
 
     def _feed(self, plan: BatchPlan) -> "tuple[BatchPlan, Feed]":
         boxes = plan.boxes.reshape(-1, 4)
@@ -125,72 +130,64 @@ class DaliLoader(ThreadedLoader):
         return DataError(f"DALI cannot load frames of {self._store.name}: {reason[0] if reason else error!r}")
 
 
-class _Pipeline:
-    """DALI's pipeline: what `source` has for it goes in, a batch comes out.
+class _Source:
+    """What is fed to a pipeline: it does not know the pipeline, which would then live until cycles are looked for.
 
-    source: plans, None for a batch that nobody wants, with what DALI is fed for them. Its end is that of the pipeline,
-        once the batches ahead are delivered.
-    ahead: what went in and has not come out.
+    following: plans, None for a batch that nobody wants, with what DALI is fed for them. Their end is that of the
+        pipeline, once the batches ahead are delivered.
+    ahead: what was fed and is not delivered yet. DALI reads it in place.
     """
 
-    def __init__(self, delivery: Delivery, finish: bool) -> None:
-        self.source: Iterator[tuple[BatchPlan | None, Feed]] = iter(())
-        # DALI reads what it is fed in place: it must live until its batch is delivered.
+    def __init__(self) -> None:
+        self.following: Iterator[tuple[BatchPlan | None, Feed]] = iter(())
         self.ahead: deque[tuple[BatchPlan | None, Feed]] = deque()
-        size, gpu = delivery.size, delivery.device.type == "cuda"
-        color = types.GRAY if delivery.channels == 1 else types.RGB
 
-        @pipeline_def(
-            batch_size=delivery.most_frames,
-            num_threads=max(1, delivery.threads),
-            device_id=(delivery.device.index or 0) if gpu else None,
-            prefetch_queue_depth=PREFETCH,
-            exec_dynamic=True,
-            enable_conditionals=finish,
-        )
-        def pipeline() -> Any:
-            data, arguments = fn.external_source(
-                self._feed, num_outputs=2, dtype=[types.UINT8, types.INT32], ndim=1, no_copy=True
-            )
-            images = fn.decoders.image_slice(
-                data,
-                device="mixed" if gpu else "cpu",
-                output_type=color,
-                start=arguments[0:2],
-                shape=arguments[2:4],
-                axes=[0, 1],
-            )
-            if not finish:
-                return images
-            # Conditions are per frame: what already has its size, or is not mirrored, is not touched.
-            if arguments[2] != arguments[6] or arguments[3] != arguments[7]:
-                images = fn.slice(
-                    images, start=arguments[4:6], shape=arguments[6:8], axes=[0, 1], out_of_bounds_policy="pad"
-                )
-            if arguments[6] != size or arguments[7] != size:
-                images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
-            if arguments[8] != 0:
-                images = fn.flip(images, horizontal=1)
-            return images
-
-        self._pipeline = pipeline()
-        self._pipeline.build()
-
-    def run(self) -> tuple[BatchPlan | None, Any]:
-        """The next plan, and its batch.
-
-        Raises:
-            StopIteration: there is none.
-            RuntimeError: of DALI's.
-        """
-        (output,) = self._pipeline.run()
-        plan, _ = self.ahead.popleft()
-        return plan, output
-
-    def _feed(self) -> Feed:
-        self.ahead.append(next(self.source))
-        # Arguments are one array a batch: a list of small arrays costs DALI a fifth of its rate.
+    def __call__(self) -> Feed:
+        self.ahead.append(next(self.following))
         return self.ahead[-1][1]
+
+
+def _build(source: _Source, delivery: Delivery, finish: bool) -> Any:
+    """Builds DALI's pipeline. It raises StopIteration at its end, else RuntimeError."""
+    size, gpu = delivery.size, delivery.device.type == "cuda"
+    color = types.GRAY if delivery.channels == 1 else types.RGB
+
+    @pipeline_def(
+        batch_size=delivery.most_frames,
+        num_threads=max(1, delivery.threads),
+        device_id=(delivery.device.index or 0) if gpu else None,
+        prefetch_queue_depth=PREFETCH,
+        exec_dynamic=True,
+        enable_conditionals=finish,
+    )
+    def pipeline() -> Any:
+        data, arguments = fn.external_source(
+            source, num_outputs=2, dtype=[types.UINT8, types.INT32], ndim=1, no_copy=True
+        )
+        images = fn.decoders.image_slice(
+            data,
+            device="mixed" if gpu else "cpu",
+            output_type=color,
+            start=arguments[0:2],
+            shape=arguments[2:4],
+            axes=[0, 1],
+        )
+        if not finish:
+            return images
+        # Conditions are per frame: what already has its size, or is not mirrored, is not touched.
+        if arguments[2] != arguments[6] or arguments[3] != arguments[7]:
+            images = fn.slice(
+                images, start=arguments[4:6], shape=arguments[6:8], axes=[0, 1], out_of_bounds_policy="pad"
+            )
+        if arguments[6] != size or arguments[7] != size:
+            images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+        if arguments[8] != 0:
+            images = fn.flip(images, horizontal=1)
+        return images
+
+    built = pipeline()
+    built.build()
+    return built
 
 
 def _inside(boxes: Ints, size: Ints) -> Ints:
