@@ -4,20 +4,25 @@ import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.helpers.commands import usucl_train
 from tests.helpers.limits import no_file_larger_than
 from tests.helpers.training import TINY, losses, tiny_options
 from usucl_fast.errors import DataError, ResourceError
 from usucl_fast.learn import Execution, health, train
+from usucl_fast.learn.engine import Run
 from usucl_fast.learn.method import Method
 from usucl_fast.learn.methods.usucl import Usucl
+from usucl_fast.learn.ranks import Ranks
 from usucl_fast.learn.recipes import RECIPES, make_config
+from usucl_fast.learn.run_folder import RunFolder
 from usucl_fast.learn.watch import ALIKE_STEPS, Collapse, TensorBoard
 from usucl_fast.shards import ShardStore
 
@@ -33,6 +38,36 @@ def test_a_run_that_diverges_stops_and_names_the_step_and_the_frames(sample: Sha
         train(config(lr=1e30), sample, tmp_path / "run", EXECUTION)
     assert "nan" in str(caught.value)
     assert len(losses(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_step_that_diverges_is_not_taken(
+    sample: ShardStore, tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config(optimizer=optimizer, lr=0.01), sample, RunFolder(tmp_path / "run"), EXECUTION, Ranks())
+    with contextlib.closing(run.loader.run(run.shares())) as batches:
+        run.one_step(next(batches)).read()
+        before = [parameter.clone() for parameter in run.network.query.parameters()]
+        monkeypatch.setattr(Tensor, "backward", spoilt(Tensor.backward, run.network))
+        metrics = run.one_step(next(batches))
+        assert all(torch.equal(*pair) for pair in zip(before, run.network.query.parameters(), strict=True))
+        with pytest.raises(DataError, match=r"step 1 diverged: the loss is [0-9.]+, the gradient's norm nan"):
+            metrics.read()
+        monkeypatch.undo()
+        run.one_step(next(batches)).read()
+    assert not any(torch.equal(*pair) for pair in zip(before, run.network.query.parameters(), strict=True))
+
+
+def spoilt(backward: Callable[[Tensor], None], network: nn.Module) -> Callable[[Tensor], None]:
+    """`backward`, with one number of the gradient that is none."""
+
+    def spoil(loss: Tensor) -> None:
+        backward(loss)
+        gradient = next(network.parameters()).grad
+        assert gradient is not None
+        gradient[:1] = torch.nan
+
+    return spoil
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(sample: ShardStore, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The shards' frames as a dataset of Hugging Face's `datasets`, an Arrow file that is mapped, read by torch's workers."""
+"""The shards' frames in a dataset of Hugging Face's, an Arrow file that is mapped, read by torch's worker processes."""
 
 from collections.abc import Iterator
 from pathlib import Path

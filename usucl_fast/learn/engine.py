@@ -225,6 +225,8 @@ class Run:
         loss, outcomes = self._accumulate(batch.frames, parts)
         trained = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(trained)
+        # The weights stay as they are until the metrics are read, which then raise.
+        self.optimizer.found_inf = (~(loss + norm).isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.network.end(outcomes, self.step)
         known = {"step": plan.step, "epoch": plan.epoch, "lr": lr, **self.config.stage_metrics(plan.stage)}

@@ -16,18 +16,21 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
     SGD decays all of them, as published; LARS and AdamW leave out biases and norms, and LARS does not scale the steps
     of those either. Source of LARS: You et al., arXiv 1708.03888.
 
+    SGD and AdamW are torch's fused ones: where their `found_inf` is 1, they take no step, and no GPU is waited for.
+
     Raises:
         UsageError: the optimiser needs lightly, which is not installed.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(trained, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        decay = config.weight_decay
+        return torch.optim.SGD(trained, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1]},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=True)
     with needed("lightly", "--optimizer lars", "baselines"):
         from lightly.utils.lars import LARS
     lars: torch.optim.Optimizer = LARS(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
