@@ -211,7 +211,8 @@ def test_added_videos_keep_the_frame_ids(some: Path, tmp_path: Path) -> None:
         pack_folder(root, out)
 
 
-def test_a_decoder_that_hangs_or_crashes_costs_its_video_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 3])  # the second decode ahead
+def test_a_decoder_that_hangs_or_crashes_costs_its_video_only(tmp_path: Path, workers: int) -> None:
     """A FIFO never gives a byte; a worker that is killed from outside is a decoder that crashed."""
     root = tmp_path / "in"
     write_video(root / "good.mp4", moving_texture(12, 64, 64, seed=0), "libx264")
@@ -221,7 +222,7 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_video_only(tmp_path: Path) ->
     os.mkfifo(root / "hangs.mp4")
     writer = os.open(root / "hangs.mp4", os.O_RDWR)  # opening it succeeds, reading waits for ever
     try:
-        summary = pack(sources, tmp_path / "out", SETTINGS, workers=1, time_limit=1.0)
+        summary = pack(sources, tmp_path / "out", SETTINGS, workers=workers, time_limit=1.0)
     finally:
         os.close(writer)
     assert summary["videos"] == 1

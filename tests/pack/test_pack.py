@@ -1,4 +1,5 @@
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -117,13 +118,19 @@ def test_stock_dali_reads_every_frame(shards: Path, store: ShardStore) -> None:
         assert bytes(np.asarray(pipeline.run()[0][0])) == bytes(store.read(np.array([frame_id]))[0])
 
 
-def test_shards_do_not_depend_on_workers(videos: Path, tmp_path: Path) -> None:
-    for workers in (1, 3):
-        pack_folder(videos, tmp_path / f"{workers}", workers, size=48, shard_mb=1)
+@pytest.mark.parametrize("damaged", ["refuse", "drop"])
+def test_shards_do_not_depend_on_workers(videos: Path, tmp_path: Path, damaged: str) -> None:
+    """Nor on their being more than videos, when each decodes ahead."""
+    root = tmp_path / "in"
+    shutil.copytree(videos, root)
+    (root / "cut.mp4").write_bytes((videos / "a.mp4").read_bytes()[:-3000])
+    for workers in (1, 3, 100):
+        pack_folder(root, tmp_path / f"{workers}", workers, size=48, shard_mb=1, damaged=damaged)
     names = {path.name for path in (tmp_path / "1").iterdir()}
-    assert names == {path.name for path in (tmp_path / "3").iterdir()}
-    for name in names - {"summary.json"}:
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes(), name
+    for workers in (3, 100):
+        assert names == {path.name for path in (tmp_path / f"{workers}").iterdir()}
+        for name in names - {"summary.json"}:
+            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / f"{workers}" / name).read_bytes(), name
 
 
 def test_a_video_is_never_cut_between_shards(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ damage.py        what FFmpeg decodes of it, and which pictures are damaged
 depth.py         pictures of 16 bits -> of 8
 upright.py       pictures as they are meant to be seen: upright, with square pixels, opaque
 decode.py        any of these: `open_video`
+ahead.py         its pictures, decoded ahead in a thread
 sector.py        pictures -> where the ultrasound sector is
 picture.py       one picture -> the pixels and bytes that are stored
 task.py          one video to pack, and the packed video: what passes between the main process and its workers

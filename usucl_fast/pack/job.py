@@ -23,7 +23,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from usucl_fast.errors import DataError, UsageError
@@ -135,6 +135,8 @@ def pack(
     tasks = new_tasks(tasks, existing, output.name)
     if existing and not tasks:
         return output.summary()
+    if on is None and len(tasks) < workers:
+        tasks = [replace(task, ahead=True) for task in tasks]
     job = _Job(tasks, settings, pseudonyms, existing, output, workers, notes)
     pool = _make_pool(job, on, memory_limit)  # before anything is written, or thrown away
     partial.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,8 @@ def pack(
 
 def _make_pool(job: _Job, on: str | None, memory_limit: int | None) -> Pool:
     if on is None:
-        return LocalPool(job.workers, share_of_memory(job.workers) if memory_limit is None else memory_limit)
+        workers = max(1, min(job.workers, len(job.tasks)))
+        return LocalPool(workers, share_of_memory(workers) if memory_limit is None else memory_limit)
     from usucl_fast.pack.on_ray import RayPool
 
     return RayPool(on, memory_limit, f"{job.out.url}/{EXCHANGE}-{job.digest[:16]}" if job.out.url else "")

@@ -14,6 +14,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from usucl_fast.errors import DecodeError
+from usucl_fast.pack.ahead import decoded_ahead
 from usucl_fast.pack.contact_sheet import thumbnail_pair, thumbnail_size
 from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.duplicates import look_at
@@ -77,7 +78,8 @@ def _spool(task: Task, way: _Way, stages: "_Stages", limit: TimeLimit) -> Spoole
     video = open_video(task.source, settings.damaged)
     warning = _check_annotation(video.header, settings)
     timed = Timed(video.pictures)
-    pictures = limit.each(thin(replace(video, pictures=iter(timed)), settings.every, settings.fps))
+    decoded = decoded_ahead(iter(timed)) if task.ahead else iter(timed)
+    pictures = limit.each(thin(replace(video, pictures=decoded), settings.every, settings.fps))
     early = _take_early(pictures)
     shown = len(early) // 2 if settings.sector != "none" else -1
     stages.lap("decode")

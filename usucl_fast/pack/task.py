@@ -29,6 +29,7 @@ class Task:
     pseudonyms: hashes the patient of a DICOM file, who is its group unless another is given.
     time_limit: seconds that a picture may take before the process ends itself.
     path: the spool file.
+    ahead: whether there is a core for decoding alone.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Task:
     settings: PackSettings
     time_limit: float
     path: Path
+    ahead: bool = False
 
     @property
     def facts(self) -> Path:
