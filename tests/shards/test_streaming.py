@@ -537,7 +537,7 @@ def test_a_run_that_is_stopped_while_it_waits_goes_on(
         reads, read = itertools.count(), sample.read
 
         def stopping(frame_ids: np.ndarray) -> list[np.ndarray]:
-            if next(reads) >= 8:
+            if next(reads) >= 2:
                 raise StoppedError("stopped")
             return read(frame_ids)
 
