@@ -3,8 +3,14 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from usucl_fast import compiled
+from usucl_fast.feed.loaders import resident
+from usucl_fast.mining import bank
 
 PROGRAM = """
 import triton
@@ -30,6 +36,31 @@ for channels in (1, 3):
 """
 LEAST_SHARED = 99 * 1024
 """Bytes that the multiprocessors of GPUs of capability 8 and more share among a program's threads, at least."""
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_where_it_does_not_work_torch_does_the_same_and_it_is_said(
+    works: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As without a C compiler, which Triton needs for a start."""
+    driver = pytest.importorskip("triton.runtime").driver
+
+    def look() -> None:
+        if not works:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify")
+
+    monkeypatch.setattr(type(driver), "active", SimpleNamespace(get_current_target=look))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    compiled._why_no_triton.cache_clear()
+    try:
+        for device in (torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)):
+            on_gpu = works and device.type == "cuda"
+            assert (resident._gather_on(device).__module__ == "usucl_fast.feed.fused_gather") is on_gpu
+            assert (bank._search_on(device).__name__ == "FusedSearch") is on_gpu
+        said = "Triton does not work here (Failed to find C compiler.), so that the GPU searches and crops more slowly"
+        assert capsys.readouterr().err.count(said) == (not works)
+    finally:
+        compiled._why_no_triton.cache_clear()
 
 
 def test_kernels_compile_and_fit() -> None:

@@ -1,14 +1,21 @@
-"""numba's compiler, as the whole package uses it: compiled code is cached from one process to the next."""
+"""Compilers, as the whole package uses them: numba's, whose code is cached from process to process, and Triton's."""
 
 import contextlib
+import functools
 import os
 import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
+
+from usucl_fast.errors import first_line
+from usucl_fast.progress import note
+
+if TYPE_CHECKING:
+    import torch
 
 
 def njit(*signature: Any, **options: Any) -> Callable[[Any], Any]:
@@ -53,3 +60,21 @@ def private_folder() -> Path | None:
     is_ours = stat.S_ISDIR(made.st_mode) and made.st_uid == user and stat.S_IMODE(made.st_mode) == stat.S_IRWXU
     stays_ours = above.st_uid in (0, user) and (not above.st_mode & others_write or above.st_mode & stat.S_ISVTX)
     return folder if is_ours and stays_ours else None
+
+
+def runs_triton(device: "torch.device") -> bool:
+    """Whether what is written in Triton runs on the device. Where a GPU has to do without, says so, once."""
+    return device.type == "cuda" and not _why_no_triton()
+
+
+@functools.cache
+def _why_no_triton() -> str:
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()  # compiles, for which it needs a C compiler and Python's headers
+    except Exception as error:  # Triton raises whatever fails
+        reason = first_line(error)
+        note(f"Triton does not work here ({reason}), so that the GPU searches and crops more slowly, by torch")
+        return reason
+    return ""

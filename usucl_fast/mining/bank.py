@@ -1,6 +1,5 @@
 """The memory bank: the latest embedding of every frame, searched for the frames most similar to a query."""
 
-import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from usucl_fast.checks import FLOATING, check_array, check_count, check_number, check_range, check_shares, check_tensor
+from usucl_fast.compiled import runs_triton
 from usucl_fast.curriculum import window_bounds
 from usucl_fast.mining.cpu.search import CompiledSearch
 from usucl_fast.mining.search import Allowed, MakeSearch, Rows, TorchSearch
@@ -342,12 +342,11 @@ class MemoryBank:
 def _search_on(device: torch.device) -> MakeSearch:
     if device.type == "cpu":
         return CompiledSearch
-    if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0):
-        with contextlib.suppress(ImportError):  # Triton comes with torch for GPUs, but not on every system
-            from usucl_fast.mining.fused import FusedSearch
+    if not runs_triton(device) or torch.cuda.get_device_capability(device) < (8, 0):  # which cannot multiply bfloat16
+        return TorchSearch
+    from usucl_fast.mining.fused import FusedSearch
 
-            return FusedSearch
-    return TorchSearch
+    return FusedSearch
 
 
 def _storable(rows: torch.Tensor) -> torch.Tensor:

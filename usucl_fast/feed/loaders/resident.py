@@ -1,6 +1,5 @@
 """The `resident` loader: decodes each frame once and keeps its pixels."""
 
-import contextlib
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from usucl_fast.compiled import runs_triton
 from usucl_fast.feed.batch import Batch, Delivery, decoded_bytes
 from usucl_fast.feed.decoded import DecodedFrames
 from usucl_fast.feed.loaders.threaded import Ints, ThreadedLoader
@@ -108,9 +108,8 @@ class DeviceResidentLoader(ResidentLoader):
 
 
 def _gather_on(device: torch.device) -> Callable[..., torch.Tensor]:
-    if device.type == "cuda":
-        with contextlib.suppress(ImportError):  # Triton comes with torch for GPUs, but not on every system
-            from usucl_fast.feed.fused_gather import gather as in_one_pass
+    if not runs_triton(device):
+        return gather
+    from usucl_fast.feed import fused_gather
 
-            return in_one_pass
-    return gather
+    return fused_gather.gather
