@@ -51,7 +51,7 @@ def test_where_it_does_not_work_torch_does_the_same_and_it_is_said(
 
     monkeypatch.setattr(type(driver), "active", SimpleNamespace(get_current_target=look))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    compiled._why_no_triton.cache_clear()
+    compiled._starts_triton.cache_clear()
     try:
         for device in (torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)):
             on_gpu = works and device.type == "cuda"
@@ -60,7 +60,7 @@ def test_where_it_does_not_work_torch_does_the_same_and_it_is_said(
         said = "Triton does not work here (Failed to find C compiler.), so that the GPU searches and crops more slowly"
         assert capsys.readouterr().err.count(said) == (not works)
     finally:
-        compiled._why_no_triton.cache_clear()
+        compiled._starts_triton.cache_clear()
 
 
 def test_kernels_compile_and_fit() -> None:

@@ -64,17 +64,18 @@ def private_folder() -> Path | None:
 
 def runs_triton(device: "torch.device") -> bool:
     """Whether what is written in Triton runs on the device. Where a GPU has to do without, says so, once."""
-    return device.type == "cuda" and not _why_no_triton()
+    return device.type == "cuda" and _starts_triton()
 
 
 @functools.cache
-def _why_no_triton() -> str:
+def _starts_triton() -> bool:
     try:
         from triton.runtime import driver
 
         driver.active.get_current_target()  # compiles, for which it needs a C compiler and Python's headers
     except Exception as error:  # Triton raises whatever fails
-        reason = first_line(error)
-        note(f"Triton does not work here ({reason}), so that the GPU searches and crops more slowly, by torch")
-        return reason
-    return ""
+        note(
+            f"Triton does not work here ({first_line(error)}), so that the GPU searches and crops more slowly, by torch"
+        )
+        return False
+    return True

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import PIL.Image
 from datasets import Dataset, Features, Image, disable_progress_bars
-from torch.utils.data import Dataset as TorchDataset
 
-from usucl_fast.bench.stock import Transform
+from usucl_fast.bench.stock import Tuples
 from usucl_fast.feed import BatchPlan
 from usucl_fast.shards import ShardStore
 
@@ -29,17 +28,14 @@ def write_arrow(store: ShardStore, folder: Path) -> Dataset:
     return Dataset.from_generator(frames, Features({"picture": Image()}), str(folder))
 
 
-class ArrowFrames(TorchDataset[torch.Tensor]):
-    """A dataset of the tuples of some batch plans: `[V, 3, size, size]` float32, normalised, or, without `tensors`, one
-    channel of uint8."""
+class ArrowFrames(Tuples):
+    """Tuples out of what `write_arrow` wrote."""
 
     def __init__(self, data: Dataset, plans: list[BatchPlan], size: int, tensors: bool) -> None:
+        super().__init__(plans, size, tensors)
         self.data = data
-        self.tuples = np.concatenate([plan.frame_ids for plan in plans])
-        self.transform = Transform(size, tensors)
 
-    def __len__(self) -> int:
-        return len(self.tuples)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.stack([self.transform(picture) for picture in self.data[self.tuples[index].tolist()]["picture"]])
+    def pictures(self, frame_ids: list[int]) -> list[PIL.Image.Image]:
+        """See `Tuples.pictures`."""
+        pictures: list[PIL.Image.Image] = self.data[frame_ids]["picture"]
+        return pictures

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from usucl_fast.bench.ffcv_arm import ffcv_batches
 from usucl_fast.bench.harness import Arm, synchronise
 from usucl_fast.bench.published import FrameFiles, extract_frames
-from usucl_fast.bench.stock import dali_batches, shard_files, webdataset_batches
+from usucl_fast.bench.stock import Tuples, dali_batches, shard_files, webdataset_batches
 from usucl_fast.curriculum import Curriculum
 from usucl_fast.feed import AUGMENTATIONS, BatchPlan, Delivery, Loader, Normaliser, Planner, make_loader
 from usucl_fast.feed.beton import export_beton, import_ffcv
@@ -183,17 +183,15 @@ class _Feeding:
                 yield frames
                 asked = time.perf_counter()
 
-    def published(self) -> Batches:
-        yield from self.by_workers(FrameFiles(self.work / "frames", self.plans, self.size, tensors=self.tensors))
+    def published(self) -> Start:
+        return partial(self.by_workers, FrameFiles(self.work / "frames", self.plans, self.size, self.tensors))
 
     def datasets(self) -> Start:
         arm = _import_arm("datasets")
-        return partial(
-            self.by_workers,
-            arm.ArrowFrames(arm.write_arrow(self.store, self.work), self.plans, self.size, self.tensors),
-        )
+        data = arm.write_arrow(self.store, self.work)
+        return partial(self.by_workers, arm.ArrowFrames(data, self.plans, self.size, self.tensors))
 
-    def by_workers(self, data: Dataset[torch.Tensor]) -> Batches:
+    def by_workers(self, data: Tuples) -> Batches:
         """torch's own loader of tuples, with a worker process a thread."""
         loader = DataLoader(data, self.tuples, num_workers=self.threads, pin_memory=self.device.type == "cuda")
         for batch in loader:
@@ -235,7 +233,7 @@ class _Feeding:
 
 _STARTS: dict[str, Callable[[_Feeding, Seconds], Start]] = {
     "resident": _Feeding.resident,
-    "published": lambda feeding, _: feeding.published,
+    "published": lambda feeding, _: feeding.published(),
     "datasets": lambda feeding, _: feeding.datasets(),
     "stock-webdataset": lambda feeding, _: partial(feeding.stock, webdataset_batches, workers=feeding.threads),
     "stock-dali": lambda feeding, _: partial(feeding.stock, dali_batches, threads=feeding.threads),

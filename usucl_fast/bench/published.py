@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
-from usucl_fast.bench.stock import Transform
+from usucl_fast.bench.stock import Tuples
 from usucl_fast.feed import BatchPlan
 from usucl_fast.pack.decode import open_video
 from usucl_fast.pack.kinds import Source
@@ -41,18 +39,13 @@ def extract_frames(table: FrameTable, sources: dict[str, Source], frame_ids: np.
             progress.advance(frames=done)
 
 
-class FrameFiles(Dataset[torch.Tensor]):
-    """A dataset of the tuples of some batch plans: `[V, 3, size, size]` float32, normalised, or, without `tensors`, one
-    channel of uint8."""
+class FrameFiles(Tuples):
+    """Tuples out of the files that `extract_frames` wrote."""
 
     def __init__(self, folder: Path, plans: list[BatchPlan], size: int, tensors: bool = True) -> None:
+        super().__init__(plans, size, tensors)
         self.folder = folder
-        self.tuples = np.concatenate([plan.frame_ids for plan in plans])
-        self.transform = Transform(size, tensors)
 
-    def __len__(self) -> int:
-        return len(self.tuples)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        files = [self.folder / f"{frame_id}.jpg" for frame_id in self.tuples[index]]
-        return torch.stack([self.transform(Image.open(file)) for file in files])
+    def pictures(self, frame_ids: list[int]) -> list[Image.Image]:
+        """See `Tuples.pictures`."""
+        return [Image.open(self.folder / f"{frame_id}.jpg") for frame_id in frame_ids]

@@ -1,18 +1,22 @@
 """Shards read by other libraries as their documentation says: WebDataset with torchvision, DALI's own reader.
 
-They take frames in the order in which they lie in the shards; tuples, windows and negatives are not theirs.
+They take frames in the order in which they lie in the shards; tuples, windows and negatives are not theirs. `Tuples`
+are what torch's own loader is given, which takes any.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from usucl_fast.errors import UsageError
+from usucl_fast.feed import BatchPlan
 from usucl_fast.feed.normalise import IMAGENET_MEAN, IMAGENET_STD
 from usucl_fast.shards import ShardStore
 
@@ -31,6 +35,25 @@ class Transform:
     def __call__(self, image: Image.Image) -> torch.Tensor:
         done: torch.Tensor = self._do(image.convert(self._mode))
         return done
+
+
+class Tuples(Dataset[torch.Tensor], ABC):
+    """A dataset of the tuples of some batch plans: `[V, 3, size, size]` float32, normalised, or, without `tensors`, one
+    channel of uint8."""
+
+    def __init__(self, plans: list[BatchPlan], size: int, tensors: bool) -> None:
+        self.tuples = np.concatenate([plan.frame_ids for plan in plans])
+        self.transform = Transform(size, tensors)
+
+    @abstractmethod
+    def pictures(self, frame_ids: list[int]) -> list[Image.Image]:
+        """The pictures of some frames."""
+
+    def __len__(self) -> int:
+        return len(self.tuples)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.stack([self.transform(picture) for picture in self.pictures(self.tuples[index].tolist())])
 
 
 def shard_files(store: ShardStore) -> list[Path]:

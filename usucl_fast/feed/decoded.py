@@ -35,33 +35,34 @@ class DecodedFrames:
         channels: 1 or 3.
         most_bytes: that they may take in memory.
 
-    addresses: int64 `[N]`, where in memory each frame is, or will be.
+    bytes_of: int64 `[N]`, bytes of each frame.
+    starts: int64 `[N]`, where each is among the pixels of all, which have no gaps.
+    addresses: int64 `[N]`, where in memory each is, or will be.
 
     Raises:
         UsageError: they can be kept nowhere.
     """
 
     def __init__(self, store: ShardStore, channels: int, most_bytes: int) -> None:
-        bytes_of = decoded_bytes(store.table, channels)
-        ends = np.cumsum(bytes_of)
-        head = FINGERPRINT_BYTES + 4 * len(bytes_of)
-        self._start_of = ends - bytes_of + head
-        self._end_of = ends + head
+        self.bytes_of = decoded_bytes(store.table, channels)
+        ends = np.cumsum(self.bytes_of)
+        self.starts = ends - self.bytes_of
+        head = FINGERPRINT_BYTES + 4 * len(ends)
         length = int(ends[-1]) + head
         try:
             if is_url(store.name):
                 raise OSError(0, "they are at a URL")
-            self._bytes = _map(store.folder / DECODED.format(channels), store.fingerprint.encode(), length)
+            data = _map(store.folder / DECODED.format(channels), store.fingerprint.encode(), length)
         except OSError as error:
             if ends[-1] > most_bytes:
                 raise UsageError(
                     f"all frames decoded take {ends[-1] / 1e9:.3g} GB, more than --resident-gb {most_bytes / 1e9:g},"
                     f" and cannot be kept beside the shards in {store.name} ({error.strerror}); use another --loader"
                 ) from error
-            self._bytes = np.zeros(length, np.uint8)  # taken page by page
-        self._checksums = self._bytes[FINGERPRINT_BYTES:head].view(np.uint32)
-        self._is_here = np.zeros(len(bytes_of), bool)  # and was found right
-        self.addresses = self._start_of + self._bytes.ctypes.data
+            data = np.zeros(length, np.uint8)  # taken page by page
+        self._checksums, self._pixels = data[FINGERPRINT_BYTES:head].view(np.uint32), data[head:]
+        self._is_here = np.zeros(len(ends), bool)  # and was found right
+        self.addresses = self.starts + self._pixels.ctypes.data
 
     def missing(self, frame_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the frames that are still to be decoded, each once."""
@@ -79,7 +80,8 @@ class DecodedFrames:
 
     def pixels(self, frame_id: int) -> NDArray[np.uint8]:
         """The place of a frame, flat."""
-        return self._bytes[self._start_of[frame_id] : self._end_of[frame_id]]
+        start = self.starts[frame_id]
+        return self._pixels[start : start + self.bytes_of[frame_id]]
 
 
 def _checksum(pixels: NDArray[np.uint8]) -> int:

@@ -59,10 +59,7 @@ class DeviceResidentLoader(ResidentLoader):
 
     def __init__(self, store: ShardStore, delivery: Delivery) -> None:
         super().__init__(store, delivery)
-        self._bytes_of = decoded_bytes(store.table, delivery.channels)
-        ends = np.cumsum(self._bytes_of)
-        self._start_of = ends - self._bytes_of
-        self._pixels = torch.empty(int(ends[-1]), dtype=torch.uint8, device=delivery.device)
+        self._pixels = torch.empty(int(self.frames.bytes_of.sum()), dtype=torch.uint8, device=delivery.device)
         self._is_here = np.zeros(len(store.table), bool)
         self._is_asked = self._is_here
         self._gather = _gather_on(delivery.device)
@@ -76,9 +73,9 @@ class DeviceResidentLoader(ResidentLoader):
         fresh = np.unique(plan.frame_ids)
         fresh = fresh[~self._is_asked[fresh]]
         self._is_asked[fresh] = True
-        ends = np.cumsum(self._bytes_of[fresh])
-        starts, length = ends - self._bytes_of[fresh], int(ends[-1]) if len(ends) else 0
-        staged = torch.empty(length, dtype=torch.uint8, pin_memory=self._delivery.device.type == "cuda")
+        bytes_of = self.frames.bytes_of[fresh]
+        starts, pinned = np.cumsum(bytes_of) - bytes_of, self._delivery.device.type == "cuda"
+        staged = torch.empty(int(bytes_of.sum()), dtype=torch.uint8, pin_memory=pinned)
         chunks = self._chunks(len(fresh))
         jobs = [pool.submit(self._stage, staged.numpy(), fresh[chunk], starts[chunk]) for chunk in chunks]
         return (fresh, starts, staged), jobs
@@ -91,13 +88,13 @@ class DeviceResidentLoader(ResidentLoader):
 
     def _finish(self, plan: BatchPlan, begun: Any) -> torch.Tensor:
         fresh, starts, staged = begun
-        for start, to, length in zip(starts, self._start_of[fresh], self._bytes_of[fresh], strict=True):
+        for start, to, length in zip(starts, self.frames.starts[fresh], self.frames.bytes_of[fresh], strict=True):
             self._pixels[to : to + length].copy_(staged[start : start + length], non_blocking=True)
         self._is_here[fresh] = True
         frame_ids = plan.frame_ids.ravel()
         frames = self._gather(
             self._pixels,
-            self._start_of[frame_ids],
+            self.frames.starts[frame_ids],
             self._store.table.size_of(frame_ids),
             plan.boxes.reshape(-1, 4),
             plan.flips.ravel(),
